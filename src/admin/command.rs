@@ -1,0 +1,116 @@
+//! The one list of operators' commands. Each surface (PCP, HTTP, console) only translates to and from it.
+
+use crate::base::NodeId;
+use crate::cluster::View;
+use serde::{Deserialize, Serialize};
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// The view, gate, pools, workers.
+    Status,
+    /// Rebuild a node; answers with a job.
+    Recover {
+        /// Which.
+        node: NodeId,
+        /// Overwrite a data directory of another system.
+        #[serde(default)]
+        overwrite: bool,
+        /// Overwrite data that are ahead of the source.
+        #[serde(default)]
+        accept_loss: bool,
+    },
+    /// Put a node into routing.
+    Attach {
+        /// Which.
+        node: NodeId,
+    },
+    /// Take a node out of routing.
+    Detach {
+        /// Which.
+        node: NodeId,
+    },
+    /// Read the configuration anew.
+    Reload,
+    /// End the daemon.
+    Stop {
+        /// smart, fast or immediate.
+        mode: StopMode,
+    },
+    /// All jobs that are remembered.
+    Jobs,
+    /// One job.
+    Job {
+        /// Its number.
+        id: u64,
+    },
+    /// Ask a job to end; it undoes what it can.
+    CancelJob {
+        /// Its number.
+        id: u64,
+    },
+}
+
+/// PostgreSQL's and Pgpool-II's three ways to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopMode {
+    /// Transactions end first; no new clients.
+    Smart,
+    /// Clients are disconnected.
+    Fast,
+    /// At once.
+    Immediate,
+}
+
+/// What a command answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// Done; nothing more to say than this line.
+    Done {
+        /// For people.
+        message: String,
+    },
+    /// The state of things.
+    Status {
+        /// The cluster.
+        view: View,
+        /// `open` or `held: reason`.
+        gate: String,
+        /// Version of pgmend.
+        version: String,
+        /// Process id of the daemon.
+        pid: u32,
+        /// Clients connected now.
+        clients: u64,
+        /// Configuration keys that wait for a restart.
+        pending_restart: Vec<String>,
+    },
+    /// A job was started or looked at.
+    Job {
+        /// Its state.
+        job: crate::workflow::JobSnapshot,
+    },
+    /// Several jobs, newest first.
+    Jobs {
+        /// Their states.
+        jobs: Vec<crate::workflow::JobSnapshot>,
+    },
+}
+
+/// Why a command was refused or failed: the words of PCP's M and D fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}{}", .detail.as_deref().map(|d| format!(": {d}")).unwrap_or_default())]
+pub struct CommandError {
+    /// Pgpool-II's text where it has one.
+    pub message: String,
+    /// Detail.
+    pub detail: Option<String>,
+    /// What to do.
+    pub hint: Option<String>,
+    /// PCP closes the connection after it (severity FATAL).
+    #[serde(default)]
+    pub fatal: bool,
+}

@@ -1,0 +1,6 @@
+//! Operators' surfaces over one command list: PCP, the JSON API, `SHOW POOL_*`.
+
+mod command;
+mod settings;
+pub use command::{Command, CommandError, Reply, StopMode};
+pub use settings::{PcpSettings, Settings};

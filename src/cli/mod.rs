@@ -1,0 +1,1 @@
+//! Arguments, output, exit codes; the client of the JSON API.

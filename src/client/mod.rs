@@ -1,0 +1,4 @@
+//! One client from accept to close.
+
+mod settings;
+pub use settings::Settings;

@@ -1,0 +1,76 @@
+//! What the configuration says of a node.
+
+use crate::base::NodeId;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Where a node listens: a host name or address, or the directory of its Unix socket (starts with `/`).
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Host(pub String);
+
+impl Host {
+    /// True for a socket directory (or nothing, which means the same to Pgpool-II with PostgreSQL's default directory).
+    pub fn is_local(&self) -> bool {
+        self.0.is_empty() || self.0.starts_with('/')
+    }
+    /// The name that Pgpool-II hands to recovery scripts: `localhost` for a socket directory.
+    pub fn for_scripts(&self) -> &str {
+        if self.is_local() { "localhost" } else { &self.0 }
+    }
+}
+
+/// libpq's `sslmode` for connections to a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslMode {
+    /// Never TLS.
+    Disable,
+    /// Plain first; TLS is not tried. (libpq retries with TLS when the server insists.)
+    Allow,
+    /// TLS when the server offers it.
+    #[default]
+    Prefer,
+    /// TLS or nothing, certificate unchecked.
+    Require,
+    /// TLS, certificate signed by a known authority.
+    VerifyCa,
+    /// As `VerifyCa`, and the certificate names the host.
+    VerifyFull,
+}
+
+/// One PostgreSQL server as configured.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// Place in the configuration.
+    pub id: NodeId,
+    /// `backend_hostname`.
+    pub host: Host,
+    /// `backend_port`.
+    pub port: u16,
+    /// `backend_data_directory`; needed for recovery.
+    pub data_directory: Option<PathBuf>,
+    /// `backend_weight`, for reads that may go to any node; relative.
+    pub weight: f64,
+    /// `backend_application_name`: the name under which this standby streams. Default `pgmend_<id>`.
+    pub application_name: String,
+    /// False when `backend_flag` says DISALLOW_TO_FAILOVER.
+    pub allow_failover: bool,
+    /// True when `backend_flag` says ALWAYS_PRIMARY.
+    pub always_primary: bool,
+    /// A shell command that starts this node's PostgreSQL; else `pg_ctl` for a local node.
+    pub start_command: Option<String>,
+    /// A shell command that stops it.
+    pub stop_command: Option<String>,
+    /// A shell command that exits 0 when it runs, 3 when it does not (as `pg_ctl status`).
+    pub status_command: Option<String>,
+    /// TLS towards this node.
+    pub sslmode: SslMode,
+}
+
+impl NodeSpec {
+    /// `host(port)`, as Pgpool-II's messages write it.
+    pub fn label(&self) -> String {
+        format!("{}({})", self.host.0, self.port)
+    }
+}

@@ -1,0 +1,39 @@
+//! The whole configuration, checked: one `Settings` per folder.
+
+use crate::cluster::NodeSpec;
+use std::path::PathBuf;
+
+/// Everything a daemon is started with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Files that it was read from; the first is the main one.
+    pub sources: Vec<PathBuf>,
+    /// Nodes by id.
+    pub nodes: Vec<NodeSpec>,
+    /// Listening and TLS.
+    pub listen: crate::net::Settings,
+    /// Clients.
+    pub client: crate::client::Settings,
+    /// Pools.
+    pub pool: crate::pool::Settings,
+    /// Authentication.
+    pub auth: crate::auth::Settings,
+    /// Server connections.
+    pub server: crate::server::Settings,
+    /// Health checks.
+    pub health: crate::keeper::Settings,
+    /// Online recovery.
+    pub recovery: crate::recovery::Settings,
+    /// Operators.
+    pub admin: crate::admin::Settings,
+    /// State.
+    pub store: crate::store::Settings,
+    /// `pid_file`, written at start.
+    pub pid_file: Option<PathBuf>,
+    /// `tracing` filter, e.g. `info`.
+    pub log_level: String,
+    /// Parameters that were set and are not honoured, listed at start: (name, why).
+    pub not_honoured: Vec<(String, String)>,
+    /// The values as given, for `SHOW POOL_STATUS`: (name, value, description).
+    pub listed: Vec<(String, String, String)>,
+}

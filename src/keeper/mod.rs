@@ -1,0 +1,4 @@
+//! Probes the nodes and is the only writer of the view.
+
+mod settings;
+pub use settings::Settings;

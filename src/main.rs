@@ -1,0 +1,3 @@
+//! The `pgmend` binary; all of it lives in the library.
+
+fn main() {}

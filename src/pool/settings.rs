@@ -1,0 +1,40 @@
+//! How server connections are shared.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// For how long a client keeps a server connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolMode {
+    /// Until it disconnects.
+    #[default]
+    Session,
+    /// Until its transaction ends.
+    Transaction,
+}
+
+/// Limits and mode; PgBouncer's names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `pool_mode`.
+    pub mode: PoolMode,
+    /// `default_pool_size`: server connections per user and database, over all workers.
+    pub size: usize,
+    /// By database name, where it differs.
+    pub databases: BTreeMap<String, DatabaseSettings>,
+    /// `max_client_conn`.
+    pub max_clients: usize,
+    /// `query_wait_timeout`: longest wait for a server connection or for a primary; zero = never.
+    pub wait_timeout: Duration,
+}
+
+/// What one database does differently.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct DatabaseSettings {
+    /// Mode.
+    pub mode: Option<PoolMode>,
+    /// Pool size.
+    pub size: Option<usize>,
+}

@@ -1,0 +1,50 @@
+//! Online recovery; Pgpool-II's names (`recovery_*`).
+
+use crate::base::Secret;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Who runs the first stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Runner {
+    /// The SQL function `pgpool_recovery` on the source.
+    Sql,
+    /// pgmend runs the script itself, from the source's data directory.
+    Local,
+    /// `COPY … FROM PROGRAM` on the source.
+    Program,
+    /// pg_rewind or pg_basebackup, no script.
+    #[default]
+    Builtin,
+}
+
+/// Online recovery.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `recovery_runner`.
+    pub runner: Runner,
+    /// `recovery_user`: a superuser.
+    pub user: String,
+    /// `recovery_password`.
+    pub password: Secret,
+    /// `recovery_database`.
+    pub database: String,
+    /// `recovery_1st_stage_command`, a file name in the source's data directory; empty skips the stage (script runners).
+    pub first_stage_command: String,
+    /// `recovery_timeout`: bounds the waits (start of the target, catching up, attach).
+    pub timeout: Duration,
+    /// `recovery_1st_stage_timeout`; zero = none.
+    pub first_stage_timeout: Duration,
+    /// The first stage fails when it makes no progress for this long.
+    pub no_progress_timeout: Duration,
+    /// `replication_user`: copies and streams; default `user`.
+    pub replication_user: String,
+    /// Its password; empty: passfile or trust.
+    pub replication_password: Secret,
+    /// Directory of PostgreSQL's programs (`pg_basebackup`, `pg_rewind`, `pg_ctl`); found by itself when `None`.
+    pub bin_directory: Option<PathBuf>,
+    /// `pg_rewind` before a whole copy where it is enough.
+    pub use_rewind: bool,
+}

@@ -1,0 +1,208 @@
+//! The control plane's SQL connection to a node: probes, recovery, progress. Bounded in time, errors in the server's words.
+//!
+//! Built on tokio-postgres, simple protocol, text values. The data plane does not use it.
+
+use crate::base::{NodeId, Secret};
+use crate::cluster::{NodeSpec, SslMode};
+use crate::net::tls_client_config;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio_postgres::{CancelToken, Client, SimpleQueryMessage};
+
+/// PostgreSQL's default socket directory on Debian, for an empty host name.
+const DEFAULT_SOCKET_DIRECTORY: &str = "/var/run/postgresql";
+
+/// Where and as whom to connect.
+#[derive(Clone, Debug)]
+pub struct SqlTarget {
+    /// Host name, address, or socket directory.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// TLS policy.
+    pub sslmode: SslMode,
+    /// Authorities for the verifying modes.
+    pub ca_file: Option<PathBuf>,
+    /// Database.
+    pub database: String,
+    /// Role.
+    pub user: String,
+    /// Password, possibly empty.
+    pub password: Secret,
+    /// `application_name`.
+    pub application_name: String,
+}
+
+impl SqlTarget {
+    /// The target for a node.
+    pub fn of(node: &NodeSpec, database: &str, user: &str, password: &Secret, ca_file: Option<PathBuf>) -> SqlTarget {
+        SqlTarget {
+            host: node.host.0.clone(),
+            port: node.port,
+            sslmode: node.sslmode,
+            ca_file,
+            database: database.to_owned(),
+            user: user.to_owned(),
+            password: password.clone(),
+            application_name: format!("pgmend node {}", NodeId(node.id.0)),
+        }
+    }
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SqlError {
+    /// Nobody listens, the name does not resolve, or the network failed.
+    #[error("could not connect to {address}: {why}")]
+    Connect {
+        /// host:port.
+        address: String,
+        /// The system's words.
+        why: String,
+    },
+    /// The server answered with an error; `code` is its SQLSTATE.
+    #[error("{message}{}", .detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default())]
+    Server {
+        /// SQLSTATE.
+        code: String,
+        /// The server's message.
+        message: String,
+        /// The server's detail.
+        detail: Option<String>,
+    },
+    /// No answer in time.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The connection broke.
+    #[error("the connection was lost: {0}")]
+    Lost(String),
+}
+
+impl SqlError {
+    /// SQLSTATE, when it is the server's error.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            SqlError::Server { code, .. } => Some(code),
+            SqlError::Connect { .. } | SqlError::Timeout(_) | SqlError::Lost(_) => None,
+        }
+    }
+
+    fn of(error: &tokio_postgres::Error) -> SqlError {
+        match error.as_db_error() {
+            Some(e) => SqlError::Server {
+                code: e.code().code().to_owned(),
+                message: e.message().to_owned(),
+                detail: e.detail().map(str::to_owned),
+            },
+            None => SqlError::Lost(words(error)),
+        }
+    }
+}
+
+/// An error with its causes on one line.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        let next = e.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = e.source();
+    }
+    text
+}
+
+/// One row, as text.
+pub type Row = Vec<Option<String>>;
+
+/// A connection to a node. Dropping it closes it; the server rolls back what was open.
+#[derive(Debug)]
+pub struct Sql {
+    client: Client,
+}
+
+impl Sql {
+    /// Connects and logs in within `timeout`. Not cancel safe for the server's sake only: a half login is closed.
+    pub async fn connect(target: &SqlTarget, timeout: Duration) -> Result<Sql, SqlError> {
+        tokio::time::timeout(timeout, Self::login(target, timeout)).await.unwrap_or(Err(SqlError::Timeout(timeout)))
+    }
+
+    async fn login(target: &SqlTarget, timeout: Duration) -> Result<Sql, SqlError> {
+        let address = format!("{}:{}", target.host, target.port);
+        let mut config = tokio_postgres::Config::new();
+        match target.host.as_str() {
+            "" => config.host_path(DEFAULT_SOCKET_DIRECTORY),
+            path if path.starts_with('/') => config.host_path(path),
+            name => config.host(name),
+        };
+        config.port(target.port).dbname(&target.database).user(&target.user).connect_timeout(timeout);
+        config.application_name(&target.application_name);
+        if !target.password.is_empty() {
+            config.password(target.password.expose());
+        }
+        config.ssl_mode(match target.sslmode {
+            SslMode::Disable | SslMode::Allow => tokio_postgres::config::SslMode::Disable,
+            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
+        });
+        let tls = tls_client_config(target.sslmode, target.ca_file.as_deref())
+            .map_err(|e| SqlError::Connect { address: address.clone(), why: e.to_string() })?;
+        let connector = tokio_postgres_rustls::MakeRustlsConnect::new(tls);
+        let (client, connection) = config.connect(connector).await.map_err(|e| match SqlError::of(&e) {
+            SqlError::Lost(why) => SqlError::Connect { address, why },
+            other => other,
+        })?;
+        // The driver task ends by itself when the client is dropped.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(event = "sql.connection_ended", error = %words(&error));
+            }
+        });
+        Ok(Sql { client })
+    }
+
+    /// Runs one or more statements by the simple protocol and returns all rows. An unbounded wait: see [`Sql::rows_within`].
+    pub async fn rows(&self, sql: &str) -> Result<Vec<Row>, SqlError> {
+        let messages = self.client.simple_query(sql).await.map_err(|e| SqlError::of(&e))?;
+        Ok(messages
+            .into_iter()
+            .filter_map(|m| match m {
+                SimpleQueryMessage::Row(r) => Some((0..r.len()).map(|i| r.get(i).map(str::to_owned)).collect()),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// As [`Sql::rows`], bounded.
+    pub async fn rows_within(&self, sql: &str, timeout: Duration) -> Result<Vec<Row>, SqlError> {
+        tokio::time::timeout(timeout, self.rows(sql)).await.unwrap_or(Err(SqlError::Timeout(timeout)))
+    }
+
+    /// The first column of the first row, bounded; `None` for no row or NULL.
+    pub async fn value(&self, sql: &str, timeout: Duration) -> Result<Option<String>, SqlError> {
+        Ok(self.rows_within(sql, timeout).await?.into_iter().next().and_then(|r| r.into_iter().next().flatten()))
+    }
+
+    /// A token by which another task can cancel what runs here.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.client.cancel_token()
+    }
+}
+
+/// Quotes a text as an SQL literal (standard_conforming_strings is assumed off-proof by the `E''` form where needed).
+pub fn literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if text.contains('\\') { format!(" E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::literal;
+
+    #[test]
+    fn quotes_literals() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal(r"a\b'"), r" E'a\\b'''");
+    }
+}

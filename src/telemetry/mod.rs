@@ -1,0 +1,1 @@
+//! Logs: tracing to standard error, by outcome, never SQL text or secrets.
