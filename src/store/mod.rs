@@ -1,4 +1,245 @@
 //! What must survive: node states, generation, epoch, journals of jobs, and the lock that keeps a second daemon out. A folder of files today.
+//!
+//! Nothing else may assume that it is alone on the cluster: a store shared by several daemons goes behind the same names.
+//! Read `states` (nodes, generation, epoch), `pgpool_status` (Pgpool-II's file of the same), `journal`, `lock`.
 
+mod files;
+mod journal;
+mod lock;
+mod pgpool_status;
 mod settings;
+mod states;
+
+pub use journal::{Journal, JournalFile, Record, is_last_record};
 pub use settings::Settings;
+pub use states::{Saved, SavedNode};
+
+use crate::cluster::Epoch;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What went wrong with the folder.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another daemon works on this folder.
+    #[error("another pgmend, process {pid}, already uses the state directory {}", directory.display())]
+    Locked {
+        /// The folder.
+        directory: PathBuf,
+        /// Its process id as it wrote it, or `unknown`.
+        pid: String,
+    },
+    /// The system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// The content is not ours or damaged; it is never thrown away silently.
+    #[error("{}: {why}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A journal has reached its bound.
+    #[error("the journal of job {job} is full ({limit} records)")]
+    JournalFull {
+        /// Which job.
+        job: u64,
+        /// The bound.
+        limit: usize,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + '_ {
+        move |source| StoreError::Io { path: path.to_owned(), source }
+    }
+}
+
+/// A handle on the folder; clones share it. The lock is held until the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    directory: PathBuf,
+    pgpool_status: bool,
+    saved: Mutex<Saved>,
+    _lock: lock::Lock,
+}
+
+impl Store {
+    /// Makes the folder when it is absent, locks it and reads the states. Fails when another daemon has it.
+    pub fn open(settings: &Settings) -> Result<Store, StoreError> {
+        let directory = settings.directory.clone();
+        files::make_directory(&directory)?;
+        let lock = lock::Lock::take(&directory)?;
+        let saved = if settings.discard_status {
+            // The generation still only grows, and the epoch still fences; only the states are forgotten.
+            Saved { nodes: Vec::new(), ..states::read(&directory, false)? }
+        } else {
+            states::read(&directory, settings.pgpool_status)?
+        };
+        let pgpool_status = settings.pgpool_status;
+        Ok(Store(Arc::new(Inner { directory, pgpool_status, saved: Mutex::new(saved), _lock: lock })))
+    }
+
+    /// The folder, for log files of started nodes.
+    pub fn directory(&self) -> &Path {
+        &self.0.directory
+    }
+
+    /// The states as last saved, by node id; empty when there are none (then every node is *waiting*).
+    pub fn saved_states(&self) -> Vec<SavedNode> {
+        self.saved().nodes.clone()
+    }
+
+    /// The last generation that was saved; 0 at the very first start.
+    pub fn generation(&self) -> u64 {
+        self.saved().generation
+    }
+
+    /// The epoch that was last in force.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.saved().epoch.clone()
+    }
+
+    /// All three at once.
+    pub fn all(&self) -> Saved {
+        self.saved().clone()
+    }
+
+    /// Saves everything durably in one step. Does nothing when nothing changed. Blocks for an fsync.
+    pub fn save(&self, next: Saved) -> Result<(), StoreError> {
+        let mut now = self.saved();
+        if *now == next {
+            return Ok(());
+        }
+        states::write(&self.0.directory, &next)?;
+        if self.0.pgpool_status && now.nodes != next.nodes {
+            pgpool_status::write(&self.0.directory, &next.nodes)?;
+        }
+        *now = next;
+        Ok(())
+    }
+
+    /// Saves the states of the nodes, by node id.
+    pub fn save_states(&self, nodes: Vec<SavedNode>) -> Result<(), StoreError> {
+        self.save(Saved { nodes, ..self.all() })
+    }
+
+    /// Saves the generation; it never goes back.
+    pub fn save_generation(&self, generation: u64) -> Result<(), StoreError> {
+        let all = self.all();
+        self.save(Saved { generation: generation.max(all.generation), ..all })
+    }
+
+    /// Saves the epoch.
+    pub fn save_epoch(&self, epoch: Option<Epoch>) -> Result<(), StoreError> {
+        self.save(Saved { epoch, ..self.all() })
+    }
+
+    /// A new journal for this job. It must not exist yet. Old finished journals beyond the last 20 go.
+    pub fn journal(&self, job: u64) -> Result<Journal, StoreError> {
+        journal::prune(&self.0.directory)?;
+        Journal::create(&self.0.directory, job)
+    }
+
+    /// Opens an existing journal to add to it, as clean-up after a crash does.
+    pub fn reopen_journal(&self, job: u64) -> Result<Journal, StoreError> {
+        Journal::reopen(&self.0.directory, job)
+    }
+
+    /// Every journal that is kept, oldest first.
+    pub fn journals(&self) -> Result<Vec<JournalFile>, StoreError> {
+        journal::read_all(&self.0.directory)
+    }
+
+    /// Journals without a last record: their jobs were under way when a daemon died.
+    pub fn open_journals(&self) -> Result<Vec<JournalFile>, StoreError> {
+        Ok(self.journals()?.into_iter().filter(|j| !j.is_finished()).collect())
+    }
+
+    /// The number for the next job: one above every journal that is kept (the newest are never pruned).
+    pub fn next_job(&self) -> Result<u64, StoreError> {
+        Ok(journal::numbers(&self.0.directory)?.last().map_or(1, |n| n.saturating_add(1)))
+    }
+
+    fn saved(&self) -> MutexGuard<'_, Saved> {
+        self.0.saved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::NodeStatus;
+
+    fn settings(directory: &Path) -> Settings {
+        Settings { directory: directory.join("state"), pgpool_status: true, discard_status: false }
+    }
+
+    fn node(status: NodeStatus) -> SavedNode {
+        SavedNode { host: "h".into(), port: 5432, status, changed_at_s: 7, reason: "test".into() }
+    }
+
+    #[test]
+    fn a_second_daemon_is_refused_and_told_the_process_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(&settings(dir.path())).unwrap();
+        let refused = Store::open(&settings(dir.path())).unwrap_err();
+        assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(first);
+        Store::open(&settings(dir.path())).unwrap();
+    }
+
+    #[test]
+    fn states_generation_and_epoch_survive() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(dir.path())).unwrap();
+        store.save_states(vec![node(NodeStatus::Up), node(NodeStatus::Down)]).unwrap();
+        store.save_generation(9).unwrap();
+        store.save_generation(4).unwrap();
+        let epoch = Epoch { system_identifier: 7, timeline: 2, node: crate::base::NodeId(0) };
+        store.save_epoch(Some(epoch.clone())).unwrap();
+        drop(store);
+        let store = Store::open(&settings(dir.path())).unwrap();
+        assert_eq!(store.saved_states(), vec![node(NodeStatus::Up), node(NodeStatus::Down)]);
+        assert_eq!((store.generation(), store.epoch()), (9, Some(epoch)));
+        assert_eq!(std::fs::read_to_string(dir.path().join("state/pgpool_status")).unwrap(), "up\ndown\n");
+        drop(store);
+        let store = Store::open(&Settings { discard_status: true, ..settings(dir.path()) }).unwrap();
+        assert_eq!((store.saved_states(), store.generation()), (vec![], 9));
+    }
+
+    #[test]
+    fn pgpool_status_is_read_when_there_is_nothing_newer() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("state")).unwrap();
+        std::fs::write(dir.path().join("state/pgpool_status"), "up\ndown\nunused\n").unwrap();
+        let store = Store::open(&settings(dir.path())).unwrap();
+        let states: Vec<_> = store.saved_states().iter().map(|n| n.status).collect();
+        assert_eq!(states, [NodeStatus::Waiting, NodeStatus::Down, NodeStatus::Unused]);
+    }
+
+    #[test]
+    fn job_numbers_grow_over_restarts_and_finished_journals_are_pruned() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(dir.path())).unwrap();
+        for job in 1..=25 {
+            let mut journal = store.journal(job).unwrap();
+            journal.append("Requested", serde_json::json!({})).unwrap();
+            journal.append("Done", serde_json::json!({})).unwrap();
+        }
+        drop(store);
+        let store = Store::open(&settings(dir.path())).unwrap();
+        assert_eq!(store.next_job().unwrap(), 26);
+        assert!(store.journals().unwrap().len() <= 21);
+        assert!(store.open_journals().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,177 @@
+//! The journal of one job: JSON lines, each durable before the effect that it announces.
+
+use super::{StoreError, files};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A job has about ten stages with a few effects each; more than this is an error in the program.
+const MAX_RECORDS: usize = 1000;
+/// Finished journals that are kept.
+const KEEP: usize = 20;
+/// Test hook: the daemon aborts right after the journal record of this name is durable, as if killed with `-9` there.
+const CRASH_VARIABLE: &str = "PGMEND_CRASH_AFTER_RECORD";
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Unix seconds.
+    pub at_s: u64,
+    /// A stage (`FirstStage`) or an effect in it (`FirstStage.Copy`).
+    pub name: String,
+    /// What clean-up after a crash needs to know.
+    #[serde(default)]
+    pub data: serde_json::Value,
+}
+
+/// True for the record that ends a journal.
+pub fn is_last_record(name: &str) -> bool {
+    matches!(name, "Done" | "Aborted" | "Interrupted")
+}
+
+/// A journal as read back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JournalFile {
+    /// The job's number.
+    pub job: u64,
+    /// Its records, oldest first; a torn last line is left out.
+    pub records: Vec<Record>,
+}
+
+impl JournalFile {
+    /// True when the job ended in an orderly way or was cleaned up.
+    pub fn is_finished(&self) -> bool {
+        self.records.iter().any(|r| is_last_record(&r.name))
+    }
+    /// The newest record of this name.
+    pub fn last(&self, name: &str) -> Option<&Record> {
+        self.records.iter().rev().find(|r| r.name == name)
+    }
+}
+
+/// A journal being written.
+#[derive(Debug)]
+pub struct Journal {
+    job: u64,
+    path: PathBuf,
+    file: File,
+    records: usize,
+}
+
+impl Journal {
+    pub(super) fn create(directory: &Path, job: u64) -> Result<Journal, StoreError> {
+        let path = path(directory, job);
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create_new(true).mode(0o600).open(&path).map_err(StoreError::io(&path))?;
+        files::sync_directory(directory)?;
+        Ok(Journal { job, path, file, records: 0 })
+    }
+
+    pub(super) fn reopen(directory: &Path, job: u64) -> Result<Journal, StoreError> {
+        let path = path(directory, job);
+        let text = files::read(&path)?.unwrap_or_default();
+        let mut file = OpenOptions::new().append(true).open(&path).map_err(StoreError::io(&path))?;
+        if !text.is_empty() && !text.ends_with('\n') {
+            // The torn line becomes a line of its own, which reading skips.
+            file.write_all(b"\n").map_err(StoreError::io(&path))?;
+        }
+        Ok(Journal { job, path, file, records: text.lines().count() })
+    }
+
+    /// The job's number.
+    pub fn job(&self) -> u64 {
+        self.job
+    }
+
+    /// Adds a record and returns once it is durable. Blocks for an fsync. The records that end a journal always fit.
+    pub fn append(&mut self, name: &str, data: serde_json::Value) -> Result<(), StoreError> {
+        if self.records >= MAX_RECORDS && !is_last_record(name) {
+            return Err(StoreError::JournalFull { job: self.job, limit: MAX_RECORDS });
+        }
+        let at_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let record = Record { at_s, name: name.to_owned(), data };
+        let mut line = serde_json::to_string(&record)
+            .map_err(|e| StoreError::Damaged { path: self.path.clone(), why: e.to_string() })?;
+        line.push('\n');
+        self.file
+            .write_all(line.as_bytes())
+            .and_then(|()| self.file.sync_data())
+            .map_err(StoreError::io(&self.path))?;
+        self.records += 1;
+        if std::env::var_os(CRASH_VARIABLE).is_some_and(|wanted| wanted == name) {
+            std::process::abort();
+        }
+        Ok(())
+    }
+}
+
+fn path(directory: &Path, job: u64) -> PathBuf {
+    directory.join(format!("journal-{job}.jsonl"))
+}
+
+/// The numbers of the journals in the folder, ascending.
+pub(super) fn numbers(directory: &Path) -> Result<Vec<u64>, StoreError> {
+    let entries = std::fs::read_dir(directory).map_err(StoreError::io(directory))?;
+    let mut numbers: Vec<u64> = entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            name.to_str()?.strip_prefix("journal-")?.strip_suffix(".jsonl")?.parse().ok()
+        })
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Reads all of them. A line that is not whole is skipped: only a crash in the middle of writing leaves one.
+pub(super) fn read_all(directory: &Path) -> Result<Vec<JournalFile>, StoreError> {
+    let read = |job| {
+        let text = files::read(&path(directory, job))?.unwrap_or_default();
+        let records = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        Ok(JournalFile { job, records })
+    };
+    numbers(directory)?.into_iter().map(read).collect()
+}
+
+/// Removes finished journals beyond the newest ones; open ones stay until they are cleaned up.
+pub(super) fn prune(directory: &Path) -> Result<(), StoreError> {
+    let finished: Vec<u64> = read_all(directory)?.iter().filter(|j| j.is_finished()).map(|j| j.job).collect();
+    for job in finished.iter().rev().skip(KEEP) {
+        let path = path(directory, *job);
+        std::fs::remove_file(&path).map_err(StoreError::io(&path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_torn_last_line_is_tolerated() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(dir.path(), 3).unwrap();
+        journal.append("Requested", json!({"node": 1})).unwrap();
+        journal.file.write_all(b"{\"at_s\":1,\"na").unwrap();
+        let read = read_all(dir.path()).unwrap();
+        assert_eq!(read[0].records.len(), 1);
+        assert!(!read[0].is_finished());
+        Journal::reopen(dir.path(), 3).unwrap().append("Interrupted", json!({})).unwrap();
+        let read = read_all(dir.path()).unwrap();
+        assert_eq!(read[0].records.len(), 2);
+        assert!(read[0].is_finished());
+        assert_eq!(read[0].last("Requested").unwrap().data, json!({"node": 1}));
+    }
+
+    #[test]
+    fn a_journal_is_bounded_but_always_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(dir.path(), 1).unwrap();
+        journal.records = MAX_RECORDS;
+        assert!(journal.append("FirstStage", json!({})).is_err());
+        journal.append("Aborted", json!({})).unwrap();
+    }
+}
