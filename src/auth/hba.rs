@@ -317,7 +317,7 @@ mod tests {
 local     all               postgres                  trust
 local     sameuser          all                       md5   # own database
 host      all               mallory   all             reject
-hostssl   app,"all" , x     alice,bob 10.0.0.0/8      scram-sha-256
+hostssl   app,"all", x      alice,bob 10.0.0.0/8      scram-sha-256
 hostnossl app               alice     10.1.0.0 255.255.0.0 password
 host      replication       all       all             trust
 host      "odd ""name"      \
