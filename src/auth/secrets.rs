@@ -53,6 +53,16 @@ impl Secrets {
         self.users.get(user).and_then(|entry| entry.verifier.clone()).unwrap_or(mock)
     }
 
+    /// Checks a password that came in clear text. Every user, known or not, costs one derivation (milliseconds).
+    pub fn fits_password(&self, user: &str, password: &str) -> bool {
+        let derived = self.scram_verifier(user).fits_password(password);
+        match self.lookup(user) {
+            Some(StoredSecret::Plain(_) | StoredSecret::Scram(_)) => derived,
+            Some(stored @ StoredSecret::Md5(_)) => stored.fits_password(user, password),
+            None => false,
+        }
+    }
+
     /// A verifier that no password fits, with a salt that stays the same for a name as a real one's would.
     pub fn mock(&self, user: &str) -> ScramVerifier {
         ScramVerifier {
@@ -91,7 +101,7 @@ mod tests {
     #[test]
     fn known_users_get_their_verifier_and_others_a_stable_mock() {
         let plain = |text: &str| StoredSecret::Plain(Secret::new(text));
-        let md5 = StoredSecret::Md5("md5900150983cd24fb0d6963f7d28e17f72".into());
+        let md5 = StoredSecret::Md5(crate::auth::md5_password("bob", "right"));
         let users = [("alice", plain("first")), ("alice", plain("second")), ("bob", md5)];
         let secrets = Secrets::new(users.map(|(user, secret)| (user.to_owned(), secret)), [9; 32]);
         assert_eq!(secrets.lookup("alice"), Some(&plain("first")));
@@ -100,6 +110,9 @@ mod tests {
         assert_eq!(secrets.scram_verifier("bob"), secrets.mock("bob"));
         assert_eq!(secrets.scram_verifier("nobody"), secrets.mock("nobody"));
         assert_ne!(secrets.mock("nobody").salt, secrets.mock("somebody").salt);
+        assert!(secrets.fits_password("alice", "first") && !secrets.fits_password("alice", "second"));
+        assert!(secrets.fits_password("bob", "right"));
+        assert!(!secrets.fits_password("bob", "first") && !secrets.fits_password("nobody", "first"));
         assert_eq!((secrets.lookup("nobody"), secrets.len()), (None, 2));
     }
 }
