@@ -122,3 +122,87 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, NetError> {
 fn bad(file: &Path, why: &dyn fmt::Display) -> NetError {
     NetError::Certificate { file: file.display().to_string(), why: why.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::SslMode;
+    use crate::net::{tls_client_config, upgrade_client};
+    use std::path::PathBuf;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// Self-signed for `localhost`, P-256 with SHA-384, valid for a century.
+    const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBlDCCATugAwIBAgIUFBsQpV5KwuXU5Uoy9bPg0+d3aAkwCgYIKoZIzj0EAwMw\n\
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMTE0NTMyMVoYDzIxMjYxMDI4\n\
+MTQ1MzIxWjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO\n\
+PQMBBwNCAARZP+sev/3xgL1d9Q2lguHRIBNfXPjK22CDWFg9FJrgePQczyeLAwh3\n\
+0IzVltDSPnPdkgWJrzi3+HhFkR5D8Deuo2kwZzAdBgNVHQ4EFgQUqkmETo2zEs5L\n\
+xscArj5ETel6IAQwHwYDVR0jBBgwFoAUqkmETo2zEs5LxscArj5ETel6IAQwDwYD\n\
+VR0TAQH/BAUwAwEB/zAUBgNVHREEDTALgglsb2NhbGhvc3QwCgYIKoZIzj0EAwMD\n\
+RwAwRAIgYJ7P2nF8PL+dX7CGRELW8t3kmjedCiAIi2TjYOffuLcCIBDbbLS/4EHx\n\
+ytnWO3r+7b2Ku9AiKBYnc+NqykGp+1VY\n\
+-----END CERTIFICATE-----\n\
+";
+    const KEY: &str = "\
+-----BEGIN PRIVATE KEY-----\n\
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQge96QGtl4rQvVB4kP\n\
+a2eSS1Rc+QCPwXlPwPNG6jvuNh2hRANCAARZP+sev/3xgL1d9Q2lguHRIBNfXPjK\n\
+22CDWFg9FJrgePQczyeLAwh30IzVltDSPnPdkgWJrzi3+HhFkR5D8Deu\n\
+-----END PRIVATE KEY-----\n\
+";
+    /// SHA-384 of the certificate, by sha384sum.
+    const HASH: &str =
+        "07bb7721cc7834f8ad3b83ebdc44650a080e394953a8772cd1e69991ef38009f41ebdc519503a27e00712483ca641455";
+
+    fn settings(dir: &Path, key: &str) -> TlsSettings {
+        let file = |name: &str, text: &str| -> PathBuf {
+            std::fs::write(dir.join(name), text).unwrap();
+            dir.join(name)
+        };
+        let (cert_file, key_file) = (file("cert", CERTIFICATE), file("key", key));
+        TlsSettings { client_ca_file: Some(cert_file.clone()), cert_file, key_file, key_passphrase: None }
+    }
+
+    #[tokio::test]
+    async fn both_ends_talk_and_know_the_same_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let acceptor = TlsAcceptor::load(&settings(dir.path(), KEY)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            let mut stream = Stream::from(listener.accept().await.unwrap().0);
+            let mut request = [0u8; 8];
+            stream.read_exact(&mut request).await.unwrap();
+            stream.write_all(b"S").await.unwrap();
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            stream.write_all(b"hello").await.unwrap();
+            stream.flush().await.unwrap();
+            stream
+        });
+        let config = tls_client_config(SslMode::Require, None).unwrap();
+        let plain = Stream::from(TcpStream::connect(address).await.unwrap());
+        let mut client = upgrade_client(plain, SslMode::Require, "localhost", Arc::new(config)).await.unwrap();
+        let mut got = [0u8; 5];
+        client.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"hello");
+        let server = serving.await.unwrap();
+        let hex: String = client.tls_server_end_point().unwrap().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, HASH);
+        assert_eq!(server.tls_server_end_point(), client.tls_server_end_point());
+        assert!(server.is_tls() && !server.has_postgresql_alpn());
+        assert_eq!(server.peer().address, Some([127, 0, 0, 1].into()));
+        assert!(server.into_std().is_err());
+    }
+
+    #[test]
+    fn unusable_keys_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |key: &str| TlsAcceptor::load(&settings(dir.path(), key)).unwrap_err().to_string();
+        assert!(load("-----BEGIN ENCRYPTED PRIVATE KEY-----\n").contains("the key is encrypted"));
+        assert!(load("nothing").contains("holds no private key"));
+        assert_eq!(end_point_hash(&CertificateDer::from(vec![1, 2, 3])), None);
+    }
+}
