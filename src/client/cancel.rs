@@ -1,0 +1,138 @@
+//! Cancel requests: from a client's key to the server that works for it **now**, and to nobody else.
+//!
+//! A server connection is not given to another client while a cancel for it is on its way.
+
+use crate::server::{self, Target};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
+
+/// Bound on carrying one cancel to a server.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Cancels of one client on their way at once; further ones are dropped, as the first has done all.
+const MAX_IN_FLIGHT: u32 = 1;
+
+/// A server's address and key, while it works for the client.
+#[derive(Clone, Debug)]
+pub struct CancelTarget {
+    /// Where.
+    pub server: Arc<Target>,
+    /// Backend.
+    pub pid: u32,
+    /// Its key.
+    pub key: Arc<[u8]>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    target: Option<CancelTarget>,
+    in_flight: u32,
+}
+
+/// One client's slot: which server a cancel would go to.
+#[derive(Debug)]
+pub struct CancelSlot {
+    /// The process id told to the client.
+    pub pid: u32,
+    /// The key told to the client: 4 bytes with protocol 3.0, 32 with 3.2.
+    pub key: Vec<u8>,
+    state: Mutex<State>,
+    landed: Notify,
+}
+
+impl CancelSlot {
+    /// The client has borrowed this server.
+    pub fn borrowed(&self, target: CancelTarget) {
+        self.lock().target = Some(target);
+    }
+
+    /// The client gives its server back. False: a cancel is on its way to it; await [`CancelSlot::landed`] first.
+    pub fn returned(&self) -> bool {
+        let mut state = self.lock();
+        state.target = None;
+        state.in_flight == 0
+    }
+
+    /// Waits until no cancel is on its way.
+    pub async fn landed(&self) {
+        loop {
+            let landed = self.landed.notified();
+            if self.lock().in_flight == 0 {
+                return;
+            }
+            landed.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Marks a cancel as landed, also when its future is dropped.
+struct InFlight(Arc<CancelSlot>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        drop(state);
+        self.0.landed.notify_waiters();
+    }
+}
+
+/// All clients that can be cancelled, by the process id told to them.
+#[derive(Debug, Default)]
+pub struct Cancels {
+    slots: Mutex<HashMap<u32, Arc<CancelSlot>>>,
+}
+
+impl Cancels {
+    /// A new slot with a key from the system's random source.
+    pub fn register(&self, minor: u16) -> Result<Arc<CancelSlot>, getrandom::Error> {
+        let mut key = vec![0; if minor >= 2 { 32 } else { 4 }];
+        getrandom::fill(&mut key)?;
+        let mut slots = self.lock();
+        loop {
+            // Positive as an int4, as process ids are.
+            let pid = getrandom::u32()? & 0x7FFF_FFFF;
+            if pid != 0 && !slots.contains_key(&pid) {
+                let slot = CancelSlot { pid, key, state: Mutex::default(), landed: Notify::new() };
+                let slot = Arc::new(slot);
+                slots.insert(pid, slot.clone());
+                return Ok(slot);
+            }
+        }
+    }
+
+    /// The client has gone.
+    pub fn unregister(&self, slot: &CancelSlot) {
+        self.lock().remove(&slot.pid);
+    }
+
+    /// Carries a cancel request out. An unknown key or a client without a server: nothing happens, as with PostgreSQL.
+    pub async fn cancel(&self, pid: u32, key: &[u8]) {
+        let Some(slot) = self.lock().get(&pid).cloned() else { return };
+        if !bool::from(slot.key.as_slice().ct_eq(key)) {
+            return;
+        }
+        let (target, _in_flight) = {
+            let mut state = slot.lock();
+            let Some(target) = state.target.clone() else { return };
+            if state.in_flight >= MAX_IN_FLIGHT {
+                return;
+            }
+            state.in_flight += 1;
+            (target, InFlight(slot.clone()))
+        };
+        if let Err(error) = server::send_cancel(&target.server, target.pid, &target.key, CANCEL_TIMEOUT).await {
+            tracing::warn!(event = "cancel.failed", %error);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<CancelSlot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,67 @@
+//! Why a session ends, and the one place that decides what its client sees of it.
+
+use crate::wire::backend::ErrorFields;
+use std::time::Duration;
+
+/// The end of a session, by whose fault it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The client closed its connection or it broke; there is nobody to tell.
+    #[error("the client has gone")]
+    ClientGone,
+    /// The client broke the protocol.
+    #[error("protocol violation: {0}")]
+    Protocol(String),
+    /// A limit of pgmend.
+    #[error("{0}")]
+    Limit(String),
+    /// No server connection in time.
+    #[error("no server connection became free within {0:?} (query_wait_timeout)")]
+    QueueTimeout(Duration),
+    /// No primary in time.
+    #[error("no primary server could be reached within {0:?} (query_wait_timeout): {1}")]
+    NoPrimary(Duration, String),
+    /// The server refused the login; its own words are passed on.
+    #[error("the server refused the login: {}", .0.message)]
+    Refused(Box<ErrorFields>),
+    /// The server closed in the middle of something.
+    #[error("the connection to the server was lost: {0}")]
+    ServerLost(String),
+    /// The server broke the protocol.
+    #[error("the server sent something unexpected: {0}")]
+    ServerProtocol(String),
+    /// pgmend ends.
+    #[error("terminating connection due to administrator command")]
+    Shutdown,
+    /// `client_idle_limit`.
+    #[error("terminating connection due to client_idle_limit")]
+    Idle,
+}
+
+impl Fault {
+    /// The ErrorResponse for the client; `None` when there is nobody to tell.
+    /// SQLSTATEs: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+    pub fn response(&self) -> Option<ErrorFields> {
+        let (code, hint) = match self {
+            Fault::ClientGone => return None,
+            Fault::Refused(fields) => return Some((**fields).clone()),
+            Fault::Protocol(_) => ("08P01", None),
+            Fault::Limit(_) => ("54000", None),
+            Fault::QueueTimeout(_) => {
+                ("53300", Some("All server connections of this pool are in use; raise default_pool_size or shorten transactions."))
+            }
+            Fault::NoPrimary(..) => ("08006", Some("See \"pgmend status\" for the state of the nodes.")),
+            Fault::ServerLost(_) => ("08006", Some("What the last statement did is not known.")),
+            Fault::ServerProtocol(_) => ("08P01", None),
+            Fault::Shutdown => ("57P01", None),
+            Fault::Idle => ("57P05", None),
+        };
+        Some(ErrorFields {
+            severity: "FATAL".into(),
+            code: code.into(),
+            message: self.to_string(),
+            detail: None,
+            hint: hint.map(str::to_owned),
+        })
+    }
+}

@@ -1,0 +1,218 @@
+//! Borrowing a server connection for a transaction: through the gate, from the idle ones, by opening one, or by waiting.
+
+use super::cancel::{CancelSlot, CancelTarget};
+use super::fault::Fault;
+use super::params;
+use super::worker::{Control, End, Route, Way, Worker};
+use crate::pool::{Asked, Grant, Local, Permit, Pooled};
+use crate::server::{self, Login, ParamSet, ServerConn, ServerError, SimpleError};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Between two tries to reach a primary that refuses connections.
+const RETRY: Duration = Duration::from_millis(200);
+/// Bound on bringing a connection to a client's parameters, or on its reset.
+const OWN_STATEMENT: Duration = Duration::from_secs(10);
+/// "Never" for a wait without a limit.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Everything that borrowing needs to know of a client.
+#[derive(Debug)]
+pub struct Borrower {
+    /// The thread.
+    pub worker: Rc<Worker>,
+    /// The client's pool here.
+    pub pool: Rc<Local>,
+    /// How pgmend logs in for it.
+    pub login: Login,
+    /// Where its cancels go.
+    pub slot: Arc<CancelSlot>,
+    /// Its ending, if it is told to.
+    pub control: Rc<Control>,
+}
+
+impl Borrower {
+    /// A connection to the primary with the client's parameters. Fast when an idle one is at hand; else waits, within
+    /// `query_wait_timeout`, for the gate, a primary, and a place.
+    pub async fn lease(&self, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
+        if let Way::Open(route) = self.worker.way() {
+            if let Some(pooled) = self.pool.take(route.id) {
+                return self.ready(pooled, wanted, &route).await;
+            }
+        }
+        let limit = match self.worker.plane.settings.load().pool.wait_timeout {
+            Duration::ZERO => FOREVER,
+            limit => limit,
+        };
+        let waiting = self.wait(wanted, Instant::now() + limit, limit);
+        let ended = poll_fn(|cx| self.control.check(cx, true).map_or(Poll::Pending, Poll::Ready));
+        tokio::select! {
+            biased;
+            end = ended => Err(match end { End::Shutdown => Fault::Shutdown, End::Idle => Fault::Idle }),
+            outcome = waiting => outcome,
+        }
+    }
+
+    async fn wait(&self, wanted: &ParamSet, deadline: Instant, limit: Duration) -> Result<Box<Pooled>, Fault> {
+        let mut board = self.worker.plane.board.watch();
+        let mut why = String::new();
+        loop {
+            board.borrow_and_update();
+            let route = match self.worker.way() {
+                Way::Open(route) => route,
+                Way::Blocked(reason) => {
+                    let changed = tokio::time::timeout_at(deadline, board.changed()).await;
+                    if !matches!(changed, Ok(Ok(()))) {
+                        let reason = if why.is_empty() { reason.to_string() } else { why };
+                        return Err(Fault::NoPrimary(limit, reason));
+                    }
+                    continue;
+                }
+            };
+            if let Some(pooled) = self.pool.take(route.id) {
+                return self.ready(pooled, wanted, &route).await;
+            }
+            match self.place(deadline, limit).await? {
+                Grant::Conn(pooled) if pooled.conn.route == route.id => return self.ready(pooled, wanted, &route).await,
+                Grant::Conn(_of_an_old_route) => {}
+                Grant::Permit(permit) => match self.open(&route, permit, deadline).await? {
+                    Ok(pooled) => return self.ready(pooled, wanted, &route).await,
+                    Err(unreachable) => {
+                        why = unreachable;
+                        if Instant::now() + RETRY >= deadline {
+                            return Err(Fault::NoPrimary(limit, why));
+                        }
+                        // A change of the view ends the pause early.
+                        let _ = tokio::time::timeout(RETRY, board.changed()).await;
+                    }
+                },
+            }
+        }
+    }
+
+    /// A place in the pool's budget, or a connection that somebody gave back.
+    async fn place(&self, deadline: Instant, limit: Duration) -> Result<Grant, Fault> {
+        match self.pool.shared.ask() {
+            Asked::Permit(permit) => Ok(Grant::Permit(permit)),
+            Asked::Full => Err(Fault::Limit("too many clients wait for a server connection".into())),
+            Asked::Wait { id, grant } => {
+                let forget = Forget { pool: &self.pool, id };
+                // Idle connections may lie with other workers, or here when others waited before.
+                self.pool.serve_waiters();
+                self.worker.nudge.all();
+                let granted = tokio::time::timeout_at(deadline, grant).await;
+                drop(forget);
+                match granted {
+                    Ok(Ok(grant)) => Ok(grant),
+                    Ok(Err(_)) | Err(_) => Err(Fault::QueueTimeout(limit)),
+                }
+            }
+        }
+    }
+
+    /// Opens a connection. The inner error means that the node cannot be reached now: worth another try.
+    async fn open(&self, route: &Route, permit: Permit, deadline: Instant) -> Result<Result<Box<Pooled>, String>, Fault> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = self.worker.plane.settings.load().server.connect_timeout.min(left);
+        match server::connect(&route.target, &self.login, timeout).await {
+            Ok(connected) => {
+                let conn = ServerConn::new(connected, route.id, self.worker.now_s());
+                Ok(Ok(Box::new(Pooled { conn, permit })))
+            }
+            Err(ServerError::Refused(fields)) if !is_passing(&fields.code) => Err(Fault::Refused(Box::new(fields))),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+
+    /// Brings the connection to the client's parameters and lets cancels reach it.
+    async fn ready(&self, mut pooled: Box<Pooled>, wanted: &ParamSet, route: &Route) -> Result<Box<Pooled>, Fault> {
+        let conn = &mut pooled.conn;
+        if let Some(sql) = params::difference(&conn.applied, wanted) {
+            match server::run(conn, &sql, OWN_STATEMENT).await {
+                Ok(()) => {}
+                Err(SimpleError::Refused(fields)) => {
+                    // Some of the settings may be in force: the connection is not like any client's now.
+                    conn.broken = true;
+                    return Err(Fault::Refused(fields));
+                }
+                Err(SimpleError::Lost(why)) => return Err(Fault::ServerLost(why)),
+            }
+        }
+        conn.applied = wanted.clone();
+        conn.unnamed_is_ours = false;
+        self.slot.borrowed(CancelTarget {
+            server: route.target.clone(),
+            pid: conn.pid,
+            key: conn.cancel_key.clone(),
+        });
+        Ok(pooled)
+    }
+
+    /// Gives a connection back. Unless it is clean it is closed; `reset` says whether the session ended with it.
+    pub fn give_back(&self, pooled: Box<Pooled>, clean: bool, reset: bool) {
+        let no_cancel = self.slot.returned();
+        if !clean || pooled.conn.broken {
+            return;
+        }
+        let statement = reset.then(|| self.worker.plane.settings.load().server.reset_query.clone());
+        let statement = statement.filter(|s| !s.is_empty());
+        if no_cancel && statement.is_none() {
+            self.shelve(pooled);
+            return;
+        }
+        let (worker, pool, slot) = (self.worker.clone(), self.pool.clone(), self.slot.clone());
+        // A task of its own, so that the client does not wait for it; bounded by the limits inside.
+        tokio::task::spawn_local(async move {
+            let mut pooled = pooled;
+            slot.landed().await;
+            if let Some(sql) = statement {
+                match server::run(&mut pooled.conn, &sql, OWN_STATEMENT).await {
+                    Ok(()) => {
+                        pooled.conn.applied = ParamSet::default();
+                        pooled.conn.prepared.clear();
+                    }
+                    Err(error) => {
+                        tracing::warn!(event = "server.reset_failed", %error);
+                        return;
+                    }
+                }
+            }
+            shelve(&worker, &pool, pooled);
+        });
+    }
+
+    fn shelve(&self, pooled: Box<Pooled>) {
+        shelve(&self.worker, &self.pool, pooled);
+    }
+}
+
+/// Puts a clean connection where the next client finds it, unless the primary has changed or the connection is too old.
+fn shelve(worker: &Worker, pool: &Local, pooled: Box<Pooled>) {
+    if let Way::Open(route) = worker.way() {
+        if route.id != pooled.conn.route {
+            return;
+        }
+    }
+    pool.put(pooled, worker.now_s());
+}
+
+/// SQLSTATEs of a server that will serve soon: starting up, shutting down, too many connections.
+fn is_passing(code: &str) -> bool {
+    matches!(code, "57P03" | "57P01" | "57P02" | "53300")
+}
+
+/// Takes a waiter out of the queue when its future is dropped.
+struct Forget<'a> {
+    pool: &'a Local,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.pool.shared.forget(self.id);
+    }
+}

@@ -1,0 +1,144 @@
+//! A client's run-time parameters: what it gave at startup and changed since, and the statements that bring a server
+//! connection to them.
+
+use crate::server::ParamSet;
+use std::collections::BTreeMap;
+
+/// Parameters whose changes PostgreSQL reports and a client may change: what a client keeps when it gets another server.
+/// (`GUC_REPORT`, <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC>.)
+const TRACKED: [&str; 8] = [
+    "client_encoding",
+    "datestyle",
+    "timezone",
+    "intervalstyle",
+    "application_name",
+    "standard_conforming_strings",
+    "default_transaction_read_only",
+    "search_path",
+];
+
+/// True when a change of this parameter, as reported by a server, belongs to the client.
+pub fn is_tracked(name: &str) -> bool {
+    TRACKED.iter().any(|t| t.eq_ignore_ascii_case(name))
+}
+
+/// What a client wants, from its startup parameters. `options` is taken apart (`-c name=value`, `--name=value`).
+pub fn wanted(startup: &[(String, String)]) -> Result<ParamSet, String> {
+    let mut set = BTreeMap::new();
+    for (name, value) in startup {
+        if name == "options" {
+            for (name, value) in parse_options(value)? {
+                set.insert(name, value);
+            }
+        }
+    }
+    // A parameter of its own wins over the same one in `options`, as in PostgreSQL.
+    for (name, value) in startup {
+        let name = name.to_ascii_lowercase();
+        if !matches!(name.as_str(), "options" | "user" | "database" | "replication") {
+            set.insert(name, value.clone());
+        }
+    }
+    Ok(ParamSet::new(set))
+}
+
+/// The words of `options`: separated by white space, a backslash takes the next character as it is.
+/// (<https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-OPTIONS>)
+fn parse_options(text: &str) -> Result<Vec<(String, String)>, String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => word.extend(chars.next()),
+            c if c.is_ascii_whitespace() => {
+                if !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            c => word.push(c),
+        }
+    }
+    if !word.is_empty() {
+        words.push(word);
+    }
+    let mut settings = Vec::new();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let assignment = if word == "-c" {
+            words.next().unwrap_or_default()
+        } else if let Some(rest) = word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
+            rest.to_owned()
+        } else {
+            return Err(format!("startup option \"{word}\" is not supported; expected -c name=value"));
+        };
+        let (name, value) = assignment
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| format!("startup option \"{assignment}\" is not of the form name=value"))?;
+        settings.push((name.replace('-', "_").to_ascii_lowercase(), value.to_owned()));
+    }
+    Ok(settings)
+}
+
+/// The statements that turn a server at `applied` into one at `wanted`; `None` when nothing differs.
+pub fn difference(applied: &ParamSet, wanted: &ParamSet) -> Option<String> {
+    if ParamSet::ptr_eq(applied, wanted) || applied == wanted {
+        return None;
+    }
+    let mut sql = String::new();
+    for name in applied.keys().filter(|n| !wanted.contains_key(*n)) {
+        sql.push_str(&format!("RESET {};", identifier(name)));
+    }
+    for (name, value) in wanted.iter() {
+        if applied.get(name) != Some(value) {
+            sql.push_str(&format!("SELECT pg_catalog.set_config({}, {}, false);", literal(name), literal(value)));
+        }
+    }
+    (!sql.is_empty()).then_some(sql)
+}
+
+/// A parameter's name, quoted part by part (`myapp.user`).
+fn identifier(name: &str) -> String {
+    name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
+}
+
+/// A literal that reads the same whatever `standard_conforming_strings` is.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(pairs: &[(&str, &str)]) -> ParamSet {
+        ParamSet::new(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+    }
+
+    #[test]
+    fn takes_options_apart() {
+        let startup = vec![
+            ("options".to_owned(), r"-c search_path=a,b --geqo=off -cwork_mem=1MB -c x.y=a\ b".to_owned()),
+            ("TimeZone".to_owned(), "UTC".to_owned()),
+        ];
+        let expected =
+            set(&[("search_path", "a,b"), ("geqo", "off"), ("work_mem", "1MB"), ("x.y", "a b"), ("timezone", "UTC")]);
+        assert_eq!(wanted(&startup).unwrap(), expected);
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_carry() {
+        assert!(wanted(&[("options".to_owned(), "-d 5".to_owned())]).is_err());
+        assert!(wanted(&[("options".to_owned(), "-c =5".to_owned())]).is_err());
+    }
+
+    #[test]
+    fn writes_the_difference_as_statements() {
+        assert_eq!(difference(&set(&[("a", "1")]), &set(&[("a", "1")])), None);
+        assert_eq!(
+            difference(&set(&[("a", "1"), ("b.c", "2")]), &set(&[("a", r"it's\")])),
+            Some(r#"RESET "b"."c";SELECT pg_catalog.set_config(E'a', E'it''s\\', false);"#.to_owned())
+        );
+    }
+}

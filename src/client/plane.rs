@@ -1,0 +1,135 @@
+//! What all workers of the data plane share: settings, limits, statements, cancels.
+
+use super::cancel::Cancels;
+use super::commands::PoolCommands;
+use super::startup::StartupContext;
+use super::statements::Statements;
+use crate::cluster::Board;
+use crate::pool::{PoolKey, PoolMode, SharedPool};
+use crate::{client, pool, server};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The part of the configuration that the data plane reads; replaced whole at reload.
+#[derive(Debug)]
+pub struct PlaneSettings {
+    /// Clients.
+    pub client: client::Settings,
+    /// Pools.
+    pub pool: pool::Settings,
+    /// Servers.
+    pub server: server::Settings,
+    /// TCP keepalive, both sides.
+    pub keepalive: std::time::Duration,
+}
+
+/// Shared by all workers.
+pub struct Plane {
+    /// View and gate.
+    pub board: Arc<Board>,
+    /// Configuration.
+    pub settings: ArcSwap<PlaneSettings>,
+    /// How clients log in.
+    pub startup: ArcSwap<StartupContext>,
+    /// Cancel keys.
+    pub cancels: Cancels,
+    /// Prepared statements.
+    pub statements: Statements,
+    /// `SHOW POOL_*`.
+    pub commands: ArcSwapOption<Box<dyn PoolCommands>>,
+    /// Clients connected, those that log in included.
+    pub clients: AtomicUsize,
+    /// Transactions finished.
+    pub transactions: AtomicU64,
+    pools: Mutex<HashMap<PoolKey, Arc<SharedPool>>>,
+}
+
+impl std::fmt::Debug for Plane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plane").field("clients", &self.clients).finish_non_exhaustive()
+    }
+}
+
+/// Pools remembered; each is one user in one database that logged in.
+const MAX_POOLS: usize = 100_000;
+
+impl Plane {
+    /// A plane without clients.
+    pub fn new(board: Arc<Board>, settings: PlaneSettings, startup: StartupContext) -> Arc<Plane> {
+        Arc::new(Plane {
+            board,
+            settings: ArcSwap::from_pointee(settings),
+            startup: ArcSwap::from_pointee(startup),
+            cancels: Cancels::default(),
+            statements: Statements::default(),
+            commands: ArcSwapOption::empty(),
+            clients: AtomicUsize::new(0),
+            transactions: AtomicU64::new(0),
+            pools: Mutex::default(),
+        })
+    }
+
+    /// The pool of a user in a database; `None` when there are too many pools.
+    pub fn pool(&self, key: &PoolKey) -> Option<Arc<SharedPool>> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(key) {
+            return Some(pool.clone());
+        }
+        if pools.len() >= MAX_POOLS {
+            return None;
+        }
+        let pool = SharedPool::new(key.clone(), self.settings.load().pool_size(&key.database));
+        pools.insert(key.clone(), pool.clone());
+        Some(pool)
+    }
+
+    /// Puts new settings in force: sizes at once, the rest with each client's next transaction.
+    pub fn reload(&self, settings: PlaneSettings, startup: StartupContext) {
+        self.settings.store(Arc::new(settings));
+        self.startup.store(Arc::new(startup));
+        let settings = self.settings.load();
+        let pools: Vec<_> = self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for pool in pools {
+            pool.resize(settings.pool_size(&pool.key.database));
+        }
+    }
+
+    /// Counts a client in, also at its worker; `None` when `max_client_conn` is reached.
+    pub fn admit(self: &Arc<Self>, load: &Arc<AtomicUsize>) -> Option<Admitted> {
+        let limit = self.settings.load().pool.max_clients;
+        self.clients
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1))
+            .ok()
+            .map(|_| {
+                load.fetch_add(1, Ordering::Relaxed);
+                Admitted { plane: self.clone(), load: load.clone() }
+            })
+    }
+}
+
+/// A counted client; dropping it counts it out.
+#[derive(Debug)]
+pub struct Admitted {
+    plane: Arc<Plane>,
+    load: Arc<AtomicUsize>,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.plane.clients.fetch_sub(1, Ordering::AcqRel);
+        self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl PlaneSettings {
+    fn pool_size(&self, database: &str) -> usize {
+        self.pool.databases.get(database).and_then(|d| d.size).unwrap_or(self.pool.size)
+    }
+
+    /// The pool mode for a database.
+    pub fn mode(&self, database: &str) -> PoolMode {
+        self.pool.databases.get(database).and_then(|d| d.mode).unwrap_or(self.pool.mode)
+    }
+}

@@ -1,0 +1,262 @@
+//! The hot path: one client and the server connection that it has borrowed, until the transaction ends.
+//!
+//! Per transaction: receive the batch, send it, receive the answer, send it. Both directions are always drained; a side
+//! that cannot be written to stops being read for, which is the back pressure.
+
+use super::buffer::Buffer;
+use super::core::{Core, Taken};
+use super::fault::Fault;
+use super::statements::Statements;
+use crate::net::Stream;
+use crate::server::ServerConn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
+
+/// Rewritten batches above this are not kept as memory for the next one.
+const KEEP_OUT: usize = 64 * 1024;
+
+/// One direction: bytes read, and how many of them (or of `out`) are on their way to the other side.
+#[derive(Debug, Default)]
+pub struct Lane {
+    /// Bytes read from the one side.
+    pub input: Buffer,
+    /// What is sent instead where a frame had to change.
+    out: Vec<u8>,
+    out_at: usize,
+    direct: usize,
+    unflushed: bool,
+}
+
+impl Lane {
+    /// True when everything that was decided to be sent has been sent.
+    pub fn is_sent(&self) -> bool {
+        self.direct == 0 && self.out_at == self.out.len()
+    }
+
+    /// Room for messages of pgmend's own, sent before anything else.
+    pub fn own(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    fn decided(&mut self, taken: &Taken) {
+        if taken.rewritten {
+            self.input.consume(taken.consumed);
+        } else {
+            self.direct = taken.consumed;
+        }
+    }
+
+    /// Writes what is to be sent. Ready: nothing is left.
+    pub fn poll_send(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.is_sent() {
+            let bytes = if self.direct > 0 {
+                self.input.bytes().get(..self.direct).unwrap_or_default()
+            } else {
+                self.out.get(self.out_at..).unwrap_or_default()
+            };
+            let count = std::task::ready!(Pin::new(&mut *stream).poll_write(cx, bytes))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+            if self.direct > 0 {
+                self.direct -= count;
+                self.input.consume(count);
+            } else {
+                self.out_at += count;
+            }
+        }
+        self.out_at = 0;
+        if self.out.capacity() > KEEP_OUT {
+            self.out = Vec::new();
+        }
+        self.out.clear();
+        if self.unflushed {
+            std::task::ready!(Pin::new(stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads if there is something; without it an empty buffer is given back. Ready(0): the peer closed.
+    pub fn poll_receive(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.is_empty() && stream.poll_read_ready(cx).is_pending() {
+            self.input.release();
+            return Poll::Pending;
+        }
+        self.input.poll_fill(stream, cx)
+    }
+}
+
+/// Why an exchange ended well.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The transaction is over and the server free. What is left for the client may still be unsent.
+    Transaction,
+    /// The client said goodbye or closed.
+    Client,
+}
+
+/// The state of one exchange beside the lanes.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    need_client: usize,
+    need_server: usize,
+    client_closed: bool,
+    free: bool,
+    worked: bool,
+}
+
+/// Everything that an exchange works on.
+pub struct Relay<'a> {
+    /// The client's socket.
+    pub client: &'a mut Stream,
+    /// Client to server.
+    pub up: &'a mut Lane,
+    /// Server to client.
+    pub down: &'a mut Lane,
+    /// The borrowed server.
+    pub server: &'a mut ServerConn,
+    /// Protocol state.
+    pub core: &'a mut Core,
+    /// For renaming.
+    pub statements: &'a Statements,
+    /// End at the transaction's end (transaction pooling), or stay (session pooling).
+    pub until_transaction: bool,
+}
+
+impl Relay<'_> {
+    /// Moves bytes until nothing moves. Ready when the exchange is over.
+    pub fn poll(&mut self, state: &mut Exchange, cx: &mut Context<'_>) -> Poll<Result<Ended, Fault>> {
+        loop {
+            if self.turn_up(state, cx)? {
+                return Poll::Ready(Ok(Ended::Client));
+            }
+            let mut moved = self.turn_down(state, cx)?;
+            if self.until_transaction && (state.free || self.is_over(state)) {
+                return Poll::Ready(Ok(Ended::Transaction));
+            }
+            if state.client_closed && self.up.is_sent() && self.core.is_settled() {
+                return Poll::Ready(Ok(Ended::Client));
+            }
+            moved |= self.receive(state, cx)?;
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Client's bytes to the server. True: the client said Terminate.
+    fn turn_up(&mut self, state: &mut Exchange, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        loop {
+            if let Poll::Ready(result) = self.up.poll_send(&mut self.server.stream, cx) {
+                result.map_err(|e| self.server_lost(&e))?;
+            }
+            let input = self.up.input.bytes();
+            if !self.up.is_sent() || input.is_empty() || input.len() < state.need_client {
+                return Ok(false);
+            }
+            let mut out = std::mem::take(&mut self.up.out);
+            let taken = self.core.on_client(input, self.server, self.statements, &mut out);
+            self.up.out = out;
+            let taken = taken?;
+            if taken.consumed > 0 {
+                state.worked = true;
+            }
+            self.up.decided(&taken);
+            state.need_client = taken.need;
+            if taken.need > self.up.input.bytes().len() && self.up.direct == 0 {
+                self.up.input.reserve(taken.need);
+            }
+            if taken.flush {
+                self.core.due_fakes(&mut self.down.out);
+            }
+            if taken.end && taken.consumed == 0 {
+                return Ok(true);
+            }
+            if taken.consumed == 0 {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Server's bytes to the client. True: something moved.
+    fn turn_down(&mut self, state: &mut Exchange, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let mut moved = false;
+        loop {
+            if let Poll::Ready(result) = self.down.poll_send(self.client, cx) {
+                // A client that has gone is noticed when it is read from; the server's answer is drained all the same.
+                if result.is_err() {
+                    return Err(Fault::ClientGone);
+                }
+            }
+            let input = self.down.input.bytes();
+            if !self.down.is_sent() || input.is_empty() || input.len() < state.need_server || state.free {
+                return Ok(moved);
+            }
+            let mut out = std::mem::take(&mut self.down.out);
+            let taken = self.core.on_server(input, self.server, &mut out);
+            self.down.out = out;
+            let taken = taken?;
+            self.down.decided(&taken);
+            state.need_server = taken.need;
+            if taken.need > self.down.input.bytes().len() && self.down.direct == 0 {
+                self.down.input.reserve(taken.need);
+            }
+            if taken.end && self.until_transaction && self.up.is_sent() {
+                state.free = true;
+            }
+            if taken.consumed == 0 && self.down.is_sent() {
+                return Ok(moved);
+            }
+            moved = true;
+        }
+    }
+
+    /// The transaction ended earlier, while bytes that mean nothing any more (the tail of a failed COPY) were on their way.
+    fn is_over(&self, state: &Exchange) -> bool {
+        state.worked && self.core.is_clean() && self.up.is_sent() && self.down.is_sent() && self.down.input.is_empty()
+    }
+
+    fn receive(&mut self, state: &mut Exchange, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let mut moved = false;
+        if !state.client_closed && self.up.direct == 0 && !self.up.input.is_full() && self.wants_client(state) {
+            match self.up.poll_receive(self.client, cx) {
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    state.client_closed = true;
+                    moved = true;
+                }
+                Poll::Ready(Ok(_)) => moved = true,
+                Poll::Pending => {}
+            }
+        }
+        if self.down.direct == 0 && !self.down.input.is_full() && self.wants_server(state) {
+            match self.down.poll_receive(&mut self.server.stream, cx) {
+                Poll::Ready(Ok(0)) => return Err(self.server_lost(&io::ErrorKind::UnexpectedEof.into())),
+                Poll::Ready(Err(e)) => return Err(self.server_lost(&e)),
+                Poll::Ready(Ok(_)) => moved = true,
+                Poll::Pending => {}
+            }
+        }
+        Ok(moved)
+    }
+
+    /// More input is taken only when what came before has been dealt with: the bound on memory.
+    fn wants_client(&self, state: &Exchange) -> bool {
+        self.up.is_sent() && (self.up.input.is_empty() || self.up.input.bytes().len() < state.need_client.max(5))
+    }
+
+    fn wants_server(&self, state: &Exchange) -> bool {
+        self.down.is_sent() && (self.down.input.is_empty() || self.down.input.bytes().len() < state.need_server.max(5))
+    }
+
+    fn server_lost(&mut self, error: &io::Error) -> Fault {
+        self.server.broken = true;
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Fault::ServerLost("the server closed the connection".into()),
+            _ => Fault::ServerLost(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! One thread of the data plane: its clients, its idle server connections, its coarse clock.
+
+use super::plane::{Admitted, Plane};
+use super::session;
+use crate::cluster::GateState;
+use crate::net::{self, StdStream, Stream, tls_client_config};
+use crate::pool::{Local, PoolKey};
+use crate::server::{RouteId, Target};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+/// Between two sweeps: the grain of idle limits and connection lives.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What a worker is told from outside.
+#[derive(Debug)]
+pub enum Order {
+    /// A client just accepted, registered with no runtime yet.
+    Client(StdStream, Admitted),
+    /// Somebody waits for a server connection: give one if there is an idle one.
+    Serve,
+    /// New settings are in force.
+    Settings,
+    /// End sessions between transactions; the others when their transaction ends.
+    StopSmart,
+    /// End all sessions.
+    StopFast,
+}
+
+/// Where transactions go now.
+#[derive(Debug)]
+pub struct Route {
+    /// Identity of node and history.
+    pub id: RouteId,
+    /// Address.
+    pub target: Arc<Target>,
+}
+
+/// The way to the primary, or why there is none.
+#[derive(Clone, Debug)]
+pub enum Way {
+    /// Go.
+    Open(Rc<Route>),
+    /// Wait for the board to change.
+    Blocked(Rc<str>),
+}
+
+/// How a session is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// When it is between transactions.
+    Clean(End),
+    /// At once.
+    Now(End),
+}
+
+/// Why a session is ended by pgmend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// pgmend stops.
+    Shutdown,
+    /// `client_idle_limit`.
+    Idle,
+}
+
+/// The handle by which the worker reaches a session: its waker, and what it shall do.
+#[derive(Debug, Default)]
+pub struct Control {
+    waker: RefCell<Option<Waker>>,
+    ending: Cell<Option<Ending>>,
+    /// Coarse seconds of its last sign of life.
+    pub active_s: Cell<u64>,
+}
+
+impl Control {
+    /// To be called in each poll: lets the worker wake the session, and says whether it must end now.
+    pub fn check(&self, cx: &Context<'_>, clean: bool) -> Option<End> {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        match self.ending.get()? {
+            Ending::Clean(end) => clean.then_some(end),
+            Ending::Now(end) => Some(end),
+        }
+    }
+
+    fn end(&self, ending: Ending) {
+        self.ending.set(Some(ending));
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// One worker. Lives on its thread; everything in it is plain cells.
+#[derive(Debug)]
+pub struct Worker {
+    /// Shared state.
+    pub plane: Arc<Plane>,
+    /// Tells the other workers to serve waiters from their idle connections.
+    pub nudge: Nudge,
+    pools: RefCell<HashMap<PoolKey, Rc<Local>>>,
+    sessions: RefCell<HashMap<u64, Rc<Control>>>,
+    last_session: Cell<u64>,
+    now_s: Cell<u64>,
+    way: RefCell<(u64, Way)>,
+    stopping: Cell<Option<Ending>>,
+}
+
+/// The other workers' order queues.
+#[derive(Clone, Debug, Default)]
+pub struct Nudge(pub Vec<tokio::sync::mpsc::Sender<Order>>);
+
+impl Nudge {
+    /// Asks all others to serve waiters. A full queue is no loss: it holds orders that make the worker look anyway.
+    pub fn all(&self) {
+        for other in &self.0 {
+            let _ = other.try_send(Order::Serve);
+        }
+    }
+}
+
+impl Worker {
+    /// A worker without clients.
+    pub fn new(plane: Arc<Plane>, nudge: Nudge) -> Rc<Worker> {
+        Rc::new(Worker {
+            plane,
+            nudge,
+            pools: RefCell::default(),
+            sessions: RefCell::default(),
+            last_session: Cell::new(0),
+            now_s: Cell::new(0),
+            way: RefCell::new((0, Way::Blocked("not yet known".into()))),
+            stopping: Cell::new(None),
+        })
+    }
+
+    /// Serves until all senders of orders are gone, or after a stop until the last session has ended. Runs in a `LocalSet`.
+    pub async fn run(self: Rc<Self>, mut orders: tokio::sync::mpsc::Receiver<Order>) {
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order),
+                    None => return,
+                },
+                _ = sweep.tick() => self.sweep(),
+            }
+            if self.stopping.get().is_some() && self.sessions.borrow().is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn obey(self: &Rc<Self>, order: Order) {
+        match order {
+            Order::Client(stream, admitted) => self.adopt(stream, admitted),
+            Order::Serve => self.pools.borrow().values().for_each(|pool| pool.serve_waiters()),
+            Order::Settings => self.way.borrow_mut().0 = 0,
+            Order::StopSmart => self.stop(Ending::Clean(End::Shutdown)),
+            Order::StopFast => self.stop(Ending::Now(End::Shutdown)),
+        }
+    }
+
+    /// Takes a client in: one task for its whole life.
+    pub fn adopt(self: &Rc<Self>, socket: StdStream, admitted: Admitted) {
+        let keepalive = self.plane.settings.load().keepalive;
+        let stream = Stream::from_std(socket).and_then(|s| net::accept_options(&s, keepalive).map(|()| s));
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::info!(event = "client.lost_at_accept", %error);
+                return;
+            }
+        };
+        let id = self.last_session.get() + 1;
+        self.last_session.set(id);
+        let control = Rc::new(Control::default());
+        control.active_s.set(self.now_s.get());
+        if let Some(ending) = self.stopping.get() {
+            control.ending.set(Some(ending));
+        }
+        self.sessions.borrow_mut().insert(id, control.clone());
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            let _listed = Listed { worker: worker.clone(), id };
+            session::serve(worker, stream, control).await;
+            drop(admitted);
+        });
+    }
+
+    /// Coarse seconds since the worker's start.
+    pub fn now_s(&self) -> u64 {
+        self.now_s.get()
+    }
+
+    /// Where a transaction that starts now shall go. One load when nothing changed.
+    pub fn way(&self) -> Way {
+        let version = self.plane.board.version();
+        let mut way = self.way.borrow_mut();
+        if way.0 != version {
+            *way = (version, self.look());
+        }
+        way.1.clone()
+    }
+
+    fn look(&self) -> Way {
+        let published = self.plane.board.read();
+        if published.gate.state == GateState::Held {
+            return Way::Blocked(format!("held: {}", published.gate.reason).into());
+        }
+        let Some(spec) = published.view.primary_spec() else {
+            return Way::Blocked("no node is known to be the primary".into());
+        };
+        let settings = self.plane.settings.load();
+        let tls = match tls_client_config(spec.sslmode, settings.server.ca_file.as_deref()) {
+            Ok(tls) => Arc::new(tls),
+            Err(error) => return Way::Blocked(error.to_string().into()),
+        };
+        let timeline = published.view.epoch.as_ref().map_or(0, |e| e.timeline);
+        Way::Open(Rc::new(Route {
+            id: RouteId { node: spec.id, timeline },
+            target: Arc::new(Target {
+                host: spec.host.0.clone(),
+                port: spec.port,
+                sslmode: spec.sslmode,
+                tls: Some(tls),
+                keepalive: settings.keepalive,
+            }),
+        }))
+    }
+
+    /// This worker's share of a pool; `None` when there are too many pools.
+    pub fn pool(&self, key: &PoolKey) -> Option<Rc<Local>> {
+        if let Some(pool) = self.pools.borrow().get(key) {
+            return Some(pool.clone());
+        }
+        let pool = Rc::new(Local::new(self.plane.pool(key)?));
+        self.pools.borrow_mut().insert(key.clone(), pool.clone());
+        Some(pool)
+    }
+
+    fn sweep(&self) {
+        self.now_s.set(self.now_s.get() + SWEEP.as_secs());
+        let settings = self.plane.settings.load();
+        let route = match self.way() {
+            Way::Open(route) => Some(route.id),
+            Way::Blocked(_) => None,
+        };
+        for pool in self.pools.borrow().values() {
+            let limits = &settings.server;
+            pool.sweep(route, self.now_s.get(), limits.idle_timeout.as_secs(), limits.lifetime.as_secs());
+            pool.serve_waiters();
+        }
+        let limit = settings.client.idle_limit.as_secs();
+        if limit > 0 {
+            for control in self.sessions.borrow().values() {
+                if self.now_s.get().saturating_sub(control.active_s.get()) > limit && control.ending.get().is_none() {
+                    control.end(Ending::Clean(End::Idle));
+                }
+            }
+        }
+    }
+
+    fn stop(&self, ending: Ending) {
+        self.stopping.set(Some(ending));
+        self.sessions.borrow().values().for_each(|control| control.end(ending));
+    }
+}
+
+/// Takes a session off the worker's list, however it ended.
+struct Listed {
+    worker: Rc<Worker>,
+    id: u64,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.worker.sessions.borrow_mut().remove(&self.id);
+    }
+}

@@ -1,0 +1,251 @@
+//! The budget of one pool over all workers, and its one order of waiting (first in, first out).
+
+use crate::server::ServerConn;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
+
+/// A pool is one user in one database.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct PoolKey {
+    /// Role.
+    pub user: String,
+    /// Database.
+    pub database: String,
+}
+
+/// Waiters of one pool; beyond it a client is refused at once.
+const MAX_WAITERS: usize = 100_000;
+
+/// What a waiter gets.
+#[derive(Debug)]
+pub enum Grant {
+    /// A connection that was given back.
+    Conn(Box<Pooled>),
+    /// The right to open one.
+    Permit(Permit),
+}
+
+/// A connection with its place in the budget.
+#[derive(Debug)]
+pub struct Pooled {
+    /// The connection.
+    pub conn: ServerConn,
+    /// Its place; dropping it makes room for the next waiter.
+    pub permit: Permit,
+}
+
+/// The right to have one connection open. Given back on drop, so a dropped future leaves nothing behind.
+#[derive(Debug)]
+pub struct Permit {
+    pool: Arc<SharedPool>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.pool.permit_returned();
+    }
+}
+
+#[derive(Debug)]
+struct Waiter {
+    id: u64,
+    gift: oneshot::Sender<Grant>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    open: usize,
+    waiters: VecDeque<Waiter>,
+}
+
+/// Outcome of asking for a connection when no idle one is at hand.
+#[derive(Debug)]
+pub enum Asked {
+    /// One may be opened.
+    Permit(Permit),
+    /// Wait for the grant; `id` takes the waiter out again.
+    Wait {
+        /// Of the waiter.
+        id: u64,
+        /// Where the grant arrives.
+        grant: oneshot::Receiver<Grant>,
+    },
+    /// Too many wait already.
+    Full,
+}
+
+/// One pool's budget.
+#[derive(Debug)]
+pub struct SharedPool {
+    /// Whose.
+    pub key: PoolKey,
+    size: AtomicUsize,
+    waiting: AtomicUsize,
+    ids: AtomicU64,
+    queue: Mutex<Queue>,
+}
+
+impl SharedPool {
+    /// An empty pool of at most `size` connections.
+    pub fn new(key: PoolKey, size: usize) -> Arc<SharedPool> {
+        Arc::new(SharedPool {
+            key,
+            size: AtomicUsize::new(size.max(1)),
+            waiting: AtomicUsize::new(0),
+            ids: AtomicU64::new(0),
+            queue: Mutex::default(),
+        })
+    }
+
+    /// Changes the size at reload; a smaller one takes effect as connections come back.
+    pub fn resize(self: &Arc<Self>, size: usize) {
+        self.size.store(size.max(1), Ordering::Relaxed);
+        self.grant_permits();
+    }
+
+    /// Clients that wait, over all workers: one load, for the hot path.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Connections open or being opened.
+    pub fn open(&self) -> usize {
+        self.lock().open
+    }
+
+    /// True when more are open than the size allows (after a reload).
+    pub fn is_oversize(&self) -> bool {
+        self.open() > self.size.load(Ordering::Relaxed)
+    }
+
+    /// Asks for the right to open a connection, or joins the queue.
+    pub fn ask(self: &Arc<Self>) -> Asked {
+        let mut queue = self.lock();
+        if queue.waiters.is_empty() && queue.open < self.size.load(Ordering::Relaxed) {
+            queue.open += 1;
+            return Asked::Permit(Permit { pool: self.clone() });
+        }
+        if queue.waiters.len() >= MAX_WAITERS {
+            return Asked::Full;
+        }
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let (gift, grant) = oneshot::channel();
+        queue.waiters.push_back(Waiter { id, gift });
+        self.waiting.store(queue.waiters.len(), Ordering::Release);
+        Asked::Wait { id, grant }
+    }
+
+    /// Takes a waiter out again (time-out, disconnect).
+    pub fn forget(&self, id: u64) {
+        let mut queue = self.lock();
+        queue.waiters.retain(|w| w.id != id);
+        self.waiting.store(queue.waiters.len(), Ordering::Release);
+    }
+
+    /// Gives a connection to whoever waits longest; returns it when nobody does. A waiter on another worker's thread drives
+    /// it from there, registered where it is: right, at the price of a wake-up across threads, and rare.
+    pub fn give(self: &Arc<Self>, pooled: Box<Pooled>) -> Option<Box<Pooled>> {
+        let mut pooled = pooled;
+        loop {
+            let Some(waiter) = self.pop() else { return Some(pooled) };
+            match waiter.gift.send(Grant::Conn(pooled)) {
+                Ok(()) => return None,
+                Err(Grant::Conn(back)) => pooled = back,
+                Err(Grant::Permit(_)) => return None,
+            }
+        }
+    }
+
+    fn pop(&self) -> Option<Waiter> {
+        let mut queue = self.lock();
+        let waiter = queue.waiters.pop_front();
+        self.waiting.store(queue.waiters.len(), Ordering::Release);
+        waiter
+    }
+
+    fn permit_returned(self: &Arc<Self>) {
+        {
+            let mut queue = self.lock();
+            queue.open = queue.open.saturating_sub(1);
+        }
+        self.grant_permits();
+    }
+
+    /// Lets waiters open connections while there is room.
+    fn grant_permits(self: &Arc<Self>) {
+        loop {
+            let waiter = {
+                let mut queue = self.lock();
+                if queue.open >= self.size.load(Ordering::Relaxed) {
+                    return;
+                }
+                let Some(waiter) = queue.waiters.pop_front() else { return };
+                self.waiting.store(queue.waiters.len(), Ordering::Release);
+                queue.open += 1;
+                waiter
+            };
+            // When the waiter has gone, the permit in the returned grant is dropped outside the lock and comes back here.
+            let _ = waiter.gift.send(Grant::Permit(Permit { pool: self.clone() }));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(size: usize) -> Arc<SharedPool> {
+        SharedPool::new(PoolKey { user: "u".into(), database: "d".into() }, size)
+    }
+
+    #[test]
+    fn the_budget_is_kept_and_waiters_are_served_in_order() {
+        let pool = pool(1);
+        let Asked::Permit(first) = pool.ask() else { panic!("expected a permit") };
+        let Asked::Wait { grant: mut second, .. } = pool.ask() else { panic!("expected to wait") };
+        let Asked::Wait { grant: mut third, .. } = pool.ask() else { panic!("expected to wait") };
+        assert_eq!((pool.open(), pool.waiting()), (1, 2));
+        drop(first);
+        let granted = second.try_recv().unwrap();
+        assert!(third.try_recv().is_err());
+        drop(granted);
+        assert!(matches!(third.try_recv(), Ok(Grant::Permit(_))));
+        drop(third);
+        assert_eq!((pool.open(), pool.waiting()), (0, 0));
+    }
+
+    #[test]
+    fn a_waiter_that_left_is_passed_over() {
+        let pool = pool(1);
+        let Asked::Permit(first) = pool.ask() else { panic!("expected a permit") };
+        let Asked::Wait { grant: gone, .. } = pool.ask() else { panic!("expected to wait") };
+        let Asked::Wait { grant: mut next, .. } = pool.ask() else { panic!("expected to wait") };
+        drop(gone);
+        drop(first);
+        assert!(matches!(next.try_recv(), Ok(Grant::Permit(_))));
+    }
+
+    #[test]
+    fn forgetting_a_waiter_takes_it_out() {
+        let pool = pool(1);
+        let Asked::Permit(_first) = pool.ask() else { panic!("expected a permit") };
+        let Asked::Wait { id, grant: _grant } = pool.ask() else { panic!("expected to wait") };
+        pool.forget(id);
+        assert_eq!(pool.waiting(), 0);
+    }
+
+    #[test]
+    fn a_larger_size_lets_waiters_in() {
+        let pool = pool(1);
+        let Asked::Permit(_first) = pool.ask() else { panic!("expected a permit") };
+        let Asked::Wait { grant: mut second, .. } = pool.ask() else { panic!("expected to wait") };
+        pool.resize(2);
+        assert!(matches!(second.try_recv(), Ok(Grant::Permit(_))));
+    }
+}

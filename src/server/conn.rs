@@ -1,0 +1,73 @@
+//! One logged-in connection to a node, as the pool keeps it: the stream and what is known of its session.
+
+use super::login::Connected;
+use crate::base::NodeId;
+use crate::net::Stream;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Run-time parameters by lower-case name, as a client wants them or a server has them beyond its defaults.
+pub type ParamSet = Arc<BTreeMap<String, String>>;
+
+/// Statements that a server may hold before it is retired: bounds its memory without tracking ages.
+const MAX_PREPARED: usize = 1000;
+
+/// Which node and which of its histories a connection belongs to. A connection of another route is never used again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RouteId {
+    /// The node.
+    pub node: NodeId,
+    /// Its timeline; 0 while unknown.
+    pub timeline: u32,
+}
+
+/// A server connection.
+#[derive(Debug)]
+pub struct ServerConn {
+    /// The socket, logged in.
+    pub stream: Stream,
+    /// Where it leads.
+    pub route: RouteId,
+    /// Process id of the backend.
+    pub pid: u32,
+    /// Its cancel key.
+    pub cancel_key: Arc<[u8]>,
+    /// What the server reported of its parameters, by the server's spelling.
+    pub reported: HashMap<String, String>,
+    /// What pgmend set on it for a client.
+    pub applied: ParamSet,
+    /// Statements that it holds, by pgmend's number (transaction pooling only).
+    pub prepared: HashSet<u64>,
+    /// True when the unnamed statement on it is the present client's.
+    pub unnamed_is_ours: bool,
+    /// Coarse seconds of the worker's clock when it was opened.
+    pub opened_at_s: u64,
+    /// Coarse seconds when it last came back.
+    pub idle_since_s: u64,
+    /// It must not be used again: its state is unknown.
+    pub broken: bool,
+}
+
+impl ServerConn {
+    /// Wraps a fresh login.
+    pub fn new(connected: Connected, route: RouteId, now_s: u64) -> ServerConn {
+        ServerConn {
+            stream: connected.stream,
+            route,
+            pid: connected.pid,
+            cancel_key: connected.cancel_key.into(),
+            reported: connected.parameters.into_iter().collect(),
+            applied: ParamSet::default(),
+            prepared: HashSet::new(),
+            unnamed_is_ours: false,
+            opened_at_s: now_s,
+            idle_since_s: now_s,
+            broken: false,
+        }
+    }
+
+    /// True when it should be closed rather than pooled, whatever its age.
+    pub fn is_spent(&self) -> bool {
+        self.broken || self.prepared.len() >= MAX_PREPARED
+    }
+}

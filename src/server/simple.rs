@@ -1,0 +1,66 @@
+//! A statement of pgmend's own on a server connection, by the simple protocol: reset and parameters between two clients.
+
+use super::ServerConn;
+use crate::wire::backend::{self, ErrorFields};
+use crate::wire::{frame, frontend};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Bytes of answer that are held at once; pgmend's own statements answer with far less.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum SimpleError {
+    /// The server refused the statement; the connection is in order.
+    #[error("{}", .0.message)]
+    Refused(Box<ErrorFields>),
+    /// The connection is of no more use.
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// Runs `sql` and throws its rows away; parameters that the server reports are noted. On `Lost` (also a time-out) the
+/// connection is marked broken. Not cancel safe: a dropped future leaves an answer unread, so mark the connection first.
+pub async fn run(conn: &mut ServerConn, sql: &str, timeout: Duration) -> Result<(), SimpleError> {
+    conn.broken = true;
+    let outcome = tokio::time::timeout(timeout, exchange(conn, sql))
+        .await
+        .unwrap_or_else(|_| Err(SimpleError::Lost(format!("no answer within {timeout:?}"))));
+    conn.broken = matches!(outcome, Err(SimpleError::Lost(_)));
+    outcome
+}
+
+async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<(), SimpleError> {
+    let lost = |e: &dyn std::fmt::Display| SimpleError::Lost(e.to_string());
+    let mut out = Vec::with_capacity(sql.len() + 8);
+    frontend::query(&mut out, sql);
+    conn.stream.write_all(&out).await.map_err(|e| lost(&e))?;
+    conn.stream.flush().await.map_err(|e| lost(&e))?;
+    let mut input: Vec<u8> = Vec::with_capacity(4096);
+    let mut refused = None;
+    loop {
+        let mut at = 0;
+        while let Some(split) = frame::split(input.get(at..).unwrap_or_default()).map_err(|e| lost(&e))? {
+            at = input.len() - split.rest.len();
+            match split.tag {
+                b'S' => {
+                    if let Ok((name, value)) = backend::parse_parameter_status(split.body) {
+                        conn.reported.insert(name.to_owned(), value.to_owned());
+                    }
+                }
+                b'E' if refused.is_none() => refused = Some(Box::new(backend::parse_error(split.body))),
+                b'Z' if split.body == b"I" => return refused.map_or(Ok(()), |e| Err(SimpleError::Refused(e))),
+                b'Z' => return Err(SimpleError::Lost("the server stayed in a transaction".into())),
+                _ => {}
+            }
+        }
+        input.drain(..at);
+        if input.len() > MAX_ANSWER {
+            return Err(SimpleError::Lost("the answer is too long".into()));
+        }
+        if conn.stream.read_buf(&mut input).await.map_err(|e| lost(&e))? == 0 {
+            return Err(SimpleError::Lost("the server closed the connection".into()));
+        }
+    }
+}
