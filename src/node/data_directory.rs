@@ -194,10 +194,7 @@ mod tests {
     fn settings_replace_those_of_the_source() {
         let old = "# Do not edit\nprimary_conninfo = 'x'\nwork_mem = '4MB'\nrecovery_target_time = 'y'\nPORT=1\n";
         let new = merge(old, &[("primary_conninfo", "host='a b'".into()), ("port", "5433".into())]);
-        assert_eq!(
-            new,
-            "# Do not edit\nwork_mem = '4MB'\nprimary_conninfo = 'host=''a b'''\nport = '5433'\n"
-        );
+        assert_eq!(new, "# Do not edit\nwork_mem = '4MB'\nprimary_conninfo = 'host=''a b'''\nport = '5433'\n");
     }
 
     #[test]

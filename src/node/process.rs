@@ -206,7 +206,9 @@ async fn read_lines(mut pipe: impl AsyncRead + Unpin, send: mpsc::Sender<String>
 fn signal_group(group: i32, signal: Signal) {
     // Group 0 and 1 would mean our own and init's.
     if group > 1 {
-        drop(killpg(Pid::from_raw(group), signal));
+        if let Err(error) = killpg(Pid::from_raw(group), signal) {
+            tracing::debug!(event = "process.signal_failed", group, %error);
+        }
     }
 }
 
