@@ -3,6 +3,7 @@
 mod checks;
 mod error;
 mod pgmend_toml;
+mod pgpool;
 mod reload;
 mod section;
 mod settings;
@@ -24,6 +25,17 @@ const MAX_FILE: u64 = 4 << 20;
 pub enum Source {
     /// `pgmend.toml`.
     Toml(PathBuf),
+    /// Pgpool-II's files.
+    Pgpool {
+        /// `-f`, `pgpool.conf`.
+        conf: PathBuf,
+        /// `-F`, `pcp.conf`.
+        pcp: Option<PathBuf>,
+        /// `-a`, `pool_hba.conf`.
+        hba: Option<PathBuf>,
+        /// `-k`, the key of AES secrets.
+        keyfile: Option<PathBuf>,
+    },
 }
 
 impl Source {
@@ -31,6 +43,9 @@ impl Source {
     pub fn load(&self) -> Result<Config, ConfigErrors> {
         match self {
             Source::Toml(path) => load(path),
+            Source::Pgpool { conf, pcp, hba, keyfile } => {
+                load_pgpool(conf, pcp.as_deref(), hba.as_deref(), keyfile.as_deref())
+            }
         }
     }
 }
@@ -38,6 +53,22 @@ impl Source {
 /// Reads and checks a `pgmend.toml`.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     pgmend_toml::parse(path, &read_text(path)?)
+}
+
+/// Reads and checks Pgpool-II's files.
+pub fn load_pgpool(
+    conf: &Path,
+    pcp: Option<&Path>,
+    hba: Option<&Path>,
+    keyfile: Option<&Path>,
+) -> Result<Config, ConfigErrors> {
+    let owned = |path: Option<&Path>| path.map(Path::to_owned);
+    pgpool::load(&pgpool::Files { conf: conf.to_owned(), pcp: owned(pcp), hba: owned(hba), key: owned(keyfile) })
+}
+
+/// The pid file that a `pgpool.conf` names, relative to its folder.
+pub fn pgpool_pid_file(conf: &Path) -> Result<PathBuf, ConfigErrors> {
+    pgpool::pid_file(conf)
 }
 
 fn read_text(path: &Path) -> Result<String, ConfigErrors> {
