@@ -85,3 +85,16 @@ fn values_are_read_with_their_units() {
     assert!(!config.nodes[0].allow_failover && config.nodes[0].always_primary);
     assert_eq!(config.nodes[0].sslmode, crate::cluster::SslMode::VerifyFull);
 }
+
+#[test]
+fn the_samples_are_good_and_show_every_key() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let config = load(&folder.join("pgmend-minimal.toml")).unwrap();
+    let full = folder.join("pgmend.toml");
+    load(&full).unwrap();
+    let text = std::fs::read_to_string(full).unwrap();
+    for (key, _, _) in &config.listed {
+        let key = key.rsplit_once('.').map_or(key.as_str(), |(_, key)| key);
+        assert!(text.contains(&format!("\n# {key} = ")) || text.contains(&format!("\n{key} = ")), "{key}");
+    }
+}
