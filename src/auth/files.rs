@@ -1,0 +1,101 @@
+//! Reads the files of secrets and rules; the only file of this folder that touches the disk.
+
+use super::hba::{HbaRules, Method};
+use super::secrets::Secrets;
+use super::{AuthError, Settings, pool_passwd, userlist};
+use crate::base::Secret;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Bytes of one file; a hundred thousand users have about 15 MB.
+const MAX_FILE: u64 = 32 << 20;
+/// Pgpool-II reads no longer key.
+const MAX_KEY: usize = 256;
+
+impl Secrets {
+    /// Reads the files of the settings. A user of `userlist_file` hides one of the same name in `pool_passwd_file`;
+    /// within the first the last line counts, within the second the first, as in PgBouncer and Pgpool-II.
+    pub fn load(settings: &Settings) -> Result<Secrets, AuthError> {
+        let mut users = Vec::new();
+        if let Some(file) = &settings.userlist_file {
+            users.extend(userlist::parse(&read(file)?, &name(file))?.into_iter().rev());
+        }
+        if let Some(file) = &settings.pool_passwd_file {
+            let key = settings.key_file.as_deref().map(read_key).transpose()?;
+            users.extend(pool_passwd::parse(&read(file)?, &name(file), key.as_ref())?);
+        }
+        let mut mock_key = [0u8; 32];
+        getrandom::fill(&mut mock_key).map_err(|e| AuthError::Setting(format!("no random numbers: {e}")))?;
+        Ok(Secrets::new(users, mock_key))
+    }
+}
+
+impl HbaRules {
+    /// The rules of the settings: of the file, or the default method for everybody.
+    pub fn load(settings: &Settings) -> Result<HbaRules, AuthError> {
+        match &settings.hba_file {
+            Some(file) => HbaRules::parse(&read(file)?, &name(file)),
+            None => Method::parse(&settings.default_method).map(HbaRules::uniform).map_err(AuthError::Setting),
+        }
+    }
+}
+
+/// The key of `AES` secrets: the first line of its file.
+pub fn read_key(file: &Path) -> Result<Secret, AuthError> {
+    let text = zeroize::Zeroizing::new(read(file)?);
+    match text.lines().next().unwrap_or_default() {
+        "" => Err(failed(file, &"the first line, the key, is empty")),
+        key if key.len() > MAX_KEY => Err(failed(file, &format!("the key is longer than {MAX_KEY} bytes"))),
+        key => Ok(Secret::new(key)),
+    }
+}
+
+fn read(file: &Path) -> Result<String, AuthError> {
+    let mut text = String::new();
+    let opened = File::open(file).map_err(|e| failed(file, &e))?;
+    opened.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|e| failed(file, &e))?;
+    match u64::try_from(text.len()) {
+        Ok(length) if length <= MAX_FILE => Ok(text),
+        _ => Err(failed(file, &format!("longer than {MAX_FILE} bytes"))),
+    }
+}
+
+fn name(file: &Path) -> String {
+    file.display().to_string()
+}
+
+fn failed(file: &Path, why: &dyn Display) -> AuthError {
+    AuthError::File { file: name(file), message: why.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::StoredSecret;
+
+    #[test]
+    fn files_are_merged_by_rank() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).unwrap();
+            Some(dir.path().join(name))
+        };
+        let mut settings = Settings {
+            hba_file: None,
+            default_method: "scram-sha-256".into(),
+            userlist_file: file("userlist.txt", "\"a\" \"one\"\n\"a\" \"two\"\n"),
+            pool_passwd_file: file("pool_passwd", "a:three\nb:AESrKikG1lnoTVl89QqlcBNaA==\n"),
+            key_file: file(".pgpoolkey", "mykey\n"),
+        };
+        let secrets = Secrets::load(&settings).unwrap();
+        assert_eq!(secrets.lookup("a"), Some(&StoredSecret::Plain(Secret::new("two"))));
+        assert_eq!(secrets.lookup("b"), Some(&StoredSecret::Plain(Secret::new("TESTPW"))));
+        assert_eq!(HbaRules::load(&settings).unwrap(), HbaRules::uniform(Method::Scram));
+        settings.default_method = "peer".into();
+        assert!(HbaRules::load(&settings).unwrap_err().to_string().contains("valid are"));
+        settings.userlist_file = Some(dir.path().join("missing"));
+        assert!(Secrets::load(&settings).unwrap_err().to_string().contains("missing: "));
+    }
+}

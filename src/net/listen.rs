@@ -1,0 +1,279 @@
+//! Listening sockets: TCP with `SO_REUSEPORT`, Unix sockets that never take the place of a living one.
+
+use super::{NetError, Settings, Stream};
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::ops::Deref;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A nonblocking listening socket, not yet in any runtime.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// Unix socket with its file, which is removed when the `SocketFile` is dropped.
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket; removed at drop, unless somebody else has put another in its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+impl Deref for SocketFile {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            // Nothing is lost when it cannot be removed: the next start finds nobody listening and removes it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Opens every address of the settings, or none: the first failure closes the others.
+pub fn bind(settings: &Settings) -> Result<Vec<Listener>, NetError> {
+    let addresses = tcp_addresses(settings)?;
+    for group in &addresses {
+        refuse_when_taken(group)?;
+    }
+    let mut listeners = listen_all(&addresses, settings.backlog)?;
+    for directory in &settings.unix_socket_directories {
+        listeners.push(bind_unix(directory, settings)?);
+    }
+    Ok(listeners)
+}
+
+/// One more set of TCP listeners on the addresses that `bind` already holds: the kernel spreads the connections over
+/// the sets (`SO_REUSEPORT`), so that each worker may have its own. Not for port 0.
+pub fn bind_tcp_again(settings: &Settings) -> Result<Vec<Listener>, NetError> {
+    listen_all(&tcp_addresses(settings)?, settings.backlog)
+}
+
+/// A connection just accepted, as a stream.
+pub fn prepare_accepted(socket: impl Into<Stream>) -> Stream {
+    socket.into()
+}
+
+/// Sets `TCP_NODELAY` and keepalive (idle time before the first probe; zero = the system's default). A Unix socket
+/// has neither.
+pub fn accept_options(stream: &Stream, keepalive: Duration) -> io::Result<()> {
+    if stream.local_address().is_none() {
+        return Ok(());
+    }
+    let fd = stream.as_socket();
+    let socket = SockRef::from(&fd);
+    socket.set_tcp_nodelay(true)?;
+    let mut options = TcpKeepalive::new();
+    if !keepalive.is_zero() {
+        options = options.with_time(keepalive);
+    }
+    socket.set_tcp_keepalive(&options)
+}
+
+/// The addresses of one entry of `listen_addresses`.
+struct Group {
+    name: String,
+    addresses: Vec<SocketAddr>,
+}
+
+fn tcp_addresses(settings: &Settings) -> Result<Vec<Group>, NetError> {
+    let mut groups: Vec<Group> = Vec::new();
+    for name in &settings.addresses {
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        let addresses: Vec<SocketAddr> = if bare == "*" {
+            vec![(Ipv4Addr::UNSPECIFIED, settings.port).into(), (Ipv6Addr::UNSPECIFIED, settings.port).into()]
+        } else {
+            (bare, settings.port)
+                .to_socket_addrs()
+                .map_err(|e| failed(format!("{name}:{}", settings.port), &e))?
+                .collect()
+        };
+        // A name may resolve to one address twice, and two names to the same one; it can be bound only once.
+        let mut fresh: Vec<SocketAddr> = Vec::new();
+        for address in addresses {
+            let known = settings.port != 0 && groups.iter().any(|g| g.addresses.contains(&address));
+            if !known && !fresh.contains(&address) {
+                fresh.push(address);
+            }
+        }
+        groups.push(Group { name: name.clone(), addresses: fresh });
+    }
+    Ok(groups)
+}
+
+/// With `SO_REUSEPORT` a second daemon of the same user would silently share the port and take half of the clients,
+/// so each address is first bound without it, which fails when anybody listens there.
+fn refuse_when_taken(group: &Group) -> Result<(), NetError> {
+    for address in &group.addresses {
+        if let Err(e) = bound_socket(address, false) {
+            if !is_absent(&e) {
+                return Err(failed(address.to_string(), &e));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn listen_all(groups: &[Group], backlog: u32) -> Result<Vec<Listener>, NetError> {
+    let mut listeners = Vec::new();
+    for group in groups {
+        let before = listeners.len();
+        let mut last = None;
+        for address in &group.addresses {
+            match listen_tcp(address, backlog) {
+                Ok(listener) => listeners.push(Listener::Tcp(listener)),
+                // A host without IPv6 still resolves `localhost` and `*` to it; one working address is enough.
+                Err(e) if is_absent(&e) => last = Some(failed(address.to_string(), &e)),
+                Err(e) => return Err(failed(address.to_string(), &e)),
+            }
+        }
+        if listeners.len() == before && !group.addresses.is_empty() {
+            let none = || NetError::Listen { address: group.name.clone(), why: "no address".into() };
+            return Err(last.unwrap_or_else(none));
+        }
+    }
+    Ok(listeners)
+}
+
+fn listen_tcp(address: &SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = bound_socket(address, true)?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+fn bound_socket(address: &SocketAddr, share: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(*address), Type::STREAM.nonblocking(), None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(share)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&SockAddr::from(*address))?;
+    Ok(socket)
+}
+
+/// The address or its whole family does not exist on this host.
+fn is_absent(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::AddrNotAvailable || e.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+}
+
+fn bind_unix(directory: &Path, settings: &Settings) -> Result<Listener, NetError> {
+    let path = directory.join(format!(".s.PGSQL.{}", settings.port));
+    let bad = |e: &dyn std::fmt::Display| failed(path.display().to_string(), e);
+    let address = SockAddr::unix(&path).map_err(|e| bad(&e))?;
+    remove_when_stale(&path, &address).map_err(|e| bad(&e))?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(|e| bad(&e))?;
+    socket.bind(&address).map_err(|e| bad(&e))?;
+    let file = SocketFile { identity: identity(&path), path: path.clone() };
+    // The mode comes before `listen`, so nobody can connect under the umask's mode.
+    let mode = fs::Permissions::from_mode(settings.unix_socket_permissions);
+    fs::set_permissions(&path, mode).map_err(|e| bad(&e))?;
+    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX)).map_err(|e| bad(&e))?;
+    Ok(Listener::Unix(socket.into(), file))
+}
+
+/// Removes a socket file that a crash left behind. Only a refused connection proves that nobody listens; any other
+/// answer, and any file that is not a socket, stays as it is.
+fn remove_when_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => {}
+        Ok(_) => return Err(io::Error::other("the path exists and is not a socket")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    // Nonblocking: a living listener with a full queue answers `WouldBlock` at once.
+    match Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?.connect(address) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(()) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+fn failed(address: String, why: &dyn std::fmt::Display) -> NetError {
+    NetError::Listen { address, why: why.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(addresses: &[&str], port: u16, directories: &[&Path]) -> Settings {
+        Settings {
+            addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
+            port,
+            unix_socket_directories: directories.iter().map(|d| d.to_path_buf()).collect(),
+            unix_socket_permissions: 0o700,
+            backlog: 16,
+            keepalive: Duration::from_secs(60),
+            workers: 1,
+            tls: None,
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_has_its_mode_and_goes_with_its_listener() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".s.PGSQL.6432");
+        let listeners = bind(&settings(&[], 6432, &[dir.path()])).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        drop(listeners);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_living_unix_socket_is_refused_and_a_stale_one_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".s.PGSQL.6432");
+        let living = UnixListener::bind(&path).unwrap();
+        let refused = bind(&settings(&[], 6432, &[dir.path()])).unwrap_err().to_string();
+        assert!(refused.contains("another process listens there"), "{refused}");
+        assert!(path.exists());
+        drop(living);
+        bind(&settings(&[], 6432, &[dir.path()])).unwrap();
+        fs::write(&path, "text").unwrap();
+        assert!(bind(&settings(&[], 6432, &[dir.path()])).unwrap_err().to_string().contains("not a socket"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+    }
+
+    #[test]
+    fn a_taken_port_is_refused_though_ports_are_shared() {
+        let first = bind(&settings(&["127.0.0.1"], 0, &[])).unwrap();
+        let Some(Listener::Tcp(socket)) = first.first() else { panic!("no TCP listener") };
+        let port = socket.local_addr().unwrap().port();
+        assert!(bind(&settings(&["127.0.0.1"], port, &[])).is_err());
+        assert_eq!(bind_tcp_again(&settings(&["127.0.0.1", "127.0.0.1"], port, &[])).unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn accepted_connections_get_their_options() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = prepare_accepted(listener.accept().await.unwrap().0);
+        accept_options(&stream, Duration::from_secs(77)).unwrap();
+        let fd = stream.as_socket();
+        let socket = SockRef::from(&fd);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
+    }
+}

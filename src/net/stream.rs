@@ -1,0 +1,280 @@
+//! The one stream type of both sides: TCP, Unix socket, or TLS over either.
+//!
+//! A read from a plain stream is exactly one `recv`; nothing is buffered here.
+
+use nix::sys::socket::{MsgFlags, recv};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
+
+/// A connection of a client or to a server.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// Plain Unix socket.
+    Unix(UnixStream),
+    /// TLS, of either role, over one of the plain kinds.
+    Tls(Box<TlsSession>),
+}
+
+/// An established TLS session over a plain stream.
+#[derive(Debug)]
+pub struct TlsSession {
+    io: TlsStream<Stream>,
+    end_point: Option<Vec<u8>>,
+}
+
+/// A plain socket outside any runtime, for moving it from one runtime to another.
+#[derive(Debug)]
+pub enum StdStream {
+    /// TCP, nonblocking.
+    Tcp(std::net::TcpStream),
+    /// Unix socket, nonblocking.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Address (an IPv4 address mapped into IPv6 is given as IPv4); `None` for a Unix socket.
+    pub address: Option<IpAddr>,
+    /// Port; 0 for a Unix socket.
+    pub port: u16,
+}
+
+impl Stream {
+    /// Wraps an established TLS session; `end_point` is the `tls-server-end-point` hash of the server's certificate.
+    pub(super) fn tls(io: TlsStream<Stream>, end_point: Option<Vec<u8>>) -> Stream {
+        Stream::Tls(Box::new(TlsSession { io, end_point }))
+    }
+
+    /// Ready when the socket says that a read would give something. Always ready for TLS, whose session may hold
+    /// decrypted bytes that the socket does not know of: there the read itself decides.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(socket) => socket.poll_read_ready(cx),
+            Stream::Unix(socket) => socket.poll_read_ready(cx),
+            Stream::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// True for TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Stream::Tls(_))
+    }
+
+    /// The other end's address.
+    pub fn peer(&self) -> Peer {
+        match self {
+            Stream::Tcp(socket) => match socket.peer_addr() {
+                Ok(address) => Peer { address: Some(address.ip().to_canonical()), port: address.port() },
+                // The peer is already gone. The unspecified address matches no rule but `all`, and never a `local` one.
+                Err(_) => Peer { address: Some(IpAddr::from([0, 0, 0, 0])), port: 0 },
+            },
+            Stream::Unix(_) => Peer { address: None, port: 0 },
+            Stream::Tls(session) => session.io.get_ref().0.peer(),
+        }
+    }
+
+    /// This end's address and port; `None` for a Unix socket.
+    pub fn local_address(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Stream::Tcp(socket) => socket.local_addr().ok(),
+            Stream::Unix(_) => None,
+            Stream::Tls(session) => session.io.get_ref().0.local_address(),
+        }
+    }
+
+    /// The hash of the TLS server's certificate (RFC 5929): our own on the server side, the peer's on the client side.
+    pub fn tls_server_end_point(&self) -> Option<&[u8]> {
+        match self {
+            Stream::Tls(session) => session.end_point.as_deref(),
+            Stream::Tcp(_) | Stream::Unix(_) => None,
+        }
+    }
+
+    /// True when the peers agreed on the protocol `postgresql` by ALPN, which PostgreSQL demands of direct TLS
+    /// (<https://www.postgresql.org/docs/17/protocol-flow.html#PROTOCOL-FLOW-SSL>).
+    pub fn has_postgresql_alpn(&self) -> bool {
+        match self {
+            Stream::Tls(session) => session.io.get_ref().1.alpn_protocol() == Some(super::ALPN),
+            Stream::Tcp(_) | Stream::Unix(_) => false,
+        }
+    }
+
+    /// Takes a plain socket out of its runtime. A TLS stream cannot be moved: `Unsupported`.
+    pub fn into_std(self) -> io::Result<StdStream> {
+        match self {
+            Stream::Tcp(socket) => socket.into_std().map(StdStream::Tcp),
+            Stream::Unix(socket) => socket.into_std().map(StdStream::Unix),
+            Stream::Tls(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "a TLS stream stays in its runtime")),
+        }
+    }
+
+    /// Registers a nonblocking socket with the current runtime.
+    pub fn from_std(socket: StdStream) -> io::Result<Stream> {
+        match socket {
+            StdStream::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
+            StdStream::Unix(socket) => UnixStream::from_std(socket).map(Stream::Unix),
+        }
+    }
+
+    /// Waits for the first byte and leaves it in the socket; `None` at end of file. 0x16 begins a TLS handshake.
+    /// For plain streams only.
+    pub async fn peek_first_byte(&mut self) -> io::Result<Option<u8>> {
+        let mut byte = [0u8; 1];
+        let count = match self {
+            Stream::Tcp(socket) => socket.async_io(Interest::READABLE, || peek(socket.as_fd(), &mut byte)).await?,
+            Stream::Unix(socket) => socket.async_io(Interest::READABLE, || peek(socket.as_fd(), &mut byte)).await?,
+            Stream::Tls(_) => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "a TLS stream has no byte to peek at"));
+            }
+        };
+        Ok((count > 0).then_some(byte[0]))
+    }
+
+    /// True when the peer's bytes already wait in the socket. Does not wait. For plain streams; false for TLS.
+    pub fn has_pending_bytes(&self) -> io::Result<bool> {
+        let fd = match self {
+            Stream::Tcp(socket) => socket.as_fd(),
+            Stream::Unix(socket) => socket.as_fd(),
+            Stream::Tls(_) => return Ok(false),
+        };
+        match peek(fd, &mut [0u8; 1]) {
+            Ok(count) => Ok(count > 0),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The descriptor of the socket below.
+    pub fn as_socket(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(socket) => socket.as_fd(),
+            Stream::Unix(socket) => socket.as_fd(),
+            Stream::Tls(session) => session.io.get_ref().0.as_socket(),
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(socket: TcpStream) -> Stream {
+        Stream::Tcp(socket)
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(socket: UnixStream) -> Stream {
+        Stream::Unix(socket)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Stream::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+            Stream::Tls(session) => Pin::new(&mut session.io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
+            Stream::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
+            Stream::Tls(session) => Pin::new(&mut session.io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Stream::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Stream::Tls(session) => Pin::new(&mut session.io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Tcp(socket) => socket.is_write_vectored(),
+            Stream::Unix(socket) => socket.is_write_vectored(),
+            Stream::Tls(session) => session.io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            Stream::Unix(socket) => Pin::new(socket).poll_flush(cx),
+            Stream::Tls(session) => Pin::new(&mut session.io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Stream::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            Stream::Tls(session) => Pin::new(&mut session.io).poll_shutdown(cx),
+        }
+    }
+}
+
+/// One `recv` that leaves the bytes where they are. The sockets are nonblocking; `WouldBlock` is passed on.
+fn peek(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    recv(socket.as_raw_fd(), buf, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn peeking_leaves_the_byte_in_a_unix_socket() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (mut a, mut b) = (Stream::from(a), Stream::from(b));
+        assert!(!b.has_pending_bytes().unwrap());
+        a.write_all(b"\x16abc").await.unwrap();
+        assert_eq!(b.peek_first_byte().await.unwrap(), Some(0x16));
+        assert!(b.has_pending_bytes().unwrap());
+        let mut got = [0u8; 4];
+        b.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"\x16abc");
+        drop(a);
+        assert_eq!(b.peek_first_byte().await.unwrap(), None);
+        assert_eq!(b.peer(), Peer { address: None, port: 0 });
+    }
+
+    #[tokio::test]
+    async fn a_plain_stream_moves_between_runtimes() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let served = Stream::from(listener.accept().await.unwrap().0);
+        assert_eq!(served.peer().address, Some(IpAddr::from([127, 0, 0, 1])));
+        let moved = served.into_std().unwrap();
+        client.write_all(b"hi").await.unwrap();
+        let got = tokio::task::spawn_blocking(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut stream = Stream::from_std(moved).unwrap();
+                assert_eq!(stream.peek_first_byte().await.unwrap(), Some(b'h'));
+                let mut got = [0u8; 2];
+                stream.read_exact(&mut got).await.unwrap();
+                got
+            })
+        });
+        assert_eq!(&got.await.unwrap(), b"hi");
+    }
+}
