@@ -2,8 +2,9 @@
 
 use super::Config;
 use super::error::ConfigError;
+use crate::auth::{AuthError, HbaRules, Secrets};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Pgpool-II's limit, kept: ids are shown and stored as small numbers.
@@ -21,7 +22,29 @@ pub fn check(config: &Config, file: &Path, lines: &BTreeMap<String, usize>) -> V
     check_listening(config, &mut wrong);
     check_times(config, &mut wrong);
     check_files(config, &mut wrong);
+    if errors.is_empty() {
+        errors.extend(check_contents(config));
+    }
     errors
+}
+
+/// The rules and secrets are read as they will be at start, so that a mistake in them is found by `check` too.
+fn check_contents(config: &Config) -> Vec<ConfigError> {
+    let rules = config.auth.hba_file.as_ref().map(|path| match std::fs::read_to_string(path) {
+        Ok(text) => HbaRules::parse(&text, &path.display().to_string()).map(|_| ()).map_err(|error| (path, error)),
+        Err(error) => {
+            Err((path, AuthError::Line { file: path.display().to_string(), line: 0, message: error.to_string() }))
+        }
+    });
+    let unnamed = PathBuf::new();
+    let main = config.sources.first().unwrap_or(&unnamed);
+    let secrets = Secrets::load(&config.auth).map(|_| ()).map_err(|error| (main, error));
+    let failed = rules.into_iter().chain([secrets]).filter_map(Result::err);
+    let told = failed.map(|(path, error)| match error {
+        AuthError::Line { file, line, message } => ConfigError { file: file.into(), line, key: String::new(), message },
+        other => ConfigError { file: path.clone(), line: 0, key: "auth".to_owned(), message: other.to_string() },
+    });
+    told.collect()
 }
 
 fn check_nodes(config: &Config, wrong: &mut impl FnMut(&str, String)) {

@@ -98,3 +98,14 @@ fn the_samples_are_good_and_show_every_key() {
         assert!(text.contains(&format!("\n# {key} = ")) || text.contains(&format!("\n{key} = ")), "{key}");
     }
 }
+
+#[test]
+fn a_mistake_in_the_rules_names_their_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pgmend.toml");
+    std::fs::write(&file, "[[node]]\nhost = 'a'\n[auth]\nhba_file = 'hba.conf'\n").unwrap();
+    std::fs::write(folder.path().join("hba.conf"), "local all all trust\nlocal all all pigeon\n").unwrap();
+    let told = load(&file).unwrap_err().to_string();
+    let hba = folder.path().join("hba.conf");
+    assert!(told.starts_with(&format!("{}:2: ", hba.display())) && told.contains("pigeon"), "{told}");
+}

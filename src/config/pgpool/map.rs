@@ -3,6 +3,7 @@
 use super::Files;
 use super::parameters::{self, Fate};
 use super::values::Values;
+use crate::auth::StoredSecret;
 use crate::base::{NodeId, Secret};
 use crate::cluster::{Host, NodeSpec, SslMode};
 use crate::config::pgmend_toml::{MAX_MESSAGE, apply_flags, default_workers};
@@ -57,8 +58,8 @@ pub fn map(values: &Values, files: &Files) -> Config {
             idle_timeout: idle_timeout(values),
             lifetime: Duration::ZERO,
         },
-        health: health(values, &mut notes),
-        recovery: recovery(values),
+        health: health(values, key_file(files).as_deref(), &mut notes),
+        recovery: recovery(values, key_file(files).as_deref()),
         admin,
         store: crate::store::Settings {
             directory: beside(&files.conf, either(values, "work_dir", "logdir")),
@@ -274,7 +275,7 @@ fn pcp(
 }
 
 /// One setting serves all nodes: that of node 0, by its own number or common. Others that differ are listed.
-fn health(values: &Values, notes: &mut Vec<(String, String)>) -> crate::keeper::Settings {
+fn health(values: &Values, key: Option<&Path>, notes: &mut Vec<(String, String)>) -> crate::keeper::Settings {
     const PER_NODE: &[&str] = &[
         "health_check_period",
         "health_check_timeout",
@@ -304,7 +305,7 @@ fn health(values: &Values, notes: &mut Vec<(String, String)>) -> crate::keeper::
     };
     crate::keeper::Settings {
         user: or_postgres(user),
-        password: plain_password(values, password),
+        password: plain_password(values, password, key),
         database: or_postgres(database),
         period: values.seconds("health_check_period0"),
         timeout: bounded(values, "health_check_timeout0", values.seconds("health_check_timeout0"), notes),
@@ -313,9 +314,9 @@ fn health(values: &Values, notes: &mut Vec<(String, String)>) -> crate::keeper::
     }
 }
 
-fn recovery(values: &Values) -> crate::recovery::Settings {
+fn recovery(values: &Values, key: Option<&Path>) -> crate::recovery::Settings {
     let user = values.text("recovery_user").to_owned();
-    let password = plain_password(values, "recovery_password");
+    let password = plain_password(values, "recovery_password", key);
     crate::recovery::Settings {
         runner: crate::recovery::Runner::Sql,
         database: values.text("recovery_database").to_owned(),
@@ -332,19 +333,27 @@ fn recovery(values: &Values) -> crate::recovery::Settings {
     }
 }
 
-/// `TEXT` and plain passwords; md5 hashes cannot log in anywhere.
-fn plain_password(values: &Values, name: &str) -> Secret {
+/// The password that a parameter holds: plain, `TEXT`, or `AES` with the key file; hashes cannot log in anywhere.
+fn plain_password(values: &Values, name: &str, key_file: Option<&Path>) -> Secret {
     let text = values.text(name);
-    if let Some(plain) = text.strip_prefix("TEXT") {
-        return Secret::new(plain);
+    if text.is_empty() {
+        return Secret::default();
     }
-    if text.starts_with("AES") {
-        values.error(name, "encrypted (AES) passwords are not read here yet; leave it empty and use pool_passwd");
+    let key = match key_file.filter(|_| text.starts_with("AES")).map(crate::auth::read_key).transpose() {
+        Ok(key) => key,
+        Err(error) => {
+            values.error(name, error.to_string());
+            None
+        }
+    };
+    match crate::auth::pool_secret(text, key.as_ref()) {
+        Ok(StoredSecret::Plain(secret)) => return secret,
+        Ok(StoredSecret::Md5(_) | StoredSecret::Scram(_)) => {
+            values.error(name, "expected a plain, TEXT or AES password, found a hash, with which nobody can log in");
+        }
+        Err(message) => values.error(name, message),
     }
-    if text.strip_prefix("md5").is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())) {
-        values.error(name, "expected a plain or TEXT password, found an md5 hash, with which nobody can log in");
-    }
-    Secret::new(text)
+    Secret::default()
 }
 
 /// Zero means unbounded in Pgpool-II; here every wait has a bound, so the default takes its place.

@@ -67,3 +67,15 @@ fn unknown_names_are_listed_and_do_not_stop_the_start() {
     assert_eq!(found.1, "unknown parameter; did you mean num_init_children?");
     assert!(!config.not_honoured.iter().any(|(name, _)| name == "load_balance_mode"));
 }
+
+#[test]
+fn an_aes_password_is_read_with_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (conf, pcp, key) =
+        (folder.path().join("pgpool.conf"), folder.path().join("pcp.conf"), folder.path().join("key"));
+    std::fs::write(&pcp, "").unwrap();
+    std::fs::write(&key, "mykey\n").unwrap();
+    std::fs::write(&conf, "backend_hostname0 = 'a'\nrecovery_password = 'AESrKikG1lnoTVl89QqlcBNaA=='\n").unwrap();
+    let config = load(&Files { conf, pcp: Some(pcp), hba: None, key: Some(key) }).unwrap();
+    assert_eq!(config.recovery.password.expose(), "TESTPW");
+}
