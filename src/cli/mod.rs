@@ -131,7 +131,7 @@ fn daemon(run: Run) -> ExitCode {
     let source = run.files.source();
     if run.files.is_pgpool()
         && run.detach
-        && let Err(error) = nix::unistd::daemon(false, true)
+        && let Err(error) = nix::unistd::daemon(true, true)
     {
         return fail(format!("cannot go into the background: {error}"));
     }
