@@ -2,4 +2,13 @@
 
 mod support;
 
+mod admin;
+mod crash;
+mod drivers;
 mod harness;
+mod health;
+mod pcp;
+mod pgpool_setup;
+mod pooling;
+mod recovery;
+mod session;
