@@ -73,7 +73,9 @@ fn a_signal_reloads() {
     let pgmend = config.start();
     config.set("listen", "backlog = 78").write();
     crate::support::process::signal(pgmend.pid(), "-HUP");
-    wait_until("the reload is seen", Duration::from_secs(10), || pgmend.cli(&["status", "--json"]).out.contains("backlog"));
+    wait_until("the reload is seen", Duration::from_secs(10), || {
+        pgmend.cli(&["status", "--json"]).out.contains("backlog")
+    });
 }
 
 #[test]
@@ -85,7 +87,11 @@ fn a_second_daemon_on_the_same_state_is_refused() {
     other.set("listen", &format!("port = {}", crate::support::free_port()));
     let second = other.spawn();
     second.wait_end();
-    assert!(first.log().contains(&first.pid().to_string()), "the refusal names the first one's process id: {}", first.log());
+    assert!(
+        first.log().contains(&first.pid().to_string()),
+        "the refusal names the first one's process id: {}",
+        first.log()
+    );
     first.sql("SELECT 1").must();
 }
 

@@ -79,7 +79,8 @@ fn pgbench_works_with_tls_and_scram() {
     let mut config = Config::of(&cluster);
     config.scram().tls();
     let pgmend = config.start();
-    let conninfo = format!("host=127.0.0.1 port={} user=app password=secret sslmode=require dbname=app", pgmend.config.port);
+    let conninfo =
+        format!("host=127.0.0.1 port={} user=app password=secret sslmode=require dbname=app", pgmend.config.port);
     for protocol in ["simple", "extended", "prepared"] {
         run(as_postgres(bin("pgbench")).args(["-n", "-S", "-M", protocol, "-c", "8", "-t", "50", &conninfo])).must();
     }

@@ -241,12 +241,21 @@ fn an_unknown_user_fails_as_a_wrong_password_does() {
     let door = pgmend.door();
     let attempt = |user: &str, password: &str| {
         let mut command = as_postgres(bin("psql"));
-        command.env("PGPASSWORD", password).args(["-X", "-h", &door.host, "-p", &door.port.to_string(), "-c", "SELECT 1"]);
+        command.env("PGPASSWORD", password).args([
+            "-X",
+            "-h",
+            &door.host,
+            "-p",
+            &door.port.to_string(),
+            "-c",
+            "SELECT 1",
+        ]);
         run(command.args(["-U", user, "-d", "app"]))
     };
     attempt("app", "secret").must();
     let wrong = attempt("app", "wrong").must_fail_saying("authentication failed").err.replace("\"app\"", "USER");
-    let unknown = attempt("nobody", "wrong").must_fail_saying("authentication failed").err.replace("\"nobody\"", "USER");
+    let unknown =
+        attempt("nobody", "wrong").must_fail_saying("authentication failed").err.replace("\"nobody\"", "USER");
     assert_eq!(wrong, unknown);
 }
 

@@ -14,5 +14,5 @@ pub mod scratch;
 pub use cluster::Cluster;
 pub use load::Load;
 pub use pgmend::{Config, Pgmend};
-pub use process::{Ran, as_postgres, bin, run, wait_until};
+pub use process::{Ran, as_postgres, bin, run};
 pub use scratch::{Scratch, free_port};
