@@ -1,16 +1,35 @@
 //! Online recovery: a lost node is rebuilt from the primary while clients work.
+//!
+//! Never touches a client and never writes the view: attaching goes through [`Attach`]. Read `stages` (the table), `run`
+//! (the work behind it), then a file per stage: `preflight`, `first_stage` (scripts), `builtin` (copy and rewind),
+//! `starting`, `catch_up`; `crash` is what the next daemon does about an interrupted one.
 
+mod builtin;
+mod catch_up;
+mod crash;
+mod first_stage;
+mod preflight;
+mod progress;
+mod run;
 mod settings;
+mod stages;
+mod starting;
 pub use settings::{Runner, Settings};
 
 use crate::base::NodeId;
-use crate::cluster::Board;
+use crate::cluster::{Board, NodeStatus, View};
 use crate::store::Store;
-use crate::workflow::Jobs;
+use crate::workflow::{Jobs, WorkflowError};
+use serde_json::json;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+
+/// The kind of these jobs in the registry.
+pub const KIND: &str = "recovery";
+/// Marks pgmend's children in their environment, so that a later daemon finds what outlived this one.
+const MARK: &str = "PGMEND_JOB";
 
 /// How an operator asked for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +78,13 @@ struct Inner {
     ca_file: Option<PathBuf>,
 }
 
+impl Inner {
+    /// The mark of a job's children: the folder tells daemons of one machine apart.
+    fn mark(&self, job: u64) -> String {
+        format!("{}:{job}", self.store.directory().display())
+    }
+}
+
 impl Recovery {
     /// A handle; nothing runs yet.
     pub fn new(
@@ -73,15 +99,75 @@ impl Recovery {
     }
 
     /// Checks what can be checked at once, in Pgpool-II's order and words, then begins the job and returns its number.
-    /// Must be called inside the control plane's runtime.
+    /// Must be called inside the control plane's runtime. The job ends by itself or by `Jobs::cancel` and `Jobs::stop`.
     pub fn start(&self, node: NodeId, options: RecoverOptions) -> Result<u64, Refused> {
-        let _ = (node, options, &self.0.board, &self.0.attach, &self.0.jobs, &self.0.settings, &self.0.ca_file);
-        Err(Refused { message: "node recovery failed".into(), detail: None, fatal: false })
+        let view = self.0.board.view();
+        let known = refused_at_once(&view, node)?;
+        if self.0.jobs.running(KIND).is_some() {
+            return Err(busy());
+        }
+        refused_by_state(&view, node)?;
+        let Some(source) = view.primary_spec().cloned() else {
+            return Err(Refused {
+                message: "node recovery failed, unable to connect to main node: -1 ".to_owned(),
+                detail: Some("no primary is known; a recovery needs a proven primary as its source".to_owned()),
+                fatal: false,
+            });
+        };
+        let data = json!({ "source": source.id.0, "options": {
+            "overwrite": options.overwrite, "accept_loss": options.accept_loss } });
+        let job = self.0.jobs.begin(KIND, node, data).map_err(|error| match error {
+            WorkflowError::Busy(_) => busy(),
+            other => Refused { message: "node recovery failed".into(), detail: Some(other.to_string()), fatal: false },
+        })?;
+        let id = job.id();
+        let mut work = run::Run::new(self.0.clone(), job.clone(), options, source, known);
+        tokio::spawn(async move {
+            crate::workflow::run(&job, stages::ROWS, &mut work).await;
+        });
+        Ok(id)
     }
 
-    /// Ends what a crashed daemon left: kills its scripts, closes its journals, tells what it found. Run once, at start.
+    /// Ends what a crashed daemon left: kills its scripts, closes its journals, tells what it found. Run once, at start,
+    /// before anybody can ask for a recovery.
     pub async fn cleanup_after_crash(&self) -> Vec<String> {
-        let _ = &self.0.store;
-        Vec::new()
+        crash::clean_up(&self.0).await
+    }
+}
+
+fn busy() -> Refused {
+    Refused {
+        message: "process recovery request failed".into(),
+        detail: Some("pgpool-II is already processing another recovery request.".into()),
+        fatal: true,
+    }
+}
+
+/// Rows 1 and 3 of Pgpool-II's table.
+fn refused_at_once(view: &View, node: NodeId) -> Result<Arc<crate::cluster::NodeSpec>, Refused> {
+    let refuse = |detail: String| Refused {
+        message: "process recovery request failed".into(),
+        detail: Some(detail),
+        fatal: false,
+    };
+    let known = view.node(node).ok_or_else(|| refuse(format!("node id {node} is not valid")))?;
+    if view.primary_spec().is_some_and(|p| p.id == node) {
+        return Err(refuse("primary server cannot be recovered by online recovery.".into()));
+    }
+    Ok(known.spec.clone())
+}
+
+/// Rows 6 and 7.
+fn refused_by_state(view: &View, node: NodeId) -> Result<(), Refused> {
+    let refuse = |what: &str| Refused {
+        message: format!("node recovery failed, node id: {node} is {what}"),
+        detail: None,
+        fatal: false,
+    };
+    match view.node(node).map(|n| n.status) {
+        Some(NodeStatus::Down) => Ok(()),
+        Some(NodeStatus::Unused) => Err(refuse("unused")),
+        Some(NodeStatus::Waiting | NodeStatus::Up) => Err(refuse("alive")),
+        None => Err(refuse("not valid")),
     }
 }

@@ -1,0 +1,223 @@
+//! The command line of `pgmend`.
+
+use crate::admin::StopMode;
+use crate::base::NodeId;
+use crate::config::Source;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// A PostgreSQL connection pooler that keeps its own cluster whole.
+#[derive(Debug, Parser)]
+#[command(name = "pgmend", version)]
+pub struct Arguments {
+    /// Unix socket of the daemon.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Configuration file that names the socket.
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the daemon's answer as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub order: Order,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Order {
+    /// Be the daemon, in the foreground.
+    Run(Run),
+    /// Check a configuration without starting.
+    Check(Files),
+    /// State of the daemon and the cluster.
+    Status,
+    /// The nodes.
+    Nodes,
+    /// Rebuild a node from the primary while clients go on working, and follow it.
+    Recover {
+        /// Number of the node.
+        #[arg(value_parser = node)]
+        node: NodeId,
+        /// Overwrite a data directory that belongs to another system.
+        #[arg(long)]
+        overwrite: bool,
+        /// Overwrite data that are ahead of the primary's.
+        #[arg(long)]
+        accept_loss: bool,
+        /// Start it and do not follow.
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Put a node into routing.
+    Attach {
+        /// Number of the node.
+        #[arg(value_parser = node)]
+        node: NodeId,
+    },
+    /// Take a node out of routing.
+    Detach {
+        /// Number of the node.
+        #[arg(value_parser = node)]
+        node: NodeId,
+    },
+    /// Read the configuration anew.
+    Reload,
+    /// End the daemon.
+    Stop {
+        /// smart: transactions end first; fast: clients are disconnected; immediate: at once.
+        #[arg(short, long, value_enum, default_value = "smart")]
+        mode: Mode,
+    },
+    /// All jobs that are remembered, newest first.
+    Jobs,
+    /// One job.
+    Job {
+        /// What to do with it.
+        #[command(subcommand)]
+        action: JobAction,
+    },
+}
+
+/// What to do with a job.
+#[derive(Debug, Subcommand)]
+pub enum JobAction {
+    /// Show it with its output.
+    Show {
+        /// Its number.
+        id: u64,
+    },
+    /// Ask it to end; it undoes what it can.
+    Cancel {
+        /// Its number.
+        id: u64,
+    },
+}
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Mode {
+    /// Transactions end first.
+    #[value(alias = "s")]
+    Smart,
+    /// Clients are disconnected.
+    #[value(alias = "f")]
+    Fast,
+    /// At once.
+    #[value(alias = "i")]
+    Immediate,
+}
+
+impl From<Mode> for StopMode {
+    fn from(mode: Mode) -> StopMode {
+        match mode {
+            Mode::Smart => StopMode::Smart,
+            Mode::Fast => StopMode::Fast,
+            Mode::Immediate => StopMode::Immediate,
+        }
+    }
+}
+
+/// Options of the daemon.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Which files.
+    #[command(flatten)]
+    pub files: Files,
+    /// Stay in the foreground (it always does, unless --detach is given).
+    #[arg(short = 'n', long)]
+    pub dont_detach: bool,
+    /// Go into the background; only with --pgpool.
+    #[arg(long, requires = "pgpool", conflicts_with = "dont_detach")]
+    pub detach: bool,
+    /// Forget the states of the nodes.
+    #[arg(short = 'D', long)]
+    pub discard_status: bool,
+}
+
+/// pgmend's file, or Pgpool-II's.
+#[derive(Debug, Args)]
+pub struct Files {
+    /// pgmend.toml.
+    #[arg(required_unless_present = "pgpool", conflicts_with = "pgpool")]
+    file: Option<PathBuf>,
+    /// Use Pgpool-II's files.
+    #[arg(long)]
+    pgpool: bool,
+    /// pgpool.conf.
+    #[arg(short = 'f', value_name = "FILE", requires = "pgpool", default_value = "/etc/pgpool2/pgpool.conf")]
+    conf: PathBuf,
+    /// pcp.conf.
+    #[arg(short = 'F', value_name = "FILE", requires = "pgpool")]
+    pcp: Option<PathBuf>,
+    /// pool_hba.conf.
+    #[arg(short = 'a', value_name = "FILE", requires = "pgpool")]
+    hba: Option<PathBuf>,
+    /// Key file of AES secrets.
+    #[arg(short = 'k', value_name = "FILE", requires = "pgpool")]
+    key: Option<PathBuf>,
+}
+
+impl Files {
+    /// The configuration that they make.
+    pub fn source(&self) -> Source {
+        match &self.file {
+            Some(file) if !self.pgpool => Source::Toml(file.clone()),
+            Some(_) | None => Source::Pgpool {
+                conf: self.conf.clone(),
+                pcp: self.pcp.clone(),
+                hba: self.hba.clone(),
+                keyfile: self.key.clone(),
+            },
+        }
+    }
+    /// True for Pgpool-II's files.
+    pub fn is_pgpool(&self) -> bool {
+        self.pgpool
+    }
+}
+
+fn node(text: &str) -> Result<NodeId, String> {
+    text.parse().map(NodeId).map_err(|_| "expected the number of a node, from 0".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_read() {
+        let Order::Recover { node, overwrite, .. } = parse("pgmend recover 1 --overwrite --json").unwrap().order else {
+            unreachable!()
+        };
+        assert_eq!((node, overwrite), (NodeId(1), true));
+        let Order::Run(run) = parse("pgmend run --pgpool -f a -F b -a c -k d -n -D").unwrap().order else {
+            unreachable!()
+        };
+        let expected = Source::Pgpool {
+            conf: "a".into(),
+            pcp: Some("b".into()),
+            hba: Some("c".into()),
+            keyfile: Some("d".into()),
+        };
+        assert_eq!(run.files.source(), expected);
+        assert!(run.discard_status);
+        let Order::Run(run) = parse("pgmend run x.toml").unwrap().order else { unreachable!() };
+        assert_eq!(run.files.source(), Source::Toml("x.toml".into()));
+        assert!(parse("pgmend run").is_err());
+        assert!(parse("pgmend run x.toml --pgpool").is_err());
+        assert!(parse("pgmend recover one").is_err());
+        assert!(parse("pgmend stop -m f").is_ok());
+        assert!(parse("pgmend -c pgmend.toml status").is_ok());
+    }
+}

@@ -1,0 +1,153 @@
+//! What no single key can tell: settings that contradict each other, and files that cannot be read.
+
+use super::Config;
+use super::error::ConfigError;
+use crate::auth::{AuthError, HbaRules, Secrets};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Pgpool-II's limit, kept: ids are shown and stored as small numbers.
+const MAX_NODES: usize = 128;
+
+/// All contradictions in `config`; `lines` holds the line of each key that the file sets, by its TOML name.
+pub fn check(config: &Config, file: &Path, lines: &BTreeMap<String, usize>) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    let mut wrong = |key: &str, message: String| {
+        let parent = key.rsplit_once('.').map_or("", |(parent, _)| parent);
+        let line = lines.get(key).or_else(|| lines.get(parent)).copied().unwrap_or(0);
+        errors.push(ConfigError { file: file.to_owned(), line, key: key.to_owned(), message });
+    };
+    check_nodes(config, &mut wrong);
+    check_listening(config, &mut wrong);
+    check_times(config, &mut wrong);
+    check_files(config, &mut wrong);
+    if errors.is_empty() {
+        errors.extend(check_contents(config));
+    }
+    errors
+}
+
+/// The rules and secrets are read as they will be at start, so that a mistake in them is found by `check` too.
+fn check_contents(config: &Config) -> Vec<ConfigError> {
+    let rules = config.auth.hba_file.as_ref().map(|path| match std::fs::read_to_string(path) {
+        Ok(text) => HbaRules::parse(&text, &path.display().to_string()).map(|_| ()).map_err(|error| (path, error)),
+        Err(error) => {
+            Err((path, AuthError::Line { file: path.display().to_string(), line: 0, message: error.to_string() }))
+        }
+    });
+    let unnamed = PathBuf::new();
+    let main = config.sources.first().unwrap_or(&unnamed);
+    let secrets = Secrets::load(&config.auth).map(|_| ()).map_err(|error| (main, error));
+    let failed = rules.into_iter().chain([secrets]).filter_map(Result::err);
+    let told = failed.map(|(path, error)| match error {
+        AuthError::Line { file, line, message } => ConfigError { file: file.into(), line, key: String::new(), message },
+        other => ConfigError { file: path.clone(), line: 0, key: "auth".to_owned(), message: other.to_string() },
+    });
+    told.collect()
+}
+
+fn check_nodes(config: &Config, wrong: &mut impl FnMut(&str, String)) {
+    if config.nodes.len() > MAX_NODES {
+        wrong("node", format!("expected at most {MAX_NODES} nodes, found {}", config.nodes.len()));
+    }
+    for (number, node) in config.nodes.iter().enumerate() {
+        let earlier = config.nodes.iter().take(number);
+        for other in earlier.filter(|other| other.host == node.host && other.port == node.port) {
+            wrong(
+                &format!("node[{number}].port"),
+                format!("expected an address of its own, found {}, which is node {} too", node.label(), other.id),
+            );
+        }
+        let own = node.port == config.listen.port
+            && config.listen.addresses.iter().any(|address| *address == node.host.0 || is_loop(address, &node.host.0));
+        if own {
+            wrong(
+                &format!("node[{number}].port"),
+                format!("expected a PostgreSQL server, found {}, where pgmend itself listens", node.label()),
+            );
+        }
+    }
+    if config.nodes.iter().filter(|node| node.always_primary).count() > 1 {
+        wrong("node", "expected at most one node with ALWAYS_PRIMARY".to_owned());
+    }
+}
+
+/// True when both are names of this machine's loopback, or pgmend listens everywhere and the node is local.
+fn is_loop(listen: &str, host: &str) -> bool {
+    let local = |name: &str| matches!(name, "localhost" | "127.0.0.1" | "::1");
+    local(host) && (local(listen) || matches!(listen, "*" | "0.0.0.0" | "::"))
+}
+
+fn check_listening(config: &Config, wrong: &mut impl FnMut(&str, String)) {
+    if config.listen.addresses.is_empty() && config.listen.unix_socket_directories.is_empty() {
+        wrong(
+            "listen.addresses",
+            "expected an address or a Unix socket directory: clients could not connect".to_owned(),
+        );
+    }
+    let Some(pcp) = &config.admin.pcp else { return };
+    if pcp.port == config.listen.port && !pcp.addresses.is_empty() {
+        wrong("admin.pcp_port", format!("expected another port than listen.port, found {} for both", pcp.port));
+    }
+}
+
+fn check_times(config: &Config, wrong: &mut impl FnMut(&str, String)) {
+    let positive = [
+        ("auth.authentication_timeout", config.client.login_timeout),
+        ("pool.server_connect_timeout", config.server.connect_timeout),
+        ("health.health_check_timeout", config.health.timeout),
+        ("recovery.recovery_timeout", config.recovery.timeout),
+        ("recovery.no_progress_timeout", config.recovery.no_progress_timeout),
+    ];
+    for (key, value) in positive {
+        if value.is_zero() {
+            wrong(key, "expected more than zero: an unbounded wait is not offered here".to_owned());
+        }
+    }
+    let first_stage = config.recovery.first_stage_timeout;
+    if first_stage > Duration::ZERO && first_stage < config.recovery.no_progress_timeout {
+        wrong(
+            "recovery.recovery_1st_stage_timeout",
+            format!(
+                "expected 0 or at least no_progress_timeout ({}s), found {}s",
+                config.recovery.no_progress_timeout.as_secs(),
+                first_stage.as_secs()
+            ),
+        );
+    }
+    if config.recovery.first_stage_command.contains('/') {
+        // The script is found in the source's data directory; a path would escape it.
+        wrong(
+            "recovery.recovery_1st_stage_command",
+            format!(
+                "expected the name of a file in the data directory, found \"{}\"",
+                config.recovery.first_stage_command
+            ),
+        );
+    }
+}
+
+fn check_files(config: &Config, wrong: &mut impl FnMut(&str, String)) {
+    let tls = config.listen.tls.as_ref();
+    let files = [
+        ("auth.hba_file", config.auth.hba_file.as_deref()),
+        ("auth.userlist_file", config.auth.userlist_file.as_deref()),
+        ("auth.pool_passwd_file", config.auth.pool_passwd_file.as_deref()),
+        ("auth.key_file", config.auth.key_file.as_deref()),
+        ("tls.cert_file", tls.map(|tls| tls.cert_file.as_path())),
+        ("tls.key_file", tls.map(|tls| tls.key_file.as_path())),
+        ("tls.client_ca_file", tls.and_then(|tls| tls.client_ca_file.as_deref())),
+        ("tls.server_ca_file", config.server.ca_file.as_deref()),
+        ("admin.pcp_file", config.admin.pcp.as_ref().map(|pcp| pcp.password_file.as_path())),
+    ];
+    for (key, path) in files {
+        let Some(path) = path else { continue };
+        // Reading a byte finds folders too, which open for reading but cannot be read.
+        let mut byte = [0; 1];
+        let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut byte));
+        if let Err(error) = read {
+            wrong(key, format!("expected a readable file, found {}: {error}", path.display()));
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! `pgmend.toml`: every key, its default and its limits.
+
+use super::checks;
+use super::error::{ConfigError, ConfigErrors};
+use super::section::{Notes, Section};
+use super::{Config, values};
+use crate::base::NodeId;
+use crate::cluster::{Host, NodeSpec, SslMode};
+use crate::pool::{DatabaseSettings, PoolMode};
+use crate::recovery::Runner;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const POOL_MODES: &[(&str, PoolMode)] = &[("session", PoolMode::Session), ("transaction", PoolMode::Transaction)];
+const RUNNERS: &[(&str, Runner)] =
+    &[("builtin", Runner::Builtin), ("sql", Runner::Sql), ("local", Runner::Local), ("program", Runner::Program)];
+const SSL_MODES: &[(&str, SslMode)] = &[
+    ("disable", SslMode::Disable),
+    ("allow", SslMode::Allow),
+    ("prefer", SslMode::Prefer),
+    ("require", SslMode::Require),
+    ("verify-ca", SslMode::VerifyCa),
+    ("verify-full", SslMode::VerifyFull),
+];
+const METHODS: &[(&str, &str)] =
+    &[("scram-sha-256", "scram-sha-256"), ("md5", "md5"), ("password", "password"), ("trust", "trust")];
+const LEVELS: &[(&str, &str)] =
+    &[("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
+/// Largest message that is held whole when it must be looked at: 64 MiB.
+pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// Reads and checks the text of a `pgmend.toml`; relative paths are taken from the folder of `file`.
+pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigErrors> {
+    let notes = Notes::new(file, text);
+    let root = match toml::de::DeTable::parse(text) {
+        Ok(root) => root,
+        Err(error) => {
+            let line = error.span().map_or(0, |span| notes.line_at(span.start));
+            let message = error.message().to_owned();
+            return Err(ConfigErrors(vec![ConfigError { file: file.to_owned(), line, key: String::new(), message }]));
+        }
+    };
+    let config = read(&notes, Section::root(&notes, root.get_ref()), file);
+    let mut errors = notes.errors.into_inner();
+    errors.extend(checks::check(&config, file, &notes.lines.into_inner()));
+    errors.sort_by_key(|error| error.line);
+    if errors.is_empty() {
+        Ok(Config { listed: notes.listed.into_inner(), ..config })
+    } else {
+        Err(ConfigErrors(errors))
+    }
+}
+
+fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
+    let folder = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    };
+    let mut listen = listen(root.section("listen"), folder);
+    let nodes = root.sections("node");
+    if nodes.is_empty() {
+        notes.error(0, "node", "expected at least one [[node]] with host and port");
+    }
+    let nodes = nodes.into_iter().enumerate().map(|(number, section)| node(section, number)).collect();
+    let (pool, mut server, client_idle_limit) = pool(root.section("pool"));
+    let (auth, login_timeout) = auth(root.section("auth"), folder);
+    let tls = root.section("tls");
+    listen.tls = tls_towards_clients(&tls, folder);
+    server.ca_file = tls.path("server_ca_file", folder);
+    tls.finish();
+    let health = health(root.section("health"));
+    let recovery = recovery(root.section("recovery"), folder);
+    let admin = admin(root.section("admin"), folder);
+    let state = root.section("state");
+    let directory = state.path("directory", folder).unwrap_or_else(|| "/var/lib/pgmend".into());
+    let pid_file = state.path("pid_file", folder);
+    state.finish();
+    let log = root.section("log");
+    let log_level = log.choice("level", "info", LEVELS).unwrap_or("info").to_owned();
+    log.finish();
+    root.finish();
+    Config {
+        sources: sources(file, &auth, admin.pcp.as_ref()),
+        nodes,
+        listen,
+        client: crate::client::Settings {
+            login_timeout,
+            idle_limit: client_idle_limit,
+            max_message: MAX_MESSAGE,
+            pool_commands: true,
+        },
+        pool,
+        auth,
+        server,
+        health,
+        recovery,
+        admin,
+        store: crate::store::Settings { directory, pgpool_status: false, discard_status: false },
+        pid_file,
+        log_level,
+        not_honoured: Vec::new(),
+        listed: Vec::new(),
+    }
+}
+
+/// The main file first, then those that it names.
+pub fn sources(file: &Path, auth: &crate::auth::Settings, pcp: Option<&crate::admin::PcpSettings>) -> Vec<PathBuf> {
+    let mut sources = vec![file.to_owned()];
+    let named = [&auth.hba_file, &auth.userlist_file, &auth.pool_passwd_file, &auth.key_file];
+    sources.extend(named.into_iter().flatten().cloned());
+    sources.extend(pcp.map(|pcp| pcp.password_file.clone()));
+    sources
+}
+
+/// Threads of the data plane unless it is set: one on machines of up to two cores, else one per core.
+pub fn default_workers() -> usize {
+    match std::thread::available_parallelism() {
+        Ok(cores) if cores.get() > 2 => cores.get(),
+        Ok(_) | Err(_) => 1,
+    }
+}
+
+fn listen(section: Section<'_>, folder: &Path) -> crate::net::Settings {
+    let mode = section.text("unix_socket_permissions");
+    let workers = section.integer("workers", 0, 0, 1024);
+    let settings = crate::net::Settings {
+        addresses: section.texts("addresses", &["127.0.0.1"]),
+        port: section.port("port", 6432),
+        unix_socket_directories: directories(section.texts("unix_socket_directories", &["/tmp"]), folder),
+        unix_socket_permissions: section.parsed("unix_socket_permissions", mode.as_deref(), "0777", values::mode),
+        backlog: section.integer("backlog", 1024, 1, 65535),
+        keepalive: section.duration("tcp_keepalives_idle", "60s"),
+        workers: if workers == 0 { default_workers() } else { to_usize(workers) },
+        tls: None,
+    };
+    section.finish();
+    settings
+}
+
+fn directories(names: Vec<String>, folder: &Path) -> Vec<PathBuf> {
+    names.into_iter().filter(|name| !name.is_empty()).map(|name| folder.join(name)).collect()
+}
+
+fn to_usize(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn tls_towards_clients(section: &Section<'_>, folder: &Path) -> Option<crate::net::TlsSettings> {
+    let cert = section.path("cert_file", folder);
+    let key = section.path("key_file", folder);
+    let client_ca_file = section.path("client_ca_file", folder);
+    let passphrase = section.secret("key_passphrase");
+    match (cert, key) {
+        (Some(cert_file), Some(key_file)) => Some(crate::net::TlsSettings {
+            cert_file,
+            key_file,
+            client_ca_file,
+            key_passphrase: Some(passphrase).filter(|text| !text.is_empty()),
+        }),
+        (None, None) => {
+            if client_ca_file.is_some() {
+                section.error("client_ca_file", "expected cert_file and key_file too: TLS is off without them");
+            }
+            None
+        }
+        (Some(_), None) => {
+            section.error("cert_file", "expected key_file too");
+            None
+        }
+        (None, Some(_)) => {
+            section.error("key_file", "expected cert_file too");
+            None
+        }
+    }
+}
+
+fn node(section: Section<'_>, number: usize) -> NodeSpec {
+    let id = NodeId(u16::try_from(number).unwrap_or(u16::MAX));
+    let host = section.text("host");
+    if host.is_none() {
+        section.error("host", "expected a host name, an address or the directory of a Unix socket; it is missing");
+    }
+    let mut spec = NodeSpec {
+        id,
+        host: Host(host.unwrap_or_default()),
+        port: section.port("port", 5432),
+        data_directory: section.text("data_directory").map(PathBuf::from),
+        weight: section.number("weight", 1.0),
+        application_name: section.text_or("application_name", &format!("pgmend_{id}")),
+        allow_failover: true,
+        always_primary: false,
+        start_command: section.text("start_command"),
+        stop_command: section.text("stop_command"),
+        status_command: section.text("status_command"),
+        sslmode: section.choice("sslmode", "prefer", SSL_MODES).unwrap_or_default(),
+    };
+    let flag = section.text_or("flag", "ALLOW_TO_FAILOVER");
+    if let Err(message) = apply_flags(&mut spec, &flag) {
+        section.error("flag", message);
+    }
+    if let Some(directory) = &spec.data_directory
+        && !directory.is_absolute()
+    {
+        // It is a path on the node's own host, where pgmend's folder means nothing.
+        section.error("data_directory", format!("expected an absolute path, found \"{}\"", directory.display()));
+    }
+    section.finish();
+    spec
+}
+
+/// `backend_flag`: words joined by `|`.
+pub fn apply_flags(spec: &mut NodeSpec, flags: &str) -> Result<(), String> {
+    const FLAGS: &[&str] = &["ALLOW_TO_FAILOVER", "DISALLOW_TO_FAILOVER", "ALWAYS_PRIMARY"];
+    let (mut allow, mut disallow) = (false, false);
+    for flag in flags.split('|').map(str::trim).filter(|flag| !flag.is_empty()) {
+        match flag.to_ascii_uppercase().as_str() {
+            "ALLOW_TO_FAILOVER" => allow = true,
+            "DISALLOW_TO_FAILOVER" => disallow = true,
+            "ALWAYS_PRIMARY" => spec.always_primary = true,
+            other => return Err(values::not_one_of(other, FLAGS)),
+        }
+    }
+    if allow && disallow {
+        return Err("expected one of ALLOW_TO_FAILOVER and DISALLOW_TO_FAILOVER, found both".to_owned());
+    }
+    spec.allow_failover = !disallow;
+    Ok(())
+}
+
+fn pool(section: Section<'_>) -> (crate::pool::Settings, crate::server::Settings, Duration) {
+    let mut databases = BTreeMap::new();
+    let by_name = section.section("databases");
+    for (name, database) in by_name.named_sections() {
+        let mode = database.choice("mode", "", POOL_MODES);
+        let size = database.integer("pool_size", 0, 0, 100_000);
+        database.finish();
+        databases.insert(name, DatabaseSettings { mode, size: Some(to_usize(size)).filter(|size| *size > 0) });
+    }
+    let settings = crate::pool::Settings {
+        mode: section.choice("mode", "transaction", POOL_MODES).unwrap_or_default(),
+        size: to_usize(section.integer("default_pool_size", 20, 1, 100_000)),
+        databases,
+        max_clients: to_usize(section.integer("max_client_conn", 1000, 1, 1_000_000)),
+        wait_timeout: section.duration("query_wait_timeout", "120s"),
+    };
+    let server = crate::server::Settings {
+        connect_timeout: section.duration("server_connect_timeout", "15s"),
+        reset_query: section.text_maybe_empty("reset_query", "DISCARD ALL"),
+        ca_file: None,
+        idle_timeout: section.duration("server_idle_timeout", "600s"),
+        lifetime: section.duration("server_lifetime", "3600s"),
+    };
+    let idle_limit = section.duration("client_idle_timeout", "0s");
+    section.finish();
+    (settings, server, idle_limit)
+}
+
+fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration) {
+    let method = section.choice("method", "scram-sha-256", METHODS).unwrap_or("scram-sha-256");
+    let settings = crate::auth::Settings {
+        hba_file: section.path("hba_file", folder),
+        default_method: method.to_owned(),
+        userlist_file: section.path("userlist_file", folder),
+        pool_passwd_file: section.path("pool_passwd_file", folder),
+        key_file: section.path("key_file", folder),
+    };
+    let timeout = section.duration("authentication_timeout", "60s");
+    section.finish();
+    (settings, timeout)
+}
+
+fn health(section: Section<'_>) -> crate::keeper::Settings {
+    let settings = crate::keeper::Settings {
+        user: section.text_or("health_check_user", "postgres"),
+        password: section.secret("health_check_password"),
+        database: section.text_or("health_check_database", "postgres"),
+        period: section.duration("health_check_period", "5s"),
+        timeout: section.duration("health_check_timeout", "5s"),
+        max_retries: section.integer("health_check_max_retries", 1, 0, 1000),
+        retry_delay: section.duration("health_check_retry_delay", "1s"),
+    };
+    section.finish();
+    settings
+}
+
+fn recovery(section: Section<'_>, folder: &Path) -> crate::recovery::Settings {
+    let user = section.text_or("recovery_user", "postgres");
+    let settings = crate::recovery::Settings {
+        runner: section.choice("recovery_runner", "builtin", RUNNERS).unwrap_or_default(),
+        password: section.secret("recovery_password"),
+        database: section.text_or("recovery_database", "postgres"),
+        first_stage_command: section.text("recovery_1st_stage_command").unwrap_or_default(),
+        timeout: section.duration("recovery_timeout", "90s"),
+        first_stage_timeout: section.duration("recovery_1st_stage_timeout", "0s"),
+        no_progress_timeout: section.duration("no_progress_timeout", "60s"),
+        replication_user: section.text_or("replication_user", &user),
+        replication_password: section.secret("replication_password"),
+        bin_directory: section.path("bin_directory", folder),
+        use_rewind: section.boolean("use_rewind", true),
+        user,
+    };
+    section.finish();
+    settings
+}
+
+fn admin(section: Section<'_>, folder: &Path) -> crate::admin::Settings {
+    let addresses = section.texts("pcp_listen_addresses", &["127.0.0.1"]);
+    let port = section.port("pcp_port", 9898);
+    let socket_directory = section.text_maybe_empty("pcp_socket_dir", "/tmp");
+    let pcp = section.path("pcp_file", folder).map(|password_file| crate::admin::PcpSettings {
+        addresses,
+        port,
+        socket_directory: Some(folder.join(&socket_directory)).filter(|_| !socket_directory.is_empty()),
+        password_file,
+    });
+    let settings = crate::admin::Settings {
+        socket: section.path("socket", folder).unwrap_or_else(|| super::DEFAULT_SOCKET.into()),
+        admin_os_users: section.texts("os_users", &[]),
+        pcp,
+    };
+    section.finish();
+    settings
+}

@@ -1,0 +1,111 @@
+//! Literal files and the literal errors that they cause.
+
+use super::*;
+use std::time::Duration;
+
+fn errors(text: &str) -> Vec<String> {
+    let errors = pgmend_toml::parse(Path::new("pgmend.toml"), text).unwrap_err();
+    errors.0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_smallest_file_has_defaults() {
+    let config = pgmend_toml::parse(Path::new("/etc/pgmend/pgmend.toml"), "[[node]]\nhost = 'db0'\n").unwrap();
+    assert_eq!(config.listen.port, 6432);
+    assert_eq!(config.listen.addresses, ["127.0.0.1"]);
+    assert_eq!(config.nodes[0].label(), "db0(5432)");
+    assert_eq!(config.nodes[0].application_name, "pgmend_0");
+    assert_eq!(config.pool.mode, crate::pool::PoolMode::Transaction);
+    assert_eq!(config.auth.default_method, "scram-sha-256");
+    assert_eq!(config.recovery.runner, crate::recovery::Runner::Builtin);
+    assert_eq!(config.recovery.replication_user, "postgres");
+    assert_eq!(config.admin.socket, Path::new(DEFAULT_SOCKET));
+    assert_eq!(config.admin.pcp, None);
+}
+
+#[test]
+fn several_mistakes_are_told_at_once_with_line_and_nearest_key() {
+    let text = "[listen]\nprot = 6432\n[[node]]\nhost = 'a'\nport = 'five'\n[pool]\nmode = 'sesion'\n\
+                query_wait_timeout = '10 parsecs'\n[heath]\n";
+    assert_eq!(
+        errors(text),
+        [
+            "pgmend.toml:2: listen.prot: unknown key; did you mean \"port\"?",
+            "pgmend.toml:5: node[0].port: expected a whole number from 1 to 65535, found the text \"five\"",
+            "pgmend.toml:7: pool.mode: expected one of session, transaction, found \"sesion\"; did you mean \"session\"?",
+            "pgmend.toml:8: pool.query_wait_timeout: expected a duration such as \"10s\", \"500ms\", \"2min\" or \"1h\", \
+             found \"10 parsecs\"",
+            "pgmend.toml:9: heath: unknown key; did you mean \"health\"?",
+        ]
+    );
+}
+
+#[test]
+fn contradictions_are_found() {
+    let text = "[listen]\nport = 5432\n[[node]]\nhost = 'localhost'\n[[node]]\nhost = 'b'\n[[node]]\nhost = 'b'\n\
+                [recovery]\nrecovery_timeout = 0\nrecovery_1st_stage_command = '../evil'\n";
+    assert_eq!(
+        errors(text),
+        [
+            "pgmend.toml:3: node[0].port: expected a PostgreSQL server, found localhost(5432), where pgmend itself listens",
+            "pgmend.toml:7: node[2].port: expected an address of its own, found b(5432), which is node 1 too",
+            "pgmend.toml:10: recovery.recovery_timeout: expected more than zero: an unbounded wait is not offered here",
+            "pgmend.toml:11: recovery.recovery_1st_stage_command: expected the name of a file in the data directory, \
+             found \"../evil\"",
+        ]
+    );
+    assert_eq!(errors(""), ["pgmend.toml: node: expected at least one [[node]] with host and port"]);
+}
+
+#[test]
+fn broken_syntax_and_missing_files_name_their_place() {
+    assert!(errors("[listen\n")[0].starts_with("pgmend.toml:1: "));
+    let text = "[[node]]\nhost = 'a'\n[auth]\nhba_file = 'no-such.conf'\n";
+    assert_eq!(
+        errors(text),
+        [
+            "pgmend.toml:4: auth.hba_file: expected a readable file, found ./no-such.conf: No such file or directory (os \
+          error 2)"
+        ]
+    );
+    let missing = load(Path::new("/nonexistent/pgmend.toml")).unwrap_err().to_string();
+    assert_eq!(missing, "/nonexistent/pgmend.toml: cannot be read: No such file or directory (os error 2)");
+}
+
+#[test]
+fn values_are_read_with_their_units() {
+    let text = "[listen]\nunix_socket_permissions = '0700'\nunix_socket_directories = []\n[[node]]\nhost = '/tmp'\n\
+                flag = 'DISALLOW_TO_FAILOVER|ALWAYS_PRIMARY'\nsslmode = 'verify-full'\n[pool]\nquery_wait_timeout = 7\n\
+                [pool.databases.app]\nmode = 'session'\npool_size = 5\n";
+    let config = pgmend_toml::parse(Path::new("pgmend.toml"), text).unwrap();
+    assert_eq!(config.listen.unix_socket_permissions, 0o700);
+    assert_eq!(config.pool.wait_timeout, Duration::from_secs(7));
+    assert_eq!(config.pool.databases["app"].size, Some(5));
+    assert_eq!(config.pool.databases["app"].mode, Some(crate::pool::PoolMode::Session));
+    assert!(!config.nodes[0].allow_failover && config.nodes[0].always_primary);
+    assert_eq!(config.nodes[0].sslmode, crate::cluster::SslMode::VerifyFull);
+}
+
+#[test]
+fn the_samples_are_good_and_show_every_key() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let config = load(&folder.join("pgmend-minimal.toml")).unwrap();
+    let full = folder.join("pgmend.toml");
+    load(&full).unwrap();
+    let text = std::fs::read_to_string(full).unwrap();
+    for (key, _, _) in &config.listed {
+        let key = key.rsplit_once('.').map_or(key.as_str(), |(_, key)| key);
+        assert!(text.contains(&format!("\n# {key} = ")) || text.contains(&format!("\n{key} = ")), "{key}");
+    }
+}
+
+#[test]
+fn a_mistake_in_the_rules_names_their_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pgmend.toml");
+    std::fs::write(&file, "[[node]]\nhost = 'a'\n[auth]\nhba_file = 'hba.conf'\n").unwrap();
+    std::fs::write(folder.path().join("hba.conf"), "local all all trust\nlocal all all pigeon\n").unwrap();
+    let told = load(&file).unwrap_err().to_string();
+    let hba = folder.path().join("hba.conf");
+    assert!(told.starts_with(&format!("{}:2: ", hba.display())) && told.contains("pigeon"), "{told}");
+}

@@ -1,0 +1,134 @@
+//! Start and stop of a node's PostgreSQL, and whether it lives.
+
+use super::{Child, Finished, Lines, NodeError, Output, Owner, Programs, process};
+use crate::cluster::NodeSpec;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+/// The start log of a node is begun anew above this size (bytes).
+const MAX_LOG_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What starts and stops one node: its own commands, or `pg_ctl` for a directory of this machine.
+#[derive(Clone, Debug)]
+pub struct Postmaster {
+    /// The node.
+    pub spec: Arc<NodeSpec>,
+    /// Its data directory when it is on this machine.
+    pub local: Option<PathBuf>,
+    /// PostgreSQL's programs.
+    pub programs: Programs,
+    /// The folder for `node-<id>.log`, where a server that we start writes until its own logging is up.
+    pub log_directory: PathBuf,
+}
+
+impl Postmaster {
+    /// True when there is a way to start it.
+    pub fn can_start(&self) -> bool {
+        self.spec.start_command.is_some() || self.local.is_some()
+    }
+
+    /// Starts it. `pg_ctl` waits until it answers or `within` is over.
+    pub async fn start(&self, within: Duration, lines: Lines, stop: &CancellationToken) -> Result<(), NodeError> {
+        let log = self.log_directory.join(format!("node-{}.log", self.spec.id));
+        let began = std::fs::metadata(&log).map_or(0, |m| m.len());
+        let mut options = OpenOptions::new();
+        if began > MAX_LOG_BYTES {
+            options.truncate(true).write(true);
+        } else {
+            options.append(true);
+        }
+        let file = options.create(true).mode(0o600).open(&log).map_err(NodeError::file(&log))?;
+        let seconds = within.as_secs().max(1).to_string();
+        let mut child = self.child(&self.spec.start_command, &["start", "-w", "-t", &seconds])?;
+        child.output = Output::File(file);
+        let finished = process::run(child, lines.clone(), |_| (), stop).await?;
+        let words = tail(&log, if began > MAX_LOG_BYTES { 0 } else { began });
+        words.lines().for_each(|line| lines(line));
+        Finished { words, ..finished }.success(self.starter())?;
+        Ok(())
+    }
+
+    /// Stops it, fast. Fine when it does not run.
+    pub async fn stop(&self, lines: Lines, stop: &CancellationToken) -> Result<(), NodeError> {
+        if self.spec.stop_command.is_none() && self.local.as_deref().is_none_or(|d| running_pid(d).is_none()) {
+            return Ok(());
+        }
+        let child = self.child(&self.spec.stop_command, &["stop", "-m", "fast", "-w", "-t", "30"])?;
+        process::run(child, lines, |_| (), stop).await?.success("the stop command")?;
+        Ok(())
+    }
+
+    /// What its own status command says: `Some(true)` runs, `None` when there is none or it cannot tell.
+    pub async fn status(&self, stop: &CancellationToken) -> Option<bool> {
+        self.spec.status_command.as_ref()?;
+        let child = self.child(&self.spec.status_command, &[]).ok()?;
+        match process::run(child, Arc::new(|_: &str| ()), |_| (), stop).await.ok()?.code {
+            Some(0) => Some(true),
+            Some(3) => Some(false),
+            _ => None,
+        }
+    }
+
+    fn starter(&self) -> &str {
+        if self.spec.start_command.is_some() { "the node's start_command" } else { "pg_ctl start" }
+    }
+
+    fn child(&self, own: &Option<String>, pg_ctl: &[&str]) -> Result<Child, NodeError> {
+        let owner = self.local.as_deref().map(Owner::of).transpose()?;
+        if let Some(command) = own {
+            return Ok(Child::new(["sh", "-c", command], owner));
+        }
+        let Some(directory) = &self.local else {
+            return Err(NodeError::NoPrograms(format!(
+                "node {} is on another machine and has no start_command and stop_command",
+                self.spec.id
+            )));
+        };
+        let program = self.programs.path("pg_ctl");
+        let mut command = vec![program.into_os_string(), "-D".into(), directory.clone().into_os_string()];
+        command.extend(pg_ctl.iter().map(Into::into));
+        Ok(Child::new(command, owner))
+    }
+}
+
+/// The end of a log since `from`, at most 8 KiB.
+fn tail(path: &Path, from: u64) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(path)?;
+        let end = file.metadata()?.len();
+        file.seek(SeekFrom::Start(from.max(end.saturating_sub(8192))))?;
+        let mut bytes = Vec::new();
+        file.take(8192).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).trim_end().to_owned()
+}
+
+/// The process id in `postmaster.pid` when that process lives and is a PostgreSQL server.
+pub fn running_pid(directory: &Path) -> Option<u32> {
+    let text = std::fs::read_to_string(directory.join("postmaster.pid")).ok()?;
+    let pid: u32 = text.lines().next()?.trim().parse().ok()?;
+    // After a crash the number may belong to anybody.
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    matches!(name.trim(), "postgres" | "postmaster" | "edb-postgres").then_some(pid)
+}
+
+/// True when anybody accepts a connection at the node's address.
+pub async fn answers(spec: &NodeSpec, timeout: Duration) -> bool {
+    let connect = async {
+        match spec.host.0.as_str() {
+            host if host.is_empty() || host.starts_with('/') => {
+                let directory = if host.is_empty() { "/var/run/postgresql" } else { host };
+                UnixStream::connect(format!("{directory}/.s.PGSQL.{}", spec.port)).await.is_ok()
+            }
+            host => TcpStream::connect((host, spec.port)).await.is_ok(),
+        }
+    };
+    tokio::time::timeout(timeout, connect).await.unwrap_or(false)
+}

@@ -1,0 +1,251 @@
+//! The first stage without a script: `pg_rewind` when that is enough and possible, else `pg_basebackup`.
+
+use super::preflight::with_words;
+use super::run::{Run, SHORT, stoppable};
+use crate::base::Secret;
+use crate::cluster::{NodeSpec, SslMode};
+use crate::node::{Child, DataDirectory, NodeError, Owner, set_streaming};
+use crate::server::sql::literal;
+use crate::workflow::Failure;
+use serde_json::json;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use tokio_util::sync::CancellationToken;
+
+/// What a copy does with links, planned before anything is removed.
+struct Links {
+    wal: Option<PathBuf>,
+    /// Source's place → target's place.
+    tablespaces: Vec<(String, PathBuf)>,
+}
+
+impl Run {
+    pub(super) async fn builtin(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
+        let path = self.facts()?.target_local.clone().ok_or_else(|| Failure::new("the target is not local"))?;
+        let directory = DataDirectory(path);
+        let owner =
+            Owner::of(&directory.0).map_err(|e| Failure::new("the target's data directory").detail(e.to_string()))?;
+        let links = stoppable(self.plan_links(&directory), stop).await?;
+        stoppable(self.make_slot(), stop).await?;
+        let rewound = self.facts()?.rewind && self.rewind(&directory, &owner, stop).await?;
+        if !rewound {
+            self.copy(&directory, &owner, &links, stop).await?;
+        }
+        self.record("FirstStage.Configure", json!({ "directory": directory.0 }))?;
+        set_streaming(&directory.0, &owner, &self.streaming_settings())
+            .map_err(|e| Failure::new("the copy could not be made a standby").detail(e.to_string()))?;
+        self.how = if rewound { "pg_rewind" } else { "pg_basebackup" }.to_owned();
+        Ok(())
+    }
+
+    async fn plan_links(&self, directory: &DataDirectory) -> Result<Links, Failure> {
+        let source = self.connect_source().await?;
+        let ask = "SELECT oid::text, spcname, pg_tablespace_location(oid) FROM pg_tablespace \
+                   WHERE pg_tablespace_location(oid) <> ''";
+        let rows = source.rows_within(ask, SHORT).await;
+        let rows = rows.map_err(|e| Failure::new("the source's tablespaces are not known").detail(e.to_string()))?;
+        let ours = directory.tablespaces();
+        let mut tablespaces = Vec::new();
+        for row in rows {
+            let [oid, name, place] =
+                super::preflight::fields(vec![row]).ok_or_else(|| Failure::new("odd tablespace"))?;
+            let wanted = ours.iter().find(|(o, _)| *o == oid).map_or_else(|| PathBuf::from(&place), |(_, p)| p.clone());
+            if self.facts()?.source_is_local && wanted == Path::new(&place) {
+                return Err(Failure::new(format!(
+                    "tablespace {name} at {place} is in use by the source on this machine"
+                ))
+                .hint("make a link with its oid in the target's pg_tblspc to another place, or use a script"));
+            }
+            let foreign = std::fs::read_dir(&wanted).into_iter().flatten().flatten();
+            if let Some(entry) = foreign.into_iter().find(|e| !e.file_name().to_string_lossy().starts_with("PG_")) {
+                return Err(Failure::new(format!("{} holds other files than tablespace {name}", wanted.display()))
+                    .detail(entry.file_name().to_string_lossy().into_owned()));
+            }
+            tablespaces.push((place, wanted));
+        }
+        Ok(Links { wal: directory.wal_link(), tablespaces })
+    }
+
+    fn slot_name(&self) -> String {
+        format!("pgmend_{}", self.target.id)
+    }
+
+    /// A fresh slot: an old one of ours would hold log back to the day it was lost.
+    async fn make_slot(&mut self) -> Result<(), Failure> {
+        let name = self.slot_name();
+        let bad = |e: &dyn std::fmt::Display| {
+            Failure::new(format!("replication slot {name} could not be made")).detail(e.to_string())
+        };
+        self.record("FirstStage.Slot", json!({ "slot": name }))?;
+        let source = self.connect_source().await?;
+        let quoted = literal(&name);
+        let drop_old = format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {quoted} AND slot_type = 'physical'"
+        );
+        source.rows_within(&drop_old, SHORT).await.map_err(|e| bad(&e))?;
+        self.slot = Some(name.clone());
+        let make = format!("SELECT pg_create_physical_replication_slot({quoted}, true)");
+        source.rows_within(&make, SHORT).await.map_err(|e| bad(&e))?;
+        Ok(())
+    }
+
+    /// A slot that nobody reads keeps log for ever; the next recovery makes a new one.
+    pub(super) async fn drop_slot(&self, slot: &str) -> String {
+        let ask = format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {} AND NOT active",
+            literal(slot)
+        );
+        let dropped = match self.connect(&self.source, &self.settings.database).await {
+            Ok(source) => source.rows_within(&ask, SHORT).await.map(|rows| !rows.is_empty()),
+            Err(error) => Err(error),
+        };
+        match dropped {
+            Ok(true) => format!("replication slot {slot} was dropped"),
+            Ok(false) => format!("replication slot {slot} was not there or is in use"),
+            Err(error) => format!("replication slot {slot} could not be dropped and holds back log: {error}"),
+        }
+    }
+
+    /// False when it failed: then a whole copy follows.
+    async fn rewind(
+        &self,
+        directory: &DataDirectory,
+        owner: &Owner,
+        stop: &CancellationToken,
+    ) -> Result<bool, Failure> {
+        let server =
+            conninfo(&self.source, &self.settings.user, Some(&self.settings.database), &self.our_name(), self.ca());
+        let program = self.facts()?.programs.path("pg_rewind");
+        let mut command: Vec<OsString> = vec![program.into(), "-D".into(), directory.0.clone().into()];
+        command.extend(["--source-server".into(), server.into(), "--progress".into()]);
+        let child = self.with_password(Child::new(command, Some(owner.clone())), &self.settings.password);
+        match self.watched(child, "pg_rewind", "FirstStage.Rewind", directory, stop).await {
+            Ok(()) => Ok(true),
+            Err(failure) if stop.is_cancelled() => Err(failure),
+            Err(failure) => {
+                self.job.output(&format!("pg_rewind failed, a whole copy follows: {failure}"));
+                Ok(false)
+            }
+        }
+    }
+
+    async fn copy(
+        &self,
+        directory: &DataDirectory,
+        owner: &Owner,
+        links: &Links,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let (user, password) = self.replication_login();
+        let server = conninfo(&self.source, user, None, &self.our_name(), self.ca());
+        let program = self.facts()?.programs.path("pg_basebackup");
+        let mut command: Vec<OsString> = vec![program.into(), "-D".into(), directory.0.clone().into()];
+        command.extend(["-d".into(), server.into()]);
+        command.extend(["-X", "stream", "-c", "fast", "-w", "-S", &self.slot_name()].map(OsString::from));
+        if let Some(wal) = &links.wal {
+            command.extend(["--waldir".into(), wal.clone().into_os_string()]);
+        }
+        for (old, new) in &links.tablespaces {
+            let escaped = |p: &str| p.replace('=', "\\=");
+            let mapping = format!("{}={}", escaped(old), escaped(&new.display().to_string()));
+            command.extend(["-T".into(), mapping.into()]);
+        }
+        self.record("FirstStage.Empty", json!({ "directory": directory.0 }))?;
+        self.job.note("emptying the data directory");
+        let (emptied, by) = (directory.clone(), owner.clone());
+        let result = tokio::task::spawn_blocking(move || emptied.empty(&by)).await;
+        let bad = |e: String| Failure::new("the target's data directory could not be emptied").detail(e);
+        result.map_err(|e| bad(e.to_string()))?.map_err(|e| bad(e.to_string()))?;
+        let child = self.with_password(Child::new(command, Some(owner.clone())), password);
+        self.watched(child, "pg_basebackup", "FirstStage.Copy", directory, stop).await
+    }
+
+    async fn watched(
+        &self,
+        child: Child,
+        name: &str,
+        record: &str,
+        directory: &DataDirectory,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let inner = stop.child_token();
+        let watch = self.watch(true, Some(directory.0.clone()));
+        let work = self.child(child, name, record, &inner);
+        tokio::pin!(watch, work);
+        let failed = |e: NodeError| with_words(Failure::new("node recovery failed at \"1st stage\""), &e);
+        tokio::select! {
+            ended = &mut work => ended.map(|_| ()).map_err(failed),
+            failure = &mut watch => {
+                inner.cancel();
+                drop(work.await);
+                Err(failure)
+            }
+        }
+    }
+
+    fn streaming_settings(&self) -> Vec<(&'static str, String)> {
+        let (user, password) = self.replication_login();
+        let mut server = conninfo(&self.source, user, None, &self.target.application_name, self.ca());
+        if !password.is_empty() {
+            server.push_str(&format!(" password={}", conninfo_value(password.expose())));
+        }
+        vec![
+            ("primary_conninfo", server),
+            ("primary_slot_name", self.slot_name()),
+            ("port", self.target.port.to_string()),
+        ]
+    }
+
+    fn replication_login(&self) -> (&str, &Secret) {
+        let s = &self.settings;
+        if s.replication_user.is_empty() {
+            (&s.user, &s.password)
+        } else {
+            (&s.replication_user, &s.replication_password)
+        }
+    }
+
+    fn ca(&self) -> Option<&Path> {
+        self.inner.ca_file.as_deref()
+    }
+
+    fn with_password(&self, child: Child, password: &Secret) -> Child {
+        // In the environment and not among the arguments, which everybody can list.
+        if password.is_empty() { child } else { child.env("PGPASSWORD", password.expose()) }
+    }
+}
+
+/// A libpq connection string.
+fn conninfo(node: &NodeSpec, user: &str, database: Option<&str>, name: &str, ca: Option<&Path>) -> String {
+    let mode = match node.sslmode {
+        SslMode::Disable => "disable",
+        SslMode::Allow => "allow",
+        SslMode::Prefer => "prefer",
+        SslMode::Require => "require",
+        SslMode::VerifyCa => "verify-ca",
+        SslMode::VerifyFull => "verify-full",
+    };
+    let port = node.port.to_string();
+    let mut words = vec![("port", port.as_str()), ("user", user), ("application_name", name), ("sslmode", mode)];
+    let ca = ca.map(|p| p.display().to_string());
+    words.extend(ca.as_deref().map(|ca| ("sslrootcert", ca)));
+    words.extend(database.map(|d| ("dbname", d)));
+    if !node.host.0.is_empty() {
+        words.insert(0, ("host", &node.host.0));
+    }
+    words.iter().map(|(k, v)| format!("{k}={}", conninfo_value(v))).collect::<Vec<_>>().join(" ")
+}
+
+fn conninfo_value(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::conninfo_value;
+
+    #[test]
+    fn quotes_as_libpq_reads() {
+        assert_eq!(conninfo_value(r"a'b\c"), r"'a\'b\\c'");
+    }
+}

@@ -1,0 +1,98 @@
+//! What a new daemon does about a recovery that the old one did not end: observed reality wins over the journal.
+
+use super::{Inner, KIND, MARK};
+use crate::base::NodeId;
+use crate::node::{self, Postmaster, Programs};
+use crate::store::JournalFile;
+use crate::workflow::Outcome;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+pub(super) async fn clean_up(inner: &Arc<Inner>) -> Vec<String> {
+    let journals = match inner.store.open_journals() {
+        Ok(journals) => journals,
+        Err(error) => return vec![format!("the journals cannot be read: {error}")],
+    };
+    let mut told = Vec::new();
+    for journal in journals {
+        let message = one(inner, &journal).await;
+        tracing::warn!(event = "recovery.cleaned_up_after_crash", job = journal.job, message);
+        let closed = inner
+            .store
+            .reopen_journal(journal.job)
+            .and_then(|mut j| j.append("Interrupted", json!({ "outcome": Outcome::Interrupted, "message": message })));
+        if let Err(error) = closed {
+            told.push(format!("the journal of job {} could not be closed: {error}", journal.job));
+        }
+        let again = inner.store.journals().unwrap_or_default();
+        again.iter().filter(|j| j.job == journal.job).for_each(|j| inner.jobs.adopt(j));
+        told.push(message);
+    }
+    told
+}
+
+async fn one(inner: &Arc<Inner>, journal: &JournalFile) -> String {
+    let first = journal.records.first();
+    let number = first.and_then(|r| r.data.get("node")).and_then(Value::as_u64);
+    let node = number.and_then(|n| u16::try_from(n).ok()).map(NodeId);
+    let stage = journal.records.iter().rev().find(|r| r.name != "Child").map_or("nothing", |r| r.name.as_str());
+    let label = node.map_or("an unknown node".to_owned(), |n| format!("node {n}"));
+    let mut words = vec![format!("{KIND} job {} of {label} was interrupted; last journal record {stage}", journal.job)];
+    // By the mark and not by the journalled number alone, which may belong to somebody else by now.
+    let mut killed = 0;
+    for group in node::marked_processes(MARK, &inner.mark(journal.job)) {
+        killed += 1;
+        if !node::kill_group(group).await {
+            words.push(format!("process group {group} of it does not end"));
+        }
+    }
+    words.push(match killed {
+        0 => "no process of it was left".to_owned(),
+        n => format!("{n} process group(s) of it were ended"),
+    });
+    if journal.last("FirstStage.Backend").is_some() {
+        words.push("its script may still run on the source; the next recovery ends it first".to_owned());
+    }
+    if let Some(slot) = journal.last("FirstStage.Slot").and_then(|r| r.data.get("slot")).and_then(Value::as_str) {
+        words.push(format!("replication slot {slot} may be left on the source; the next recovery makes it anew"));
+    }
+    if journal.last("FirstStage.Empty").is_some() && journal.last("Starting").is_none() {
+        words.push("the target's data directory holds half a copy".to_owned());
+    }
+    if let (Some(node), Some(_)) = (node, journal.last("Starting")) {
+        words.push(stop_target(inner, node).await);
+    }
+    words.push(match node {
+        Some(node) => format!("recover it again: pgmend recover {node}"),
+        None => "nothing more is known of it".to_owned(),
+    });
+    words.join("; ")
+}
+
+/// A target that was started but not attached is stopped; one that is in routing was attached before the crash.
+async fn stop_target(inner: &Arc<Inner>, id: NodeId) -> String {
+    let view = inner.board.view();
+    let Some(seen) = view.node(id) else { return format!("node {id} is no longer configured") };
+    if seen.status.is_live() {
+        return format!("node {id} is attached and was left alone");
+    }
+    let spec = seen.spec.clone();
+    let host = spec.host.0.clone();
+    let local = tokio::task::spawn_blocking(move || node::is_this_machine(&host)).await.unwrap_or(false);
+    let local = spec.data_directory.clone().filter(|_| local);
+    let text = local.as_deref().and_then(|d| std::fs::read_to_string(d.join("PG_VERSION")).ok());
+    let major = text.and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+    let settings = (inner.settings)();
+    let programs = match Programs::find(settings.bin_directory.as_deref(), major) {
+        Ok(programs) => programs,
+        Err(error) => return format!("the target may run and could not be stopped: {error}"),
+    };
+    let log_directory = inner.store.directory().to_owned();
+    let postmaster = Postmaster { spec, local, programs, log_directory };
+    match postmaster.stop(Arc::new(|_: &str| ()), &CancellationToken::new()).await {
+        Ok(()) if postmaster.can_start() => "the target does not run".to_owned(),
+        Ok(()) => "the target may run: stop it before the next recovery".to_owned(),
+        Err(error) => format!("the target could not be stopped: {error}"),
+    }
+}

@@ -1,0 +1,172 @@
+//! The work behind the step table: what is known of this recovery, and which file does which stage.
+
+use super::stages::Stage;
+use super::{Inner, RecoverOptions, Settings};
+use crate::base::Lsn;
+use crate::cluster::NodeSpec;
+use crate::node::{Lines, Postmaster, Programs};
+use crate::server::sql::{Sql, SqlError, SqlTarget};
+use crate::workflow::{Failure, JobHandle, Work};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Bound on a connect and on a short question.
+pub(super) const SHORT: Duration = Duration::from_secs(10);
+
+/// One recovery under way.
+pub(super) struct Run {
+    pub inner: Arc<Inner>,
+    pub job: JobHandle,
+    pub options: RecoverOptions,
+    /// As they were when it began; a reload in its middle changes nothing.
+    pub settings: Settings,
+    pub source: Arc<NodeSpec>,
+    pub target: Arc<NodeSpec>,
+    /// Known after Preflight.
+    pub facts: Option<Facts>,
+    /// What Starting may have started, so that undo stops it.
+    pub started: bool,
+    /// The slot that the built-in stage made.
+    pub slot: Option<String>,
+    /// How the first stage was done, for the report.
+    pub how: String,
+    pub began: Instant,
+}
+
+/// What Preflight proved.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub system_identifier: u64,
+    pub timeline: u32,
+    pub position: Lsn,
+    /// The source's own `data_directory`.
+    pub source_data: String,
+    /// The source runs on this machine.
+    pub source_is_local: bool,
+    /// The target's data directory when the target is on this machine.
+    pub target_local: Option<PathBuf>,
+    pub programs: Programs,
+    /// pg_rewind would do: same system, another history, and possible.
+    pub rewind: bool,
+}
+
+impl Run {
+    pub fn new(
+        inner: Arc<Inner>,
+        job: JobHandle,
+        options: RecoverOptions,
+        source: Arc<NodeSpec>,
+        target: Arc<NodeSpec>,
+    ) -> Run {
+        let settings = (inner.settings)();
+        Run {
+            inner,
+            job,
+            options,
+            settings,
+            source,
+            target,
+            facts: None,
+            started: false,
+            slot: None,
+            how: String::new(),
+            began: Instant::now(),
+        }
+    }
+
+    pub fn facts(&self) -> Result<&Facts, Failure> {
+        self.facts.as_ref().ok_or_else(|| Failure::new("the preflight has not been done"))
+    }
+
+    /// Connects to a node as `recovery_user`.
+    pub async fn connect(&self, node: &NodeSpec, database: &str) -> Result<Sql, SqlError> {
+        Sql::connect(&self.address(node, database), SHORT).await
+    }
+
+    pub async fn connect_source(&self) -> Result<Sql, Failure> {
+        self.connect(&self.source, &self.settings.database).await.map_err(|e| {
+            Failure::new(format!("node recovery failed, unable to connect to main node: {} ", self.source.id))
+                .detail(e.to_string())
+        })
+    }
+
+    fn address(&self, node: &NodeSpec, database: &str) -> SqlTarget {
+        let s = &self.settings;
+        let mut target = SqlTarget::of(node, database, &s.user, &s.password, self.inner.ca_file.clone());
+        target.application_name = self.our_name();
+        target
+    }
+
+    /// Our connections and copies for this node are known on the source by this name.
+    pub fn our_name(&self) -> String {
+        format!("pgmend_recovery_{}", self.target.id)
+    }
+
+    /// Lines of programs go to the job's output.
+    pub fn lines(&self) -> Lines {
+        let job = self.job.clone();
+        Arc::new(move |line| job.output(line))
+    }
+
+    pub fn record(&self, name: &str, data: serde_json::Value) -> Result<(), Failure> {
+        self.job.record(name, data).map_err(|e| Failure::new(e.to_string()))
+    }
+
+    pub fn postmaster(&self) -> Option<Postmaster> {
+        let facts = self.facts.as_ref()?;
+        Some(Postmaster {
+            spec: self.target.clone(),
+            local: facts.target_local.clone(),
+            programs: facts.programs.clone(),
+            log_directory: self.inner.store.directory().to_owned(),
+        })
+    }
+
+    pub fn target_directory(&self) -> String {
+        self.target.data_directory.as_ref().map(|d| d.display().to_string()).unwrap_or_default()
+    }
+}
+
+impl Work for Run {
+    type Stage = Stage;
+
+    async fn enter(&mut self, stage: Stage, stop: &CancellationToken) -> Result<(), Failure> {
+        match stage {
+            Stage::Preflight => self.preflight(stop).await,
+            Stage::FirstStage => self.first_stage(stop).await,
+            Stage::Starting => self.starting(stop).await,
+            Stage::CatchingUp => stoppable(self.catch_up(), stop).await,
+            Stage::Verifying => stoppable(self.verify(), stop).await,
+            Stage::Attaching => stoppable(self.attach(), stop).await,
+        }
+    }
+
+    async fn undo(&mut self, stage: Stage) -> Option<String> {
+        match stage {
+            Stage::FirstStage => self.undo_first_stage().await,
+            Stage::Starting => self.undo_starting().await,
+            Stage::Preflight | Stage::CatchingUp | Stage::Verifying | Stage::Attaching => None,
+        }
+    }
+
+    fn report(&self) -> String {
+        let seconds = self.began.elapsed().as_secs_f64();
+        format!(
+            "node {} recovered from node {} in {seconds:.1} s: {}; streaming, verified, attached",
+            self.target.id, self.source.id, self.how
+        )
+    }
+}
+
+/// Ends at once when `stop` is cancelled; for effects that only wait and ask.
+pub(super) async fn stoppable<T>(
+    effect: impl Future<Output = Result<T, Failure>>,
+    stop: &CancellationToken,
+) -> Result<T, Failure> {
+    tokio::select! {
+        result = effect => result,
+        () = stop.cancelled() => Err(Failure::new("stopped")),
+    }
+}

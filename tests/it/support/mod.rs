@@ -1,0 +1,18 @@
+//! What the stories stand on: real PostgreSQL clusters, the daemon, loads, and waiting for conditions.
+//!
+//! Everything is started as the user `postgres` in a folder of its own and ends with the value that owns it, also when
+//! a story fails.
+// A story's module may be switched off while its subject is being built; its tools then have no user.
+#![allow(dead_code)]
+
+pub mod cluster;
+pub mod load;
+pub mod pgmend;
+pub mod process;
+pub mod scratch;
+
+pub use cluster::Cluster;
+pub use load::Load;
+pub use pgmend::{Config, Pgmend};
+pub use process::{Ran, as_postgres, bin, run};
+pub use scratch::{Scratch, free_port};

@@ -1,0 +1,287 @@
+//! The daemon under test: writes its configuration, starts it as `postgres`, speaks to it by its own command line.
+
+use super::cluster::{Cluster, psql};
+use super::load::Door;
+use super::process::{Ran, as_postgres, is_alive, kill, run_for, signal, wait_until};
+use super::scratch::{free_port, write_as_postgres};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A configuration in the making: sections of TOML, each a list of lines.
+#[derive(Clone)]
+pub struct Config {
+    sections: BTreeMap<&'static str, Vec<String>>,
+    nodes: Vec<Vec<String>>,
+    folder: PathBuf,
+    pub port: u16,
+    pub pcp_port: u16,
+    pub user: String,
+    pub database: String,
+    env: Vec<(&'static str, String)>,
+}
+
+impl Config {
+    /// All nodes of a cluster, trust on both sides, transaction pooling, quick health checks.
+    pub fn of(cluster: &Cluster) -> Self {
+        let folder = cluster.folder().to_owned();
+        let (port, pcp_port) = (free_port(), free_port());
+        let at = folder.display();
+        let mut config = Config {
+            sections: BTreeMap::new(),
+            nodes: Vec::new(),
+            folder: folder.clone(),
+            port,
+            pcp_port,
+            user: "postgres".into(),
+            database: "postgres".into(),
+            env: Vec::new(),
+        };
+        for (id, node) in cluster.nodes.iter().enumerate() {
+            config.nodes.push(vec![
+                "host = \"127.0.0.1\"".into(),
+                format!("port = {}", node.port),
+                format!("data_directory = \"{}\"", node.data.display()),
+                format!("application_name = \"pgmend_{id}\""),
+            ]);
+        }
+        config.set("listen", "addresses = [\"127.0.0.1\"]").set("listen", &format!("port = {port}"));
+        config.set("listen", &format!("unix_socket_directories = [\"{at}\"]"));
+        config.set("pool", "mode = \"transaction\"").set("auth", "method = \"trust\"");
+        config.set("health", "health_check_period = \"1s\"").set("health", "health_check_timeout = \"2s\"");
+        config.set("health", "health_check_retry_delay = \"500ms\"");
+        config
+            .set("admin", &format!("socket = \"{at}/pgmend.sock\""))
+            .set("state", &format!("directory = \"{at}/state\""));
+        config
+    }
+
+    /// Sets a key of a section: `set("pool", "mode = \"session\"")`. A later line replaces an earlier one of that key.
+    pub fn set(&mut self, section: &'static str, line: &str) -> &mut Self {
+        let key = |l: &str| l.split('=').next().unwrap_or_default().trim().to_owned();
+        let lines = self.sections.entry(section).or_default();
+        lines.retain(|old| key(old) != key(line));
+        lines.push(line.to_owned());
+        self
+    }
+
+    /// Adds a key to a node.
+    pub fn node(&mut self, id: usize, line: &str) -> &mut Self {
+        self.nodes[id].push(line.to_owned());
+        self
+    }
+
+    /// An environment variable of the daemon.
+    pub fn env(&mut self, name: &'static str, value: &str) -> &mut Self {
+        self.env.push((name, value.to_owned()));
+        self
+    }
+
+    /// PCP on, user and password `postgres`.
+    pub fn pcp(&mut self) -> &mut Self {
+        // md5 of the word postgres, as pg_md5 prints it.
+        let hash = "e8a48653851e28c69d0506508fb27fc5";
+        write_as_postgres(&self.folder.join("pcp.conf"), &format!("postgres:{hash}\n"), "600");
+        let (port, at) = (self.pcp_port, self.folder.display().to_string());
+        self.set("admin", &format!("pcp_port = {port}")).set("admin", &format!("pcp_socket_dir = \"{at}\""));
+        self.set("admin", &format!("pcp_file = \"{at}/pcp.conf\""))
+    }
+
+    /// SCRAM on the client's side, from a userlist; see `Cluster::scram`.
+    pub fn scram(&mut self) -> &mut Self {
+        let list = "\"app\" \"secret\"\n\"postgres\" \"postgres\"\n";
+        write_as_postgres(&self.folder.join("userlist.txt"), list, "600");
+        self.user = "app".into();
+        self.database = "app".into();
+        self.set("auth", "method = \"scram-sha-256\"").set("auth", "userlist_file = \"userlist.txt\"");
+        self.set("health", "health_check_password = \"postgres\"")
+    }
+
+    /// A self-signed certificate for localhost.
+    pub fn tls(&mut self) -> &mut Self {
+        let at = self.folder.display();
+        let (key, cert) = (format!("{at}/server.key"), format!("{at}/server.crt"));
+        super::run(as_postgres("openssl").args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]).args(
+            [
+                "-subj",
+                "/CN=localhost",
+                "-addext",
+                "subjectAltName=DNS:localhost,IP:127.0.0.1",
+                "-keyout",
+                &key,
+                "-out",
+                &cert,
+            ],
+        ))
+        .must();
+        self.set("tls", "cert_file = \"server.crt\"").set("tls", "key_file = \"server.key\"")
+    }
+
+    /// The TOML as it stands.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for lines in &self.nodes {
+            text += &format!("[[node]]\n{}\n", lines.join("\n"));
+        }
+        for (section, lines) in &self.sections {
+            text += &format!("[{section}]\n{}\n", lines.join("\n"));
+        }
+        text
+    }
+
+    /// Writes the file; what a reload then reads.
+    pub fn write(&self) -> PathBuf {
+        write_as_postgres(&self.folder.join("pgmend.toml"), &self.text(), "644")
+    }
+
+    /// Starts the daemon and waits until it says that all nodes are known.
+    #[track_caller]
+    pub fn start(&self) -> Pgmend {
+        let pgmend = self.spawn();
+        pgmend.wait_ready();
+        pgmend
+    }
+
+    /// Starts the daemon and waits for nothing.
+    pub fn spawn(&self) -> Pgmend {
+        let file = self.write();
+        let binary = binary_for_postgres(&self.folder);
+        let log = self.folder.join("pgmend.log");
+        let out = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log can be made");
+        let mut command = as_postgres(&binary);
+        command.arg("run").arg(file).envs(self.env.iter().map(|(k, v)| (*k, v)));
+        command.stdout(out.try_clone().expect("a second handle")).stderr(Stdio::from(out));
+        let child = command.spawn().expect("the daemon starts");
+        Pgmend { child, config: self.clone(), binary, log }
+    }
+}
+
+/// The binary where `postgres` may run it: `target/` may lie in a folder that only its owner enters.
+pub fn binary_for_postgres(folder: &std::path::Path) -> PathBuf {
+    let copy = folder.join("pgmend");
+    if !copy.exists() {
+        std::fs::copy(env!("CARGO_BIN_EXE_pgmend"), &copy).expect("the binary can be copied");
+        super::run(Command::new("chmod").arg("755").arg(&copy)).must();
+    }
+    copy
+}
+
+/// A daemon that runs.
+pub struct Pgmend {
+    child: Child,
+    pub config: Config,
+    pub binary: PathBuf,
+    pub log: PathBuf,
+}
+
+impl Pgmend {
+    #[track_caller]
+    pub fn wait_ready(&self) {
+        wait_until(&format!("the daemon is ready; its log:\n{}", self.log()), Duration::from_secs(20), || {
+            assert!(is_alive(self.pid()), "the daemon has ended:\n{}", self.log());
+            self.status().is_some_and(|s| {
+                let known = |node: &Value| node["status"].as_str().is_some_and(|s| !s.eq_ignore_ascii_case("waiting"));
+                s["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(known))
+            })
+        });
+    }
+
+    /// The process id; setpriv has replaced itself by the daemon.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// TCP, the configured user and database.
+    pub fn door(&self) -> Door {
+        let c = &self.config;
+        Door { host: "127.0.0.1".into(), port: c.port, user: c.user.clone(), database: c.database.clone() }
+    }
+
+    /// `pgmend --socket … <args>`.
+    #[track_caller]
+    pub fn cli(&self, args: &[&str]) -> Ran {
+        let mut command = as_postgres(&self.binary);
+        command.arg("--socket").arg(self.config.folder.join("pgmend.sock")).args(args);
+        run_for(&mut command, Duration::from_secs(180))
+    }
+
+    /// The view as JSON; `None` when the daemon does not answer.
+    pub fn status(&self) -> Option<Value> {
+        let ran = self.cli(&["status", "--json"]);
+        let value: Value = serde_json::from_str(&ran.out).ok().filter(|_| ran.ok)?;
+        // The reply as the API gives it, whether or not the tool keeps its envelope.
+        Some(value.get("view").cloned().unwrap_or(value))
+    }
+
+    /// `up`, `down`, `waiting` or `unused`.
+    pub fn node_status(&self, id: usize) -> String {
+        let status = self.status().unwrap_or_default();
+        status["nodes"][id]["status"].as_str().unwrap_or_default().to_ascii_lowercase()
+    }
+
+    #[track_caller]
+    pub fn wait_node(&self, id: usize, status: &str) {
+        wait_until(&format!("node {id} is {status}"), Duration::from_secs(40), || self.node_status(id) == status);
+    }
+
+    /// A statement through pgmend.
+    pub fn sql(&self, statement: &str) -> Ran {
+        let door = self.door();
+        psql(&door.host, door.port, &door.user, &door.database, statement)
+    }
+
+    /// A stock `pcp_*` tool. They exit 0 even on failure: read what they print.
+    pub fn pcp(&self, tool: &str, args: &[&str]) -> Ran {
+        self.pcp_as("postgres", tool, args)
+    }
+
+    pub fn pcp_as(&self, password: &str, tool: &str, args: &[&str]) -> Ran {
+        let line = format!("*:*:postgres:{password}\n");
+        let pass = write_as_postgres(&self.config.folder.join("pcppass"), &line, "600");
+        let mut command = as_postgres(tool);
+        command.env("PCPPASSFILE", pass).args(["-w", "-h", "127.0.0.1", "-U", "postgres", "-p"]);
+        run_for(command.arg(self.config.pcp_port.to_string()).args(args), Duration::from_secs(180))
+    }
+
+    /// Ends the daemon as a crash would.
+    pub fn kill9(mut self) -> Config {
+        kill(&mut self.child);
+        self.config.clone()
+    }
+
+    /// Asks the daemon to end and waits until it has; true when it ended well.
+    #[track_caller]
+    pub fn stop(mut self, signal_name: &str) -> bool {
+        signal(self.pid(), signal_name);
+        let mut status = None;
+        wait_until("the daemon ends", Duration::from_secs(20), || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        status.is_some_and(|s| s.success())
+    }
+
+    /// Waits for the daemon to end by itself.
+    #[track_caller]
+    pub fn wait_end(mut self) -> Config {
+        wait_until("the daemon ends by itself", Duration::from_secs(90), || {
+            matches!(self.child.try_wait(), Ok(Some(_)))
+        });
+        self.config.clone()
+    }
+}
+
+impl Drop for Pgmend {
+    fn drop(&mut self) {
+        kill(&mut self.child);
+        if std::thread::panicking() {
+            eprintln!("-- the daemon's log:\n{}", self.log());
+        }
+    }
+}
