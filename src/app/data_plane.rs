@@ -116,17 +116,20 @@ async fn accept(listener: Listener, acceptor: Acceptor) {
     }
 }
 
+// The sound successor of `with_interest` is an unsafe function; a std listener keeps its descriptor open, which is all
+// that it asks for.
+#[allow(deprecated)]
 async fn accept_on(listener: Listener, acceptor: &Acceptor) -> io::Result<()> {
     match listener {
         Listener::Tcp(socket) => {
-            let fd = AsyncFd::register_with_interest(socket, Interest::READABLE)?;
+            let fd = AsyncFd::with_interest(socket, Interest::READABLE)?;
             loop {
                 let accepted = fd.async_io(Interest::READABLE, |l| l.accept()).await;
                 acceptor.take(accepted.and_then(|(s, _)| s.set_nonblocking(true).map(|()| StdStream::Tcp(s)))).await;
             }
         }
         Listener::Unix(socket, _file) => {
-            let fd = AsyncFd::register_with_interest(socket, Interest::READABLE)?;
+            let fd = AsyncFd::with_interest(socket, Interest::READABLE)?;
             loop {
                 let accepted = fd.async_io(Interest::READABLE, |l| l.accept()).await;
                 acceptor.take(accepted.and_then(|(s, _)| s.set_nonblocking(true).map(|()| StdStream::Unix(s)))).await;

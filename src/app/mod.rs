@@ -1,4 +1,5 @@
 //! The composition root: threads, signals, reload, drain.
+mod data_plane;
 
 /// How a daemon is started.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,4 +1,24 @@
 //! One client from accept to close.
+//!
+//! Read `startup`, then `session` (the client's life), `relay` (the hot path) and `core` (its protocol state, without IO);
+//! `worker` holds the sessions of one thread, `plane` what all threads share. Knows nothing of operators.
 
+mod buffer;
+mod cancel;
+mod commands;
+mod core;
+mod fault;
+mod lease;
+mod params;
+mod plane;
+mod relay;
+mod session;
 mod settings;
+pub mod startup;
+mod statements;
+mod worker;
+
+pub use commands::{Answer, PoolCommands};
+pub use plane::{Admitted, Plane, PlaneSettings};
 pub use settings::Settings;
+pub use worker::{Nudge, Order, Worker};

@@ -28,8 +28,12 @@ const MAX_COMMAND: usize = 1024;
 pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>) {
     let context = worker.plane.startup.load_full();
     match startup::accept(stream, &context).await {
-        Ok(Arrival::Session(new)) => run(worker, *new, control).await,
-        Ok(Arrival::Cancel { pid, key }) => worker.plane.cancels.cancel(pid, &key).await,
+        Ok(Arrival::Session(new)) => run(worker, new, control).await,
+        Ok(Arrival::Cancel { pid, key, stream }) => {
+            // The client takes the close as the sign that its cancel has been carried out.
+            worker.plane.cancels.cancel(pid, &key).await;
+            drop(stream);
+        }
         Ok(Arrival::Gone) => {}
         Err(error) => tracing::info!(event = "client.login_failed", %error),
     }
