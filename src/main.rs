@@ -1,3 +1,7 @@
 //! The `pgmend` binary; all of it lives in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgmend::cli::main(std::env::args_os().collect())
+}

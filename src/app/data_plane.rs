@@ -82,13 +82,7 @@ impl DataPlane {
     }
 }
 
-fn work(
-    plane: Arc<Plane>,
-    nudge: Nudge,
-    orders: mpsc::Receiver<Order>,
-    listeners: Vec<Listener>,
-    acceptor: Acceptor,
-) {
+fn work(plane: Arc<Plane>, nudge: Nudge, orders: mpsc::Receiver<Order>, listeners: Vec<Listener>, acceptor: Acceptor) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

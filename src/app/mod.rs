@@ -1,14 +1,10 @@
 //! The composition root: threads, signals, reload, drain.
+//!
+//! `data_plane` are the workers' threads, `adapters` join the folders, `runtime_config` is reload, `run` is a daemon's life.
+
+mod adapters;
 mod data_plane;
+mod run;
+mod runtime_config;
 
-/// How a daemon is started.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RunOptions {
-    /// `-D`: forget the states of the nodes.
-    pub discard_status: bool,
-}
-
-/// Runs the daemon to its end.
-pub fn run(_source: crate::config::Source, _options: RunOptions) -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
-}
+pub use run::{RunOptions, run};

@@ -260,8 +260,7 @@ impl Core {
         }
         let statement = statements.intern(parse.query_and_types);
         let on_server = server.prepared.contains(&statement.id);
-        self.named
-            .insert(parse.name.to_vec(), Named { statement: statement.clone(), confirmed: on_server });
+        self.named.insert(parse.name.to_vec(), Named { statement: statement.clone(), confirmed: on_server });
         if on_server {
             output.rewrite(at);
             return self.push(Expect::FakeParse);

@@ -47,9 +47,12 @@ impl Fault {
             Fault::Refused(fields) => return Some((**fields).clone()),
             Fault::Protocol(_) => ("08P01", None),
             Fault::Limit(_) => ("54000", None),
-            Fault::QueueTimeout(_) => {
-                ("53300", Some("All server connections of this pool are in use; raise default_pool_size or shorten transactions."))
-            }
+            Fault::QueueTimeout(_) => (
+                "53300",
+                Some(
+                    "All server connections of this pool are in use; raise default_pool_size or shorten transactions.",
+                ),
+            ),
             Fault::NoPrimary(..) => ("08006", Some("See \"pgmend status\" for the state of the nodes.")),
             Fault::ServerLost(_) => ("08006", Some("What the last statement did is not known.")),
             Fault::ServerProtocol(_) => ("08P01", None),

@@ -77,7 +77,9 @@ impl Borrower {
                 return self.ready(pooled, wanted, &route).await;
             }
             match self.place(deadline, limit).await? {
-                Grant::Conn(pooled) if pooled.conn.route == route.id => return self.ready(pooled, wanted, &route).await,
+                Grant::Conn(pooled) if pooled.conn.route == route.id => {
+                    return self.ready(pooled, wanted, &route).await;
+                }
                 Grant::Conn(_of_an_old_route) => {}
                 Grant::Permit(permit) => match self.open(&route, permit, deadline).await? {
                     Ok(pooled) => return self.ready(pooled, wanted, &route).await,
@@ -115,7 +117,12 @@ impl Borrower {
     }
 
     /// Opens a connection. The inner error means that the node cannot be reached now: worth another try.
-    async fn open(&self, route: &Route, permit: Permit, deadline: Instant) -> Result<Result<Box<Pooled>, String>, Fault> {
+    async fn open(
+        &self,
+        route: &Route,
+        permit: Permit,
+        deadline: Instant,
+    ) -> Result<Result<Box<Pooled>, String>, Fault> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = self.worker.plane.settings.load().server.connect_timeout.min(left);
         match server::connect(&route.target, &self.login, timeout).await {
@@ -144,11 +151,7 @@ impl Borrower {
         }
         conn.applied = wanted.clone();
         conn.unnamed_is_ours = false;
-        self.slot.borrowed(CancelTarget {
-            server: route.target.clone(),
-            pid: conn.pid,
-            key: conn.cancel_key.clone(),
-        });
+        self.slot.borrowed(CancelTarget { server: route.target.clone(), pid: conn.pid, key: conn.cancel_key.clone() });
         Ok(pooled)
     }
 

@@ -99,13 +99,12 @@ impl Plane {
     /// Counts a client in, also at its worker; `None` when `max_client_conn` is reached.
     pub fn admit(self: &Arc<Self>, load: &Arc<AtomicUsize>) -> Option<Admitted> {
         let limit = self.settings.load().pool.max_clients;
-        self.clients
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1))
-            .ok()
-            .map(|_| {
+        self.clients.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1)).ok().map(
+            |_| {
                 load.fetch_add(1, Ordering::Relaxed);
                 Admitted { plane: self.clone(), load: load.clone() }
-            })
+            },
+        )
     }
 }
 

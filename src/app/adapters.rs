@@ -1,0 +1,115 @@
+//! Joins folders that do not know each other: keeper and recovery with the store, the operators' ports with both.
+
+use crate::admin::{BoxFuture, CommandError, NodePort, RecoveryPort};
+use crate::base::NodeId;
+use crate::cluster::View;
+use crate::keeper::{Keeper, Memory, Recalled, SavedNode};
+use crate::recovery::{Attach, RecoverOptions, Recovery};
+use crate::store::{self, Saved, Store};
+use crate::workflow::{JobSnapshot, Jobs};
+use std::future::Future;
+use std::pin::Pin;
+
+/// The keeper's memory is the store.
+pub struct StoreMemory {
+    /// Where.
+    pub store: Store,
+    /// `-D`: what was saved of the nodes counts for nothing.
+    pub discard: bool,
+}
+
+impl Memory for StoreMemory {
+    fn recall(&self) -> Recalled {
+        let saved = self.store.all();
+        if self.discard {
+            return Recalled { generation: saved.generation, ..Recalled::default() };
+        }
+        let nodes = saved.nodes.into_iter().zip(0..).map(|(n, id)| SavedNode {
+            node: NodeId(id),
+            status: n.status,
+            reason: n.reason,
+            changed_at_s: n.changed_at_s,
+        });
+        Recalled { generation: saved.generation, epoch: saved.epoch, nodes: nodes.collect() }
+    }
+
+    fn save(&self, view: &View) -> Result<(), String> {
+        let nodes = view.nodes.iter().map(|n| store::SavedNode {
+            host: n.spec.host.0.clone(),
+            port: n.spec.port,
+            status: n.status,
+            changed_at_s: n.changed_at_s,
+            reason: n.reason.clone(),
+        });
+        let saved = Saved { generation: view.generation, epoch: view.epoch.clone(), nodes: nodes.collect() };
+        self.store.save(saved).map_err(|e| e.to_string())
+    }
+}
+
+/// A recovered node is attached by the keeper.
+pub struct KeeperAttach(pub Keeper);
+
+impl Attach for KeeperAttach {
+    fn attach(
+        &self,
+        node: NodeId,
+        generation: u64,
+        reason: String,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        Box::pin(
+            async move { self.0.attach_verified(node, generation, &reason).await.map(drop).map_err(|e| e.to_string()) },
+        )
+    }
+}
+
+/// Operators' attach and detach.
+pub struct KeeperPort(pub Keeper);
+
+impl NodePort for KeeperPort {
+    fn attach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>> {
+        let keeper = self.0.clone();
+        Box::pin(async move { keeper.attach(node, &reason).await.map_err(|e| e.to_string()) })
+    }
+
+    fn detach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>> {
+        let keeper = self.0.clone();
+        Box::pin(async move { keeper.detach(node, &reason).await.map_err(|e| e.to_string()) })
+    }
+}
+
+/// Operators' recoveries and jobs.
+pub struct RecoveryJobs {
+    /// Starts them.
+    pub recovery: Recovery,
+    /// Remembers them.
+    pub jobs: Jobs,
+}
+
+impl RecoveryPort for RecoveryJobs {
+    fn start(&self, node: NodeId, overwrite: bool, accept_loss: bool) -> Result<u64, CommandError> {
+        let options = RecoverOptions { overwrite, accept_loss, via_pgpool_texts: false };
+        self.recovery.start(node, options).map_err(|r| CommandError {
+            message: r.message,
+            detail: r.detail,
+            hint: None,
+            fatal: r.fatal,
+        })
+    }
+
+    fn job(&self, id: u64) -> Option<JobSnapshot> {
+        self.jobs.get(id)
+    }
+
+    fn jobs(&self) -> Vec<JobSnapshot> {
+        self.jobs.list()
+    }
+
+    fn cancel(&self, id: u64) -> Result<(), String> {
+        self.jobs.cancel(id).map_err(|e| e.to_string())
+    }
+
+    fn wait(&self, id: u64) -> BoxFuture<Option<JobSnapshot>> {
+        let jobs = self.jobs.clone();
+        Box::pin(async move { jobs.wait(id).await })
+    }
+}

@@ -1,0 +1,119 @@
+//! The configuration in force: what each tower is given of it, and how a reload replaces it whole or not at all.
+
+use super::data_plane::DataPlane;
+use crate::auth::{HbaRules, Secrets, StoredSecret};
+use crate::base::Secret;
+use crate::client::startup::StartupContext;
+use crate::client::{Order, PlaneSettings};
+use crate::config::{Config, Source, changes, effective};
+use crate::keeper::Keeper;
+use crate::net::TlsAcceptor;
+use crate::telemetry;
+use arc_swap::ArcSwap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Shared by the signal handler and the operators' surfaces.
+pub struct RuntimeConfig {
+    source: Source,
+    now: ArcSwap<Config>,
+    secrets: ArcSwap<Secrets>,
+    pending: Mutex<Vec<String>>,
+    /// One reload at a time.
+    reloading: Mutex<()>,
+}
+
+/// What clients' logins need, read from the files that the configuration names.
+pub fn startup_context(config: &Config) -> Result<(StartupContext, Arc<Secrets>), String> {
+    let tls = config.listen.tls.as_ref().map(TlsAcceptor::load).transpose().map_err(|e| e.to_string())?;
+    let hba = Arc::new(HbaRules::load(&config.auth).map_err(|e| e.to_string())?);
+    let secrets = Arc::new(Secrets::load(&config.auth).map_err(|e| e.to_string())?);
+    let login_timeout = config.client.login_timeout;
+    Ok((StartupContext { tls, hba, secrets: secrets.clone(), login_timeout }, secrets))
+}
+
+/// The data plane's part.
+pub fn plane_settings(config: &Config) -> PlaneSettings {
+    PlaneSettings {
+        client: config.client.clone(),
+        pool: config.pool.clone(),
+        server: config.server.clone(),
+        keepalive: config.listen.keepalive,
+    }
+}
+
+impl RuntimeConfig {
+    /// As read at start.
+    pub fn new(source: Source, config: Config, secrets: Arc<Secrets>) -> Arc<RuntimeConfig> {
+        Arc::new(RuntimeConfig {
+            source,
+            now: ArcSwap::from_pointee(config),
+            secrets: ArcSwap::new(secrets),
+            pending: Mutex::default(),
+            reloading: Mutex::default(),
+        })
+    }
+
+    /// What is in force.
+    pub fn now(&self) -> Arc<Config> {
+        self.now.load_full()
+    }
+
+    /// Keys whose new values wait for a restart.
+    pub fn pending_restart(&self) -> Vec<String> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A role's password in clear, from the secret files.
+    pub fn password_of(&self, user: &str) -> Option<Secret> {
+        match self.secrets.load().lookup(user)? {
+            StoredSecret::Plain(secret) => Some(secret.clone()),
+            StoredSecret::Md5(_) | StoredSecret::Scram(_) => None,
+        }
+    }
+
+    /// Reads all files anew and puts them in force together; with any mistake nothing changes. Returns a line for people.
+    pub fn reload(
+        &self,
+        data: &DataPlane,
+        keeper: &Keeper,
+        control: &tokio::runtime::Handle,
+    ) -> Result<String, String> {
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = self.try_reload(data, keeper, control);
+        match &outcome {
+            Ok(line) => tracing::info!(event = "config.reloaded", "{line}"),
+            Err(error) => tracing::error!(event = "config.reload_refused", "nothing was changed: {error}"),
+        }
+        outcome
+    }
+
+    fn try_reload(
+        &self,
+        data: &DataPlane,
+        keeper: &Keeper,
+        control: &tokio::runtime::Handle,
+    ) -> Result<String, String> {
+        let read = self.source.load().map_err(|e| e.to_string())?;
+        let old = self.now();
+        let found = changes(&old, &read);
+        let next = effective(&old, &read);
+        let (startup, secrets) = startup_context(&next)?;
+        telemetry::set_level(&next.log_level).map_err(|e| e.to_string())?;
+        self.secrets.store(secrets);
+        data.plane.reload(plane_settings(&next), startup);
+        data.order(|| Order::Settings);
+        let (keeper, health, nodes) = (keeper.clone(), next.health.clone(), next.nodes.clone());
+        // The keeper publishes the new nodes by itself; nobody has to wait for it.
+        control.spawn(async move { keeper.reload(health, nodes).await });
+        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = found.pending_restart.clone();
+        self.now.store(Arc::new(next));
+        let mut line = match found.applied.as_slice() {
+            [] => "configuration reloaded, nothing changed".to_owned(),
+            applied => format!("configuration reloaded; changed: {}", applied.join(", ")),
+        };
+        if !found.pending_restart.is_empty() {
+            line.push_str(&format!("; pending restart: {}", found.pending_restart.join(", ")));
+        }
+        Ok(line)
+    }
+}
