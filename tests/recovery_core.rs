@@ -101,9 +101,7 @@ impl Drop for Cluster {
         for node in 0..2 {
             let pid = std::fs::read_to_string(format!("{}/postmaster.pid", self.data(node))).unwrap_or_default();
             if let Some(Ok(pid)) = pid.lines().next().map(str::parse::<i32>) {
-                drop(
-                    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGQUIT).is_ok(),
-                );
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGQUIT).ok();
             }
         }
         std::thread::sleep(Duration::from_millis(500));
@@ -139,6 +137,7 @@ fn set_status(board: &Board, node: NodeId, status: NodeStatus) {
 struct Bench {
     cluster: Cluster,
     board: Arc<Board>,
+    store: Store,
     jobs: Jobs,
     recovery: Recovery,
     settings: Arc<Mutex<Settings>>,
@@ -181,8 +180,8 @@ impl Bench {
         let now = settings.clone();
         let ask = Arc::new(move || now.lock().unwrap().clone());
         let keeper = Arc::new(Keeper(board.clone()));
-        let recovery = Recovery::new(board.clone(), keeper, store, jobs.clone(), ask, None);
-        Bench { cluster, board, jobs, recovery, settings }
+        let recovery = Recovery::new(board.clone(), keeper, store.clone(), jobs.clone(), ask, None);
+        Bench { cluster, board, store, jobs, recovery, settings }
     }
 
     fn change(&self, change: impl FnOnce(&mut Settings)) {
@@ -225,6 +224,20 @@ fn sample(name: &str) -> String {
     text.replacen("set -eu", &format!("set -eu\nexport PATH={}:$PATH", bin("").display()), 1)
 }
 
+/// Stand-ins with the signatures of `pgpool_recovery` 1.4, so that this test needs no extension.
+const FUNCTIONS: &str = r#"
+CREATE FUNCTION pgmend_test_run(command text) RETURNS bool LANGUAGE plpgsql AS $f$
+BEGIN
+    CREATE TEMP TABLE IF NOT EXISTS ran (line text);
+    EXECUTE format('COPY ran FROM PROGRAM %L', command || ' >/dev/null 2>&1');
+    RETURN true;
+END $f$;
+CREATE FUNCTION pgpool_recovery(s text, h text, d text, sp text, id integer, p text, sh text) RETURNS bool
+LANGUAGE sql STRICT AS $f$ SELECT pgmend_test_run(format('"%s/%s" "%s" "%s" "%s" "%s" "%s" "%s" "%s"',
+    current_setting('data_directory'), s, current_setting('data_directory'), h, d, sp, id, p, sh)) $f$;
+CREATE FUNCTION pgpool_remote_start(h text, d text) RETURNS bool LANGUAGE sql STRICT AS $f$
+    SELECT pgmend_test_run(format('%s/pgpool_remote_start %s %s', current_setting('data_directory'), h, d)) $f$"#;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_standby_is_rebuilt_by_each_runner_and_a_failure_leaves_it_down() {
     let bench = Bench::new();
@@ -257,6 +270,12 @@ async fn a_lost_standby_is_rebuilt_by_each_runner_and_a_failure_leaves_it_down()
         assert!(job.output.iter().any(|l| l == "copied"), "{:?}", job.output);
     }
 
+    // The SQL function of Pgpool-II's extension, or one of the same signature that runs the script in its way.
+    bench.lose();
+    bench.cluster.sql(0, FUNCTIONS);
+    bench.change(|s| s.runner = Runner::Sql);
+    bench.recovers("(sql)").await;
+
     // Its words reach the operator when it fails.
     bench.lose();
     bench.cluster.script("copy.sh", "#!/bin/sh\necho 'the dog ate it' >&2\nexit 3\n");
@@ -267,7 +286,7 @@ async fn a_lost_standby_is_rebuilt_by_each_runner_and_a_failure_leaves_it_down()
             .await;
     }
     bench.change(|s| s.runner = Runner::Sql);
-    bench.fails(&["pgpool_recovery", "does not exist", "log"]).await;
+    bench.fails(&["execution of command failed", "does not pass on the script's output", "log"]).await;
 
     // A script that hangs ends by the limit, and by a cancel; nothing of it is left.
     bench.cluster.script("copy.sh", "#!/bin/sh\nsleep 987654\n");
@@ -300,7 +319,13 @@ async fn a_lost_standby_is_rebuilt_by_each_runner_and_a_failure_leaves_it_down()
 async fn data_that_would_be_lost_or_belong_to_others_are_kept() {
     let bench = Bench::new();
     bench.recovers("pg_basebackup").await;
-    // The standby is promoted behind everybody's back and writes.
+    // The standby is promoted behind everybody's back and writes. pg_rewind needs a common checkpoint in its log.
+    bench.cluster.sql(0, "CHECKPOINT");
+    bench.cluster.sql(0, "CREATE TABLE after_checkpoint (n int)");
+    let end = bench.cluster.sql(0, "SELECT pg_current_wal_lsn()");
+    while bench.cluster.sql(1, &format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")) != "t" {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     bench.cluster.pg_ctl(1, &["promote", "-w"]);
     bench.cluster.sql(1, "CREATE TABLE only_here (n int); CHECKPOINT");
     bench.cluster.pg_ctl(1, &["stop", "-m", "fast", "-w"]);
@@ -318,4 +343,28 @@ async fn data_that_would_be_lost_or_belong_to_others_are_kept() {
     bench.fails(&["another system", "--overwrite"]).await;
     let job = bench.recover(RecoverOptions { overwrite: true, ..RecoverOptions::default() }).await;
     assert_eq!(job.outcome, Outcome::Succeeded, "{}", job.message);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_left_is_ended_told_and_can_be_run_again() {
+    let bench = Bench::new();
+    // As a daemon killed in the middle of a copy leaves it: an open journal, a script in its own group, half a copy.
+    let mut journal = bench.store.journal(41).unwrap();
+    let data = bench.cluster.data(1);
+    journal.append("Requested", serde_json::json!({ "job": 41, "kind": "recovery", "node": 1 })).unwrap();
+    journal.append("FirstStage.Empty", serde_json::json!({ "directory": data })).unwrap();
+    drop(journal);
+    as_postgres(&["mkdir", "-p", "-m", "700", &format!("{data}/base")]);
+    let mark = format!("PGMEND_JOB={}:41", bench.store.directory().display());
+    let mut child = Command::new("setsid").args(["env", &mark, "sleep", "987655"]).spawn().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let waiter = std::thread::spawn(move || child.wait().unwrap());
+    let told = bench.recovery.cleanup_after_crash().await;
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("1 process group(s) of it were ended"), "{told:?}");
+    assert!(!waiter.join().unwrap().success());
+    assert_eq!(bench.jobs.get(41).unwrap().outcome, Outcome::Interrupted);
+    assert!(bench.recovery.cleanup_after_crash().await.is_empty());
+    bench.recovers("pg_basebackup").await;
+    assert_eq!(bench.jobs.list()[0].id, 42);
 }

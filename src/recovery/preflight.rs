@@ -269,8 +269,7 @@ impl Run {
             drop(read.await);
             self.job.output("the target's log is long; it was read only in part");
         }
-        let end = *last.lock().unwrap_or_else(PoisonError::into_inner);
-        end
+        *last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -135,7 +135,7 @@ impl Work for Run {
     async fn enter(&mut self, stage: Stage, stop: &CancellationToken) -> Result<(), Failure> {
         match stage {
             Stage::Preflight => self.preflight(stop).await,
-            Stage::FirstStage => self.first_stage(stop).await,
+            Stage::First => self.first_stage(stop).await,
             Stage::Starting => self.starting(stop).await,
             Stage::CatchingUp => stoppable(self.catch_up(), stop).await,
             Stage::Verifying => stoppable(self.verify(), stop).await,
@@ -145,7 +145,7 @@ impl Work for Run {
 
     async fn undo(&mut self, stage: Stage) -> Option<String> {
         match stage {
-            Stage::FirstStage => self.undo_first_stage().await,
+            Stage::First => self.undo_first_stage().await,
             Stage::Starting => self.undo_starting().await,
             Stage::Preflight | Stage::CatchingUp | Stage::Verifying | Stage::Attaching => None,
         }

@@ -7,7 +7,7 @@ use crate::workflow::Row;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Preflight,
-    FirstStage,
+    First,
     Starting,
     CatchingUp,
     Verifying,
@@ -17,7 +17,7 @@ pub(super) enum Stage {
 /// Stages bound their own waits by the settings: a copy may take hours, a start `recovery_timeout`.
 pub(super) const ROWS: &[Row<Stage>] = &[
     row(Stage::Preflight, "Preflight", ""),
-    row(Stage::FirstStage, "FirstStage", "ending the copy"),
+    row(Stage::First, "FirstStage", "ending the copy"),
     row(Stage::Starting, "Starting", "stopping the target"),
     row(Stage::CatchingUp, "CatchingUp", ""),
     row(Stage::Verifying, "Verifying", ""),
