@@ -1,4 +1,5 @@
 //! One client from accept to close.
 
 mod settings;
+pub mod startup;
 pub use settings::Settings;
