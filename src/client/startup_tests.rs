@@ -101,7 +101,7 @@ async fn versions_cancels_and_replication() {
     assert_eq!(got, b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0R\0\0\0\x08\0\0\0\0");
     let (outcome, _) = raw(b"\0\0\0\x10\0\x02\0\0user\0u\0\0").await;
     assert!(matches!(outcome, Err(StartupError::Refused(f)) if f.code == "0A000"));
-    let (outcome, _) = raw(b"\0\0\0\x21\0\x03\0\0user\0u\0replication\0on\0\0").await;
+    let (outcome, _) = raw(b"\0\0\0\x1f\0\x03\0\0user\0u\0replication\0on\0\0").await;
     assert!(matches!(&outcome, Err(StartupError::Refused(f)) if f.code == "0A000"), "{outcome:?}");
     let (outcome, _) = raw(b"\x7f\0\0\0").await;
     assert!(matches!(outcome, Err(StartupError::Refused(f)) if f.code == "08P01"));
