@@ -224,20 +224,6 @@ fn sample(name: &str) -> String {
     text.replacen("set -eu", &format!("set -eu\nexport PATH={}:$PATH", bin("").display()), 1)
 }
 
-/// Stand-ins with the signatures of `pgpool_recovery` 1.4, so that this test needs no extension.
-const FUNCTIONS: &str = r#"
-CREATE FUNCTION pgmend_test_run(command text) RETURNS bool LANGUAGE plpgsql AS $f$
-BEGIN
-    CREATE TEMP TABLE IF NOT EXISTS ran (line text);
-    EXECUTE format('COPY ran FROM PROGRAM %L', command || ' >/dev/null 2>&1');
-    RETURN true;
-END $f$;
-CREATE FUNCTION pgpool_recovery(s text, h text, d text, sp text, id integer, p text, sh text) RETURNS bool
-LANGUAGE sql STRICT AS $f$ SELECT pgmend_test_run(format('"%s/%s" "%s" "%s" "%s" "%s" "%s" "%s" "%s"',
-    current_setting('data_directory'), s, current_setting('data_directory'), h, d, sp, id, p, sh)) $f$;
-CREATE FUNCTION pgpool_remote_start(h text, d text) RETURNS bool LANGUAGE sql STRICT AS $f$
-    SELECT pgmend_test_run(format('%s/pgpool_remote_start %s %s', current_setting('data_directory'), h, d)) $f$"#;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_standby_is_rebuilt_by_each_runner_and_a_failure_leaves_it_down() {
     let bench = Bench::new();
@@ -270,9 +256,9 @@ async fn a_lost_standby_is_rebuilt_by_each_runner_and_a_failure_leaves_it_down()
         assert!(job.output.iter().any(|l| l == "copied"), "{:?}", job.output);
     }
 
-    // The SQL function of Pgpool-II's extension, or one of the same signature that runs the script in its way.
+    // The SQL function of Pgpool-II's own extension.
     bench.lose();
-    bench.cluster.sql(0, FUNCTIONS);
+    bench.cluster.sql(0, "CREATE EXTENSION pgpool_recovery");
     bench.change(|s| s.runner = Runner::Sql);
     bench.recovers("(sql)").await;
 
