@@ -1,0 +1,1 @@
+//! PCP with the stock tools.
