@@ -84,7 +84,7 @@ fn last_lines(output: &[String]) -> String {
     taken.join("\n")
 }
 
-/// `Could not …` becomes `could not …`, `WAL …` and `C…` alone stay: only a capital that begins a plain word is changed.
+/// Pgpool-II's messages begin in lower case, so `Could not …` becomes `could not …`; an abbreviation (`WAL …`) stays.
 fn lower_first(text: &str) -> String {
     let mut characters = text.chars();
     let Some(first) = characters.next() else { return String::new() };

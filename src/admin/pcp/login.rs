@@ -62,3 +62,26 @@ fn hex_md5(parts: &[&[u8]]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The hash of "secret", then of "other".
+    const FILE: &str = "# a comment\n\nother:x\nadmin:5ebe2294ecd0e0f08eab7690d2a6ee69\n\
+                        admin:795f3202b17cb6bc3d4b771d8c6c9eaf\n#eve:5ebe2294ecd0e0f08eab7690d2a6ee69\n";
+
+    #[test]
+    fn any_of_a_users_lines_may_fit() {
+        let salt = [1, 2, 3, 4];
+        for hash in ["5ebe2294ecd0e0f08eab7690d2a6ee69", "795f3202b17cb6bc3d4b771d8c6c9eaf"] {
+            let digest = expected(hash, "admin", salt);
+            assert!(check(FILE, "admin", salt, &digest));
+            assert!(!check(FILE, "admin", [1, 2, 3, 5], &digest));
+            assert!(!check(FILE, "eve", salt, &digest));
+        }
+        assert!(!check(FILE, "admin", salt, ""));
+        assert!(!check(FILE, "", salt, &expected("", "", salt)));
+        assert!(!check(FILE, "#eve", salt, &expected("5ebe2294ecd0e0f08eab7690d2a6ee69", "#eve", salt)));
+    }
+}

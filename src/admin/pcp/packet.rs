@@ -131,3 +131,38 @@ pub(super) fn cut(text: &str, limit: usize) -> &str {
     let end = (0..=limit.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
     text.get(..end).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_complete_or_wanting_or_wrong() {
+        assert_eq!(parse(b"I\0\0\0\x060"), Ok(None));
+        assert_eq!(parse(b"I\0\0\0\x060\0L"), Ok(Some(Request { kind: b'I', body: b"0\0", size: 7 })));
+        assert_eq!(parse(b""), Ok(None));
+        assert_eq!(parse(b"I\0\0\0\x00"), Err(PacketError::Length(0)));
+        assert_eq!(parse(b"I\0\0\x01\x04"), Err(PacketError::Length(260)));
+        assert_eq!(parse(b"I\xff\xff\xff\xff"), Err(PacketError::Length(-1)));
+        assert_eq!(parse(b"I\0\0\0\x01"), Ok(Some(Request { kind: b'I', body: b"", size: 5 })));
+    }
+
+    #[test]
+    fn errors_do_not_trip_the_clients_parser() {
+        let mut out = Vec::new();
+        error(&mut out, Severity::Error, "Some\0thing", Some(""));
+        assert_eq!(out, b"E\0\0\0\x1fSERROR\0CXX000\0Msome thing\0\0");
+        out.clear();
+        error(&mut out, Severity::Fatal, &"é".repeat(200), Some("Mine"));
+        // 255 would split a character.
+        assert_eq!(out.len(), 5 + 7 + 7 + (1 + 254 + 1) + 6 + 1);
+        assert!(out.ends_with(b"Dmine\0\0"));
+    }
+
+    #[test]
+    fn the_number_of_parameters_is_binary() {
+        let mut out = Vec::new();
+        binary_array_size(&mut out, b'b', 258);
+        assert_eq!(out, b"b\0\0\0\x12ArraySize\0\0\0\x01\x02");
+    }
+}

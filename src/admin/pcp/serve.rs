@@ -56,6 +56,7 @@ pub async fn serve(operator: Arc<dyn Operator>, settings: PcpSettings, stop: Can
 impl Bound {
     /// Serves until `stop`; then sessions get a moment to finish.
     pub async fn serve(self, operator: Arc<dyn Operator>, stop: CancellationToken) -> io::Result<()> {
+        let until = stop.clone();
         let context = Context { operator, password_file: Arc::new(self.password_file), stop };
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut acceptors = JoinSet::new();
@@ -64,6 +65,8 @@ impl Bound {
             acceptors.spawn(accept_until_stop(socket, context.clone(), slots.clone()));
         }
         while acceptors.join_next().await.is_some() {}
+        // With no address at all there is nothing to accept, but the end of this is still the end of the daemon.
+        until.cancelled().await;
         Ok(())
     }
 }
