@@ -3,7 +3,7 @@
 use super::adapters::{KeeperAttach, KeeperPort, RecoveryJobs, StoreMemory};
 use super::data_plane::DataPlane;
 use super::runtime_config::{RuntimeConfig, plane_settings, startup_context};
-use crate::admin::{self, Admin, Daemon, PoolAnswers, StopMode};
+use crate::admin::{self, Admin, Daemon, PcpOperator, PoolAnswers, StopMode};
 use crate::client::{Order, Plane};
 use crate::cluster::Board;
 use crate::config::{Config, Source};
@@ -131,12 +131,12 @@ async fn serve(parts: Parts) -> Result<(), String> {
     });
     let nodes = Arc::new(KeeperPort(keeper));
     let recoveries = Arc::new(RecoveryJobs { recovery, jobs: jobs.clone() });
-    let admin = Admin::new(board.clone(), nodes, recoveries, daemon.clone());
-    let answers: Box<dyn crate::client::PoolCommands> = Box::new(PoolAnswers::new(board, daemon.clone()));
+    let admin = Admin::new(board, nodes, recoveries, daemon.clone());
+    let answers: Box<dyn crate::client::PoolCommands> = Box::new(PoolAnswers::new(admin.clone()));
     plane.commands.store(Some(Arc::new(answers)));
     tokio::spawn(admin::http::serve(api, admin.clone(), config.admin.clone(), control.clone()));
     if let Some(bound) = pcp {
-        tokio::spawn(admin::pcp::serve(bound, admin, control.clone()));
+        tokio::spawn(bound.serve(Arc::new(PcpOperator(admin)), control.clone()));
     }
     tracing::info!(event = "daemon.ready", pid = std::process::id(), port = config.listen.port);
     // Not under systemd: there is nobody to tell.

@@ -12,15 +12,10 @@ mod tests;
 pub use packet::{MAX_REQUEST, PacketError, Request, parse};
 pub use serve::{Bound, MAX_CONNECTIONS, bind, serve};
 
-use super::{Command, CommandError, Reply};
+use super::{BoxFuture, Command, CommandError, Reply};
 use crate::cluster::View;
 use crate::workflow::JobSnapshot;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-
-/// A future in a box, so that `Operator` can be a trait object.
-pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What PCP needs of the daemon.
 pub trait Operator: Send + Sync + 'static {
