@@ -39,10 +39,10 @@ impl Borrower {
     /// A connection to the primary with the client's parameters. Fast when an idle one is at hand; else waits, within
     /// `query_wait_timeout`, for the gate, a primary, and a place.
     pub async fn lease(&self, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
-        if let Way::Open(route) = self.worker.way() {
-            if let Some(pooled) = self.pool.take(route.id) {
-                return self.ready(pooled, wanted, &route).await;
-            }
+        if let Way::Open(route) = self.worker.way()
+            && let Some(pooled) = self.pool.take(route.id)
+        {
+            return self.ready(pooled, wanted, &route).await;
         }
         let limit = match self.worker.plane.settings.load().pool.wait_timeout {
             Duration::ZERO => FOREVER,
@@ -195,10 +195,10 @@ impl Borrower {
 
 /// Puts a clean connection where the next client finds it, unless the primary has changed or the connection is too old.
 fn shelve(worker: &Worker, pool: &Local, pooled: Box<Pooled>) {
-    if let Way::Open(route) = worker.way() {
-        if route.id != pooled.conn.route {
-            return;
-        }
+    if let Way::Open(route) = worker.way()
+        && route.id != pooled.conn.route
+    {
+        return;
     }
     pool.put(pooled, worker.now_s());
 }

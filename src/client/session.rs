@@ -136,13 +136,13 @@ async fn begin(
 async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<String, String>>, Fault> {
     let mut wishes = (**wanted).clone();
     let application_name = wishes.remove("application_name");
-    if let super::worker::Way::Open(route) = borrower.worker.way() {
-        if let Some(known) = borrower.pool.greeting(route.id, &wishes) {
-            let Some(name) = application_name else { return Ok(known) };
-            let mut own = (*known).clone();
-            own.insert("application_name".into(), name);
-            return Ok(Arc::new(own));
-        }
+    if let super::worker::Way::Open(route) = borrower.worker.way()
+        && let Some(known) = borrower.pool.greeting(route.id, &wishes)
+    {
+        let Some(name) = application_name else { return Ok(known) };
+        let mut own = (*known).clone();
+        own.insert("application_name".into(), name);
+        return Ok(Arc::new(own));
     }
     let pooled = borrower.lease(wanted).await?;
     let reported = Arc::new(pooled.conn.reported.clone());

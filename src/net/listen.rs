@@ -118,10 +118,10 @@ fn tcp_addresses(settings: &Settings) -> Result<Vec<Group>, NetError> {
 /// so each address is first bound without it, which fails when anybody listens there.
 fn refuse_when_taken(group: &Group) -> Result<(), NetError> {
     for address in &group.addresses {
-        if let Err(e) = bound_socket(address, false) {
-            if !is_absent(&e) {
-                return Err(failed(address.to_string(), &e));
-            }
+        if let Err(e) = bound_socket(address, false)
+            && !is_absent(&e)
+        {
+            return Err(failed(address.to_string(), &e));
         }
     }
     Ok(())

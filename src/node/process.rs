@@ -205,10 +205,10 @@ async fn read_lines(mut pipe: impl AsyncRead + Unpin, send: mpsc::Sender<String>
 
 fn signal_group(group: i32, signal: Signal) {
     // Group 0 and 1 would mean our own and init's.
-    if group > 1 {
-        if let Err(error) = killpg(Pid::from_raw(group), signal) {
-            tracing::debug!(event = "process.signal_failed", group, %error);
-        }
+    if group > 1
+        && let Err(error) = killpg(Pid::from_raw(group), signal)
+    {
+        tracing::debug!(event = "process.signal_failed", group, %error);
     }
 }
 

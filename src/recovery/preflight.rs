@@ -49,10 +49,10 @@ impl Run {
         let timeline =
             file.get(..8).and_then(|t| u32::from_str_radix(t, 16).ok()).ok_or_else(|| bad(&"odd log name"))?;
         let system_identifier = system.parse().map_err(|_| bad(&"odd system identifier"))?;
-        if let Some(epoch) = &self.inner.board.view().epoch {
-            if epoch.system_identifier != system_identifier || epoch.node != id || epoch.timeline > timeline {
-                return Err(bad(&format!("it is not the primary of the epoch in force ({epoch:?})")));
-            }
+        if let Some(epoch) = &self.inner.board.view().epoch
+            && (epoch.system_identifier != system_identifier || epoch.node != id || epoch.timeline > timeline)
+        {
+            return Err(bad(&format!("it is not the primary of the epoch in force ({epoch:?})")));
         }
         let major = version.parse::<u32>().map_or(0, |v| v / 10_000);
         let programs = Programs::find(self.settings.bin_directory.as_deref(), major)
@@ -82,12 +82,12 @@ impl Run {
         };
         if let Some(directory) = &facts.target_local {
             if let (Ok(a), Ok(b)) = (directory.canonicalize(), std::path::Path::new(&facts.source_data).canonicalize())
+                && facts.source_is_local
+                && a == b
             {
-                if facts.source_is_local && a == b {
-                    return Err(
-                        Failure::new("the target's data directory is the source's").detail(facts.source_data.clone())
-                    );
-                }
+                return Err(
+                    Failure::new("the target's data directory is the source's").detail(facts.source_data.clone())
+                );
             }
             if let Some(pid) = node::running_pid(directory) {
                 return Err(running(format!("process {pid} runs on {}", directory.display())));

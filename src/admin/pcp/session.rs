@@ -174,10 +174,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let request = Request { kind, body, size: 0 };
         let next = commands::answer(&*context.operator, request, &mut out).await;
         tracing::info!(user, command = %char::from(kind).escape_default(), ?next, "PCP: command");
-        if let Next::AwaitJob(id) = next {
-            if !self.await_job(id, context, &mut out).await? {
-                return Ok(false);
-            }
+        if let Next::AwaitJob(id) = next
+            && !self.await_job(id, context, &mut out).await?
+        {
+            return Ok(false);
         }
         let sent = self.send(&out).await;
         if let Next::Stop(mode) = next {
