@@ -1,6 +1,16 @@
 //! Operators' surfaces over one command list: PCP, the JSON API, `SHOW POOL_*`.
+//!
+//! Read `command` (the list), `ports` (what the app lends), `run` (carries a command out), then a surface each:
+//! `http` (the JSON API) and `pool_commands` (statements in ordinary sessions).
 
 mod command;
+pub mod http;
+mod pool_commands;
+mod ports;
+mod run;
 mod settings;
 pub use command::{Command, CommandError, Reply, StopMode};
+pub use pool_commands::PoolAnswers;
+pub use ports::{BoxFuture, Daemon, NodePort, RecoveryPort};
+pub use run::Admin;
 pub use settings::{PcpSettings, Settings};

@@ -1,0 +1,129 @@
+//! The JSON API: HTTP over a Unix socket, where the peer's user id decides what he may do.
+//!
+//! Read `socket` (the file), `rights` (who may what), `service` (one request), then `serve` here.
+
+mod rights;
+mod service;
+mod socket;
+pub use socket::Bound;
+
+use super::{Admin, Settings};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rights::{Right, Rights};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections of those who may change things. Both limits together are 64; each has its own, so that other users
+/// cannot keep the operators out.
+const MAX_OPERATORS: usize = 32;
+/// Connections of all others.
+const MAX_OTHERS: usize = 32;
+/// A request's head, and then its body, must have arrived within this.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// A whole connection, which carries one request: longer than any client waits for its answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(180);
+/// What is under way at the daemon's end may take this long to answer.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after a failed accept, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Opens the socket; `serve` does the rest. A socket on which another process listens is an error.
+pub fn bind(settings: &Settings) -> io::Result<Bound> {
+    socket::bind(&settings.socket)
+}
+
+/// Serves until `stop`; requests under way then still get their answers. The socket's file is removed at the end.
+pub async fn serve(bound: Bound, admin: Arc<Admin>, settings: Settings, stop: CancellationToken) {
+    let (listener, _file) = bound.into_parts();
+    let listener = match UnixListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "the admin socket cannot be served"),
+    };
+    let tasks = TaskTracker::new();
+    let server = Server {
+        rights: Arc::new(Rights::new(&settings.admin_os_users)),
+        operators: Arc::new(Semaphore::new(MAX_OPERATORS)),
+        others: Arc::new(Semaphore::new(MAX_OTHERS)),
+        admin,
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    };
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => server.begin(stream),
+            Err(error) => {
+                tracing::warn!(%error, "no connection could be accepted on the admin socket");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    tasks.close();
+    if tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await.is_err() {
+        tracing::warn!("requests on the admin socket were still under way at the end");
+    }
+}
+
+struct Server {
+    rights: Arc<Rights>,
+    operators: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+    admin: Arc<Admin>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Server {
+    fn begin(&self, stream: UnixStream) {
+        // Without credentials he is nobody.
+        let right = stream.peer_cred().map_or(Right::Look, |peer| self.rights.of(peer.uid()));
+        let places = if right == Right::Change { &self.operators } else { &self.others };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            return tracing::warn!("too many connections on the admin socket; one was closed");
+        };
+        let service = service::Service { admin: self.admin.clone(), right, tasks: self.tasks.clone() };
+        self.tasks.spawn(converse(stream, service, place, self.stop.clone()));
+    }
+}
+
+async fn converse(
+    stream: UnixStream,
+    service: service::Service,
+    _place: OwnedSemaphorePermit,
+    stop: CancellationToken,
+) {
+    let answer = service_fn(move |request| {
+        let service = service.clone();
+        async move { Ok::<_, std::convert::Infallible>(service.answer(request).await) }
+    });
+    let conversation = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(READ_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), answer);
+    let mut conversation = std::pin::pin!(conversation);
+    let bounded = tokio::time::timeout(CONNECTION_TIMEOUT, async {
+        tokio::select! {
+            ended = conversation.as_mut() => return ended,
+            () = stop.cancelled() => conversation.as_mut().graceful_shutdown(),
+        }
+        conversation.await
+    });
+    match bounded.await {
+        Ok(Ok(())) => {}
+        // The peer's business: he hung up or spoke no HTTP.
+        Ok(Err(error)) => tracing::debug!(%error, "a connection on the admin socket broke"),
+        Err(_) => tracing::warn!("a connection on the admin socket took too long and was closed"),
+    }
+}

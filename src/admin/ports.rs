@@ -1,0 +1,46 @@
+//! What the surfaces need of the daemon's other parts. `app` implements these traits, tests stand in for it.
+
+use super::{CommandError, StopMode};
+use crate::base::NodeId;
+use crate::workflow::JobSnapshot;
+use std::future::Future;
+use std::pin::Pin;
+
+/// A future that owns all it needs, so that a surface may await it anywhere.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Takes nodes into routing and out of it. The words of a failure are for people.
+pub trait NodePort: Send + Sync + 'static {
+    /// Puts a node into routing.
+    fn attach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>>;
+    /// Takes a node out of routing.
+    fn detach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>>;
+}
+
+/// Recoveries and the jobs they run as.
+pub trait RecoveryPort: Send + Sync + 'static {
+    /// Begins a recovery; its job's number, or Pgpool-II's words of refusal.
+    fn start(&self, node: NodeId, overwrite: bool, accept_loss: bool) -> Result<u64, CommandError>;
+    /// One job as it is now; `None` when nobody remembers it.
+    fn job(&self, id: u64) -> Option<JobSnapshot>;
+    /// All jobs that are remembered.
+    fn jobs(&self) -> Vec<JobSnapshot>;
+    /// Asks a job to end.
+    fn cancel(&self, id: u64) -> Result<(), String>;
+    /// The job once it has ended; `None` when nobody remembers it.
+    fn wait(&self, id: u64) -> BoxFuture<Option<JobSnapshot>>;
+}
+
+/// The daemon's own life.
+pub trait Daemon: Send + Sync + 'static {
+    /// Reads the configuration anew; a report for people, or all mistakes.
+    fn reload(&self) -> Result<String, String>;
+    /// Begins to stop and returns at once.
+    fn stop(&self, mode: StopMode);
+    /// Clients connected now.
+    fn clients(&self) -> u64;
+    /// Configuration keys that wait for a restart.
+    fn pending_restart(&self) -> Vec<String>;
+    /// The configuration as Pgpool-II lists it: name, value, description.
+    fn listed_parameters(&self) -> Vec<(String, String, String)>;
+}

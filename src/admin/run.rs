@@ -1,0 +1,201 @@
+//! Carries operators' commands out, whichever surface they came by, and refuses them in Pgpool-II's words.
+
+use super::{Command, CommandError, Daemon, NodePort, RecoveryPort, Reply, StopMode};
+use crate::base::NodeId;
+use crate::cluster::{Board, Gate, GateState, NodeStatus, View};
+use crate::workflow::JobSnapshot;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Pgpool-II's bound in its texts on node ids that are out of range.
+const MAX_NODES: u16 = 128;
+
+/// The one place that carries commands out; every surface holds it.
+pub struct Admin {
+    board: Arc<Board>,
+    nodes: Arc<dyn NodePort>,
+    recovery: Arc<dyn RecoveryPort>,
+    daemon: Arc<dyn Daemon>,
+    started_at_s: u64,
+}
+
+impl Admin {
+    /// Made once, at the daemon's start, whose time it remembers.
+    pub fn new(
+        board: Arc<Board>,
+        nodes: Arc<dyn NodePort>,
+        recovery: Arc<dyn RecoveryPort>,
+        daemon: Arc<dyn Daemon>,
+    ) -> Arc<Admin> {
+        // A clock before 1970 is shown as 1970; nothing depends on it.
+        let started_at_s = SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
+        Arc::new(Admin { board, nodes, recovery, daemon, started_at_s })
+    }
+
+    /// Carries a command out. Dropping the future may leave it half done, so surfaces run it to its end.
+    pub async fn run(&self, command: Command) -> Result<Reply, CommandError> {
+        match command {
+            Command::Status => Ok(self.status()),
+            Command::Recover { node, overwrite, accept_loss } => self.recover(node, overwrite, accept_loss),
+            Command::Attach { node } => self.attach(node).await,
+            Command::Detach { node } => self.detach(node).await,
+            Command::Reload => self.daemon.reload().map(done).map_err(|why| failed("the configuration stays", why)),
+            Command::Stop { mode } => {
+                self.daemon.stop(mode);
+                Ok(done(format!("{} stop has begun", stop_name(mode))))
+            }
+            Command::Jobs => {
+                let mut jobs = self.recovery.jobs();
+                jobs.sort_by_key(|job| std::cmp::Reverse(job.id));
+                Ok(Reply::Jobs { jobs })
+            }
+            Command::Job { id } => self.job(id),
+            Command::CancelJob { id } => self.cancel(id),
+        }
+    }
+
+    /// The job once it has ended; `None` when nobody remembers it.
+    pub async fn wait_job(&self, id: u64) -> Option<JobSnapshot> {
+        self.recovery.wait(id).await
+    }
+
+    /// The view in force.
+    pub fn view(&self) -> Arc<View> {
+        self.board.view()
+    }
+
+    /// The configuration as Pgpool-II lists it: name, value, description.
+    pub fn listed_parameters(&self) -> Vec<(String, String, String)> {
+        self.daemon.listed_parameters()
+    }
+
+    /// Clients connected now.
+    pub fn clients(&self) -> u64 {
+        self.daemon.clients()
+    }
+
+    /// Unix seconds of the daemon's start.
+    pub fn started_at_s(&self) -> u64 {
+        self.started_at_s
+    }
+
+    fn status(&self) -> Reply {
+        let now = self.board.read();
+        Reply::Status {
+            view: View::clone(&now.view),
+            gate: gate_words(&now.gate),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            clients: self.daemon.clients(),
+            pending_restart: self.daemon.pending_restart(),
+        }
+    }
+
+    fn recover(&self, node: NodeId, overwrite: bool, accept_loss: bool) -> Result<Reply, CommandError> {
+        if self.view().node(node).is_none() {
+            return Err(failed("process recovery request failed", format!("node id {node} is not valid")));
+        }
+        let id = self.recovery.start(node, overwrite, accept_loss)?;
+        self.job(id)
+    }
+
+    async fn attach(&self, node: NodeId) -> Result<Reply, CommandError> {
+        let status = self.view().node(node).map(|n| n.status).ok_or_else(|| out_of_range("failback", node))?;
+        // Pgpool-II too answers this with success: what was asked for holds already.
+        if status.is_live() {
+            return Ok(done(format!("node {node} was {status} already")));
+        }
+        let attached = self.nodes.attach(node, "attached by an operator".to_owned()).await;
+        attached.map_err(|why| failed(&format!("node {node} was not attached"), why))?;
+        Ok(done(format!("node {node} is attached")))
+    }
+
+    async fn detach(&self, node: NodeId) -> Result<Reply, CommandError> {
+        let view = self.view();
+        let known = view.node(node).ok_or_else(|| out_of_range("degenerate backend", node))?;
+        if !known.status.is_live() {
+            return Err(not_live(node, known.status));
+        }
+        if !known.spec.allow_failover {
+            let pid = std::process::id();
+            return Err(CommandError {
+                message: format!(
+                    "degenerate backend request for node_id: {node} from pid [{pid}] is canceled because failover is disallowed on the node"
+                ),
+                detail: None,
+                hint: Some("the node's flag says DISALLOW_TO_FAILOVER".to_owned()),
+                fatal: false,
+            });
+        }
+        let detached = self.nodes.detach(node, "detached by an operator".to_owned()).await;
+        detached.map_err(|why| failed(&format!("node {node} was not detached"), why))?;
+        Ok(done(format!("node {node} is detached")))
+    }
+
+    fn job(&self, id: u64) -> Result<Reply, CommandError> {
+        self.recovery.job(id).map(|job| Reply::Job { job }).ok_or_else(|| unknown_job(id))
+    }
+
+    fn cancel(&self, id: u64) -> Result<Reply, CommandError> {
+        if self.recovery.job(id).is_none() {
+            return Err(unknown_job(id));
+        }
+        self.recovery.cancel(id).map_err(|why| failed(&format!("job {id} was not cancelled"), why))?;
+        Ok(done(format!("job {id} was asked to end; it undoes what it can")))
+    }
+}
+
+fn done(message: String) -> Reply {
+    Reply::Done { message }
+}
+
+fn failed(message: &str, detail: String) -> CommandError {
+    CommandError { message: message.to_owned(), detail: Some(detail), hint: None, fatal: false }
+}
+
+fn unknown_job(id: u64) -> CommandError {
+    CommandError {
+        message: format!("there is no job {id}"),
+        detail: None,
+        hint: Some("`pgmend jobs` lists those that are remembered".to_owned()),
+        fatal: false,
+    }
+}
+
+fn out_of_range(request: &str, node: NodeId) -> CommandError {
+    CommandError {
+        message: format!(
+            "invalid {request} request, node id: {node} is out of range. node id must be between [0 and {MAX_NODES}]"
+        ),
+        detail: None,
+        hint: None,
+        fatal: false,
+    }
+}
+
+fn not_live(node: NodeId, status: NodeStatus) -> CommandError {
+    let code = status.code();
+    CommandError {
+        message: format!(
+            "invalid degenerate backend request, node id : {node} status: [{code}] is not valid for failover"
+        ),
+        detail: Some(format!("node {node} is {status}")),
+        hint: None,
+        fatal: false,
+    }
+}
+
+fn gate_words(gate: &Gate) -> String {
+    match gate.state {
+        GateState::Open => "open".to_owned(),
+        GateState::Held => format!("held: {}", gate.reason),
+    }
+}
+
+fn stop_name(mode: StopMode) -> &'static str {
+    match mode {
+        StopMode::Smart => "smart",
+        StopMode::Fast => "fast",
+        StopMode::Immediate => "immediate",
+    }
+}
