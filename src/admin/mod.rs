@@ -4,6 +4,8 @@
 //! `http` (the JSON API) and `pool_commands` (statements in ordinary sessions).
 
 mod command;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod http;
 mod pool_commands;
 mod ports;
