@@ -137,7 +137,7 @@ impl Words {
 }
 
 fn pool_nodes(view: &View) -> Answer {
-    let total: f64 = view.nodes.iter().map(|n| weight(n)).sum();
+    let total: f64 = view.nodes.iter().map(weight).sum();
     answer(&NODE_COLUMNS, view.nodes.iter().map(|node| node_row(view, node, total)).collect())
 }
 
