@@ -4,6 +4,8 @@
 //! `pcp` (Pgpool-II's tools), `http` (the JSON API) and `pool_commands` (statements in ordinary sessions).
 
 mod command;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod http;
 pub mod pcp;
 mod pool_commands;

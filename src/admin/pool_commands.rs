@@ -227,3 +227,77 @@ fn date(days: u64) -> (u64, u64, u64) {
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (cycle * 400 + year_in_cycle + u64::from(month <= 2), month, day)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::fake;
+
+    fn ask(sql: &str) -> Option<Answer> {
+        PoolAnswers::new(fake::admin().1).answer(sql, "postgres")
+    }
+
+    fn row(answer: &Answer, at: usize) -> String {
+        answer.rows[at].iter().map(|v| v.as_deref().unwrap()).collect::<Vec<_>>().join("|")
+    }
+
+    #[test]
+    fn the_nodes_are_shown_as_by_pgpool() {
+        let nodes = ask("  Show\n  POOL_NODES ;").unwrap();
+        assert_eq!(
+            nodes.columns.join("|"),
+            "node_id|hostname|port|status|pg_status|lb_weight|role|pg_role|select_cnt|load_balance_node|replication_delay|replication_state|replication_sync_state|last_status_change"
+        );
+        assert_eq!(nodes.tag, "SELECT 3");
+        assert_eq!(row(&nodes, 0), "0|/tmp|5432|up|up|0.333333|primary|primary|0|true|0|||2024-02-29 12:34:56");
+        assert_eq!(
+            row(&nodes, 1),
+            "1|/tmp|5433|down|down|0.666667|standby|standby|0|false|42|streaming|async|2024-02-29 12:34:56"
+        );
+        assert_eq!(
+            row(&nodes, 2),
+            "2|/tmp|5434|waiting|unknown|0.000000|standby|unknown|0|false|0|||2024-02-29 12:34:56"
+        );
+    }
+
+    #[test]
+    fn parameters_and_version_are_shown() {
+        let status = ask("SHOW POOL_STATUS").unwrap();
+        assert_eq!(status.columns, ["item", "value", "description"]);
+        assert_eq!(row(&status, 0), "port|6432|where it listens");
+        assert_eq!(ask("PGPOOL SHOW ALL").unwrap(), status);
+        let port = ask("pgpool show PORT").unwrap();
+        assert_eq!((port.columns[0].as_str(), row(&port, 0).as_str()), ("port", "6432"));
+        let version = ask("show pool_version").unwrap();
+        assert_eq!(version.columns, ["pool_version"]);
+        assert_eq!(row(&version, 0), format!("4.3.5 (pgmend {})", env!("CARGO_PKG_VERSION")));
+    }
+
+    #[test]
+    fn every_row_is_as_wide_as_its_columns() {
+        for (sql, rows) in [("SHOW POOL_PROCESSES", 1), ("SHOW POOL_POOLS", 3)] {
+            let answer = ask(sql).unwrap();
+            assert_eq!(answer.rows.len(), rows);
+            assert!(answer.rows.iter().all(|row| row.len() == answer.columns.len()), "{sql}");
+        }
+    }
+
+    #[test]
+    fn other_statements_are_the_servers() {
+        for sql in ["", ";", "SHOW", "SHOW work_mem", "SHOW POOL_NODES x", "SELECT 1", "PGPOOL SHOW nothing", "PGPOOL"]
+        {
+            assert_eq!(ask(sql), None, "{sql}");
+        }
+    }
+
+    #[test]
+    fn dates_are_gregorian() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00");
+        assert_eq!(utc(951_782_399), "2000-02-28 23:59:59");
+        assert_eq!(utc(951_868_799), "2000-02-29 23:59:59");
+        assert_eq!(utc(4_107_542_400), "2100-03-01 00:00:00");
+        assert_eq!(utc(1_735_689_599), "2024-12-31 23:59:59");
+        // No panic at the edge.
+        utc(u64::MAX);
+    }
+}

@@ -222,3 +222,67 @@ impl super::pcp::Operator for PcpOperator {
         self.0.listed_parameters()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::fake;
+
+    #[tokio::test]
+    async fn refusals_have_pgpools_words() {
+        let (fake, admin) = fake::admin();
+        let p = std::process::id();
+        let words = [
+            (
+                Command::Attach { node: NodeId(3) },
+                "invalid failback request, node id: 3 is out of range. node id must be between [0 and 128]".to_owned(),
+            ),
+            (
+                Command::Detach { node: NodeId(3) },
+                "invalid degenerate backend request, node id: 3 is out of range. node id must be between [0 and 128]"
+                    .to_owned(),
+            ),
+            (
+                Command::Detach { node: NodeId(1) },
+                "invalid degenerate backend request, node id : 1 status: [3] is not valid for failover: node 1 is down"
+                    .to_owned(),
+            ),
+            (
+                Command::Detach { node: NodeId(2) },
+                format!(
+                    "degenerate backend request for node_id: 2 from pid [{p}] is canceled because failover is disallowed on the node"
+                ),
+            ),
+            (
+                Command::Recover { node: NodeId(3), overwrite: false, accept_loss: false },
+                "process recovery request failed: node id 3 is not valid".to_owned(),
+            ),
+            (Command::Job { id: 8 }, "there is no job 8".to_owned()),
+            (Command::CancelJob { id: 8 }, "there is no job 8".to_owned()),
+            (Command::Reload, "the configuration stays: pgmend.toml:3: no".to_owned()),
+        ];
+        for (command, expected) in words {
+            assert_eq!(admin.run(command).await.unwrap_err().to_string(), expected);
+        }
+        assert!(fake.0.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn orders_reach_their_ports() {
+        let (fake, admin) = fake::admin();
+        admin.run(Command::Attach { node: NodeId(0) }).await.unwrap();
+        admin.run(Command::Attach { node: NodeId(1) }).await.unwrap();
+        let error = admin.run(Command::Detach { node: NodeId(0) }).await.unwrap_err();
+        assert_eq!(error.to_string(), "node 0 was not detached: the disk is full");
+        let recover = Command::Recover { node: NodeId(1), overwrite: true, accept_loss: false };
+        let Reply::Job { job } = admin.run(recover).await.unwrap() else { panic!("no job") };
+        assert_eq!(job.id, 7);
+        let Reply::Jobs { jobs } = admin.run(Command::Jobs).await.unwrap() else { panic!("no jobs") };
+        assert_eq!(jobs.iter().map(|j| j.id).collect::<Vec<_>>(), [7, 3]);
+        admin.run(Command::CancelJob { id: 7 }).await.unwrap();
+        admin.run(Command::Stop { mode: StopMode::Fast }).await.unwrap();
+        let orders = fake.0.lock().unwrap().clone();
+        assert_eq!(orders, ["attach 1", "detach 0", "recover 1 true false", "cancel 7", "stop"]);
+        assert_eq!(admin.wait_job(7).await.unwrap().id, 7);
+    }
+}

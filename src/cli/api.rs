@@ -102,4 +102,25 @@ mod tests {
         let error = send(Path::new("/nonexistent/s"), &Command::Status).await.unwrap_err();
         assert!(error.to_string().starts_with("the daemon is not running or cannot be reached at /nonexistent/s: "));
     }
+
+    #[tokio::test]
+    async fn commands_go_to_the_daemon_and_its_answers_come_back() {
+        use crate::admin::{Settings, fake, http};
+        let scratch = tempfile::tempdir().unwrap();
+        let socket = scratch.path().join("run/s.sock");
+        let settings = Settings { socket: socket.clone(), admin_os_users: vec![], pcp: None };
+        let (fake, admin) = fake::admin();
+        let stop = tokio_util::sync::CancellationToken::new();
+        let serving = tokio::spawn(http::serve(http::bind(&settings).unwrap(), admin, settings, stop.clone()));
+        let status = send(&socket, &Command::Status).await.unwrap();
+        assert!(matches!(status, Reply::Status { clients: 2, .. }), "{status:?}");
+        let attached = send(&socket, &Command::Attach { node: crate::base::NodeId(1) }).await.unwrap();
+        assert_eq!(attached, Reply::Done { message: "node 1 is attached".into() });
+        assert_eq!(*fake.0.lock().unwrap(), ["attach 1"]);
+        let refused = send(&socket, &Command::Job { id: 8 }).await.unwrap_err();
+        assert!(matches!(refused, CallError::Refused(_)) && refused.to_string() == "there is no job 8");
+        stop.cancel();
+        serving.await.unwrap();
+        assert!(send(&socket, &Command::Status).await.is_err());
+    }
 }

@@ -127,3 +127,65 @@ async fn converse(
         Err(_) => tracing::warn!("a connection on the admin socket took too long and was closed"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::fake;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn ask(right: Option<Right>, request: &str) -> String {
+        let scratch = tempfile::tempdir().unwrap();
+        let settings = Settings { socket: scratch.path().join("s.sock"), admin_os_users: vec![], pcp: None };
+        let (stop, (_, admin)) = (CancellationToken::new(), fake::admin());
+        let (mut client, serving) = if let Some(right) = right {
+            // The peer of a pair is the test's own user, so his right is given.
+            let (client, served) = UnixStream::pair().unwrap();
+            let service = service::Service { admin, right, tasks: TaskTracker::new() };
+            let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+            (client, tokio::spawn(converse(served, service, place, stop.clone())))
+        } else {
+            let bound = bind(&settings).unwrap();
+            let serving = tokio::spawn(serve(bound, admin, settings.clone(), stop.clone()));
+            (UnixStream::connect(&settings.socket).await.unwrap(), serving)
+        };
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        stop.cancel();
+        serving.await.unwrap();
+        assert!(!settings.socket.exists());
+        answer
+    }
+
+    fn post(body: &str) -> String {
+        format!("POST /api/v1/command HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    #[tokio::test]
+    async fn requests_get_their_statuses() {
+        let health = ask(None, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(health.starts_with("HTTP/1.1 200 ") && health.ends_with("\r\n\r\nok"), "{health}");
+        for (request, status, words) in [
+            ("GET /x HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(), "404", "GET /x"),
+            (post("{}"), "400", "missing field `command`"),
+            (post("{}"), "400", "attach"),
+            (post(r#"{"command":"attach","node":99999}"#), "400", "99999"),
+            (post(r#"{"command":"job","id":8}"#), "404", "there is no job 8"),
+            (post(r#"{"command":"attach","node":9}"#), "409", "out of range"),
+            (post(r#"{"command":"status"}"#), "200", "listen.backlog"),
+            (post(&" ".repeat(70_000)), "413", "larger than 65536 bytes"),
+        ] {
+            let answer = ask(Some(Right::Change), &request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(words), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn others_look_and_change_nothing() {
+        let refused = ask(Some(Right::Look), &post(r#"{"command":"reload"}"#)).await;
+        assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("os_users"), "{refused}");
+        let jobs = ask(Some(Right::Look), &post(r#"{"command":"jobs"}"#)).await;
+        assert!(jobs.starts_with("HTTP/1.1 200 "), "{jobs}");
+    }
+}
