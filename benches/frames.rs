@@ -1,5 +1,8 @@
 //! What it costs to find the frames of an answer: the part of the relay that touches every message.
 
+// Criterion's macros make functions that cannot carry documentation.
+#![allow(missing_docs)]
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pgmend::wire::frame;
 use std::hint::black_box;

@@ -52,10 +52,14 @@ fn seeds() -> Vec<Vec<u8>> {
         made(&|o| backend::ready_for_query(o, b'I')),
         made(&|o| frontend::startup(o, 2, &[("user", "u"), ("database", "d"), ("_pq_.x", "1")])),
         made(&|o| frontend::cancel_request(o, 7, b"keys")),
+        made(&|o| backend::raw(o, b'R', b"postgres\0e8a48653851e28c69d0506508fb27fc5\0")),
+        made(&|o| backend::raw(o, b'I', b"-1\0")),
     ]
 }
 
 fn drive(bytes: &[u8], dice: &mut Dice) {
+    // PCP: an outcome of any kind, but no panic.
+    let _ = pgmend::admin::pcp::parse(bytes);
     if let Ok(startup::Packet::Startup(s)) = startup::parse(bytes.get(4..).unwrap_or_default()) {
         assert!(!s.user.is_empty() && !s.database.is_empty() && s.negotiated_minor() != 1);
     }

@@ -4,5 +4,5 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let _ = pgmend::admin::pcp::packet::parse(data);
+    let _ = pgmend::admin::pcp::parse(data);
 });

@@ -1,12 +1,10 @@
 //! One worker's share of a pool: its idle connections, newest used first.
 
 use super::{Pooled, SharedPool};
-use crate::net::Stream;
 use crate::server::RouteId;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 /// Idle connections of one worker in one pool. Lives on that worker's thread.
 #[derive(Debug)]
@@ -45,7 +43,7 @@ impl Local {
         }
         let mut idle = self.idle.borrow_mut();
         while let Some(pooled) = idle.pop() {
-            if pooled.conn.route == route && is_quiet(&pooled.conn.stream) {
+            if pooled.conn.route == route && pooled.conn.is_quiet() {
                 return Some(pooled);
             }
         }
@@ -93,7 +91,7 @@ impl Local {
                 route.is_some_and(|r| r != p.conn.route)
                     || old(p.conn.idle_since_s, idle_limit_s)
                     || old(p.conn.opened_at_s, lifetime_s)
-                    || !is_quiet(&p.conn.stream)
+                    || !p.conn.is_quiet()
             })
             .collect();
         drop(dropped);
@@ -133,11 +131,4 @@ impl Local {
     pub fn idle(&self) -> usize {
         self.idle.borrow().len()
     }
-}
-
-/// Nothing arrived on an idle connection: it was neither closed nor has it something to say. Costs no system call, since
-/// the runtime knows whether the socket became readable.
-fn is_quiet(stream: &Stream) -> bool {
-    let mut cx = Context::from_waker(Waker::noop());
-    stream.is_tls() || matches!(stream.poll_read_ready(&mut cx), Poll::Pending)
 }

@@ -5,6 +5,7 @@ use crate::base::NodeId;
 use crate::net::Stream;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 /// Run-time parameters by lower-case name, as a client wants them or a server has them beyond its defaults.
 pub type ParamSet = Arc<BTreeMap<String, String>>;
@@ -64,6 +65,13 @@ impl ServerConn {
             idle_since_s: now_s,
             broken: false,
         }
+    }
+
+    /// Nothing arrived while it was idle: it was neither closed nor has it something to say. Costs no system call, since
+    /// the runtime knows whether the socket became readable. Of TLS nothing is known without reading.
+    pub fn is_quiet(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.stream.is_tls() || self.stream.poll_read_ready(&mut cx).is_pending()
     }
 
     /// True when it should be closed rather than pooled, whatever its age.
