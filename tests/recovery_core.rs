@@ -104,6 +104,8 @@ impl Drop for Cluster {
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGQUIT).ok();
             }
         }
+        // A Drop cannot await; the servers need a moment to let go of the folder.
+        #[allow(clippy::disallowed_methods)]
         std::thread::sleep(Duration::from_millis(500));
         drop(std::fs::remove_dir_all(&self.root));
     }

@@ -159,7 +159,7 @@ impl Session {
                 Front::Work => {}
                 Front::Terminate | Front::More | Front::Stray(_) => return Ok(()),
             }
-            if self.command(client).await? {
+            if self.command(client).await? || self.answered_alone()? {
                 continue;
             }
             let mut pooled = self.borrower.lease(&self.core.wanted).await?;
@@ -232,6 +232,17 @@ impl Session {
             .poll(&mut state, cx)
         })
         .await
+    }
+
+    /// Answers what needs no server; the answer leaves while the next batch is awaited.
+    fn answered_alone(&mut self) -> Result<bool, Fault> {
+        let Session { core, up, down, borrower, .. } = self;
+        if !down.is_sent() {
+            return Ok(false);
+        }
+        let count = core.answer_alone(up.input.bytes(), &borrower.worker.plane.statements, down.own())?;
+        up.input.consume(count);
+        Ok(count > 0)
     }
 
     /// Answers `SHOW POOL_…` and `PGPOOL …` when they come alone in a simple query. True: answered.

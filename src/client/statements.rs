@@ -1,25 +1,32 @@
 //! Prepared statements shared by all clients: one number for each text with its parameter types, compared in full.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Texts remembered before those that no client has any more are dropped.
 const KEPT: usize = 4096;
 
 /// A statement's text and parameter types, as in a Parse message after the name.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Statement {
     /// Never used for another text, so a server that holds the name holds this text.
     pub id: u64,
     /// The query, a zero byte, the count and the parameter types.
     pub query_and_types: Arc<[u8]>,
+    /// Some server has accepted it.
+    proven: AtomicBool,
 }
 
 impl Statement {
     /// Its name on servers.
     pub fn server_name(&self) -> String {
         format!("pgmend_{}", self.id)
+    }
+
+    /// A server has accepted its Parse.
+    pub fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
     }
 }
 
@@ -31,6 +38,12 @@ pub struct Statements {
 }
 
 impl Statements {
+    /// The statement for a text that some server has accepted already.
+    pub fn proven(&self, query_and_types: &[u8]) -> Option<Arc<Statement>> {
+        let by_text = self.by_text.lock().unwrap_or_else(PoisonError::into_inner);
+        by_text.get(query_and_types).filter(|s| s.proven.load(Ordering::Relaxed)).cloned()
+    }
+
     /// The statement for a text; a new one if no client has it.
     pub fn intern(&self, query_and_types: &[u8]) -> Arc<Statement> {
         let mut by_text = self.by_text.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,7 +55,7 @@ impl Statements {
         }
         let text: Arc<[u8]> = query_and_types.into();
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let statement = Arc::new(Statement { id, query_and_types: text.clone() });
+        let statement = Arc::new(Statement { id, query_and_types: text.clone(), proven: AtomicBool::new(false) });
         by_text.insert(text, statement.clone());
         statement
     }

@@ -114,9 +114,12 @@ fn tail(path: &Path, from: u64) -> String {
 pub fn running_pid(directory: &Path) -> Option<u32> {
     let text = std::fs::read_to_string(directory.join("postmaster.pid")).ok()?;
     let pid: u32 = text.lines().next()?.trim().parse().ok()?;
-    // After a crash the number may belong to anybody.
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    matches!(name.trim(), "postgres" | "postmaster" | "edb-postgres").then_some(pid)
+    // After a crash the number may belong to anybody, or to a dead process that its parent has not asked after yet.
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+    let is_server = matches!(field("Name:"), Some("postgres" | "postmaster" | "edb-postgres"));
+    let is_dead = field("State:").is_some_and(|state| state.starts_with(['Z', 'X']));
+    (is_server && !is_dead).then_some(pid)
 }
 
 /// True when anybody accepts a connection at the node's address.

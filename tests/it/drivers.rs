@@ -63,12 +63,12 @@ fn psycopg_with(mode: &str, ssl: &str, expected: &str) {
 
 #[test]
 fn psycopg_works_with_tls_and_scram_in_session_pooling() {
-    psycopg_with("session", "sslmode=verify-full channel_binding=require", "1");
+    psycopg_with("session", "sslmode=verify-full channel_binding=require", "True");
 }
 
 #[test]
 fn psycopg_works_with_scram_without_tls() {
-    psycopg_with("session", "sslmode=disable", "0");
+    psycopg_with("session", "sslmode=disable", "False");
 }
 
 #[test]
