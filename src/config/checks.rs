@@ -105,17 +105,6 @@ fn check_times(config: &Config, wrong: &mut impl FnMut(&str, String)) {
             wrong(key, "expected more than zero: an unbounded wait is not offered here".to_owned());
         }
     }
-    let first_stage = config.recovery.first_stage_timeout;
-    if first_stage > Duration::ZERO && first_stage < config.recovery.no_progress_timeout {
-        wrong(
-            "recovery.recovery_1st_stage_timeout",
-            format!(
-                "expected 0 or at least no_progress_timeout ({}s), found {}s",
-                config.recovery.no_progress_timeout.as_secs(),
-                first_stage.as_secs()
-            ),
-        );
-    }
     if config.recovery.first_stage_command.contains('/') {
         // The script is found in the source's data directory; a path would escape it.
         wrong(

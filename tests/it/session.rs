@@ -180,8 +180,8 @@ try:
     with c.cursor().copy("COPY big FROM STDIN") as copy:
         copy.write(line)
         raise KeyError
-except KeyError:
-    pass
+except (KeyError, psycopg.errors.QueryCanceled):
+    pass  # which of them depends on psycopg's version
 assert c.execute("SELECT count(*) FROM big").fetchone()[0] == 50000
 "#,
     );
