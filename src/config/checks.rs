@@ -5,7 +5,6 @@ use super::error::ConfigError;
 use crate::auth::{AuthError, HbaRules, Secrets};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Pgpool-II's limit, kept: ids are shown and stored as small numbers.
 const MAX_NODES: usize = 128;

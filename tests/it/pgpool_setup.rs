@@ -100,18 +100,3 @@ fn three_ports() -> u16 {
     assert!(free_port() > first && free_port() > first);
     first
 }
-
-/// The same folder layout holds for Pgpool-II itself: shows that the harness is right where pgmend is not yet.
-#[test]
-#[ignore = "a check of the harness against the original; run by hand"]
-fn pgpool_itself_passes_the_setup() {
-    let scratch = Scratch::new();
-    install(&scratch);
-    let line = format!("ln -sf /usr/sbin/pgpool {}/prefix/bin/pgpool", scratch.path().display());
-    run_for(as_postgres("bash").args(["-c", &line]), Duration::from_secs(5)).must();
-    let (base, pg_base) = (three_ports(), three_ports());
-    let built = shell(&scratch, &format!("pgpool_setup -m s -n 2 -p {base} -pg {pg_base} --no-stop < /dev/null"), 170);
-    assert!(built.ok, "{}", built.all());
-    wait_until("both nodes are up", Duration::from_secs(30), || statuses(&scratch, base) == ["up", "up"]);
-    let _ = shell(&scratch, "./shutdownall", 60);
-}
