@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Between two sweeps: the grain of idle limits and connection lives.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -110,6 +111,8 @@ pub struct Worker {
     now_s: Cell<u64>,
     way: RefCell<(u64, Way)>,
     stopping: Cell<Option<Ending>>,
+    /// The last session has ended while the worker is stopping.
+    emptied: Notify,
 }
 
 /// The other workers' order queues.
@@ -137,6 +140,7 @@ impl Worker {
             now_s: Cell::new(0),
             way: RefCell::new((0, Way::Blocked("not yet known".into()))),
             stopping: Cell::new(None),
+            emptied: Notify::new(),
         })
     }
 
@@ -151,6 +155,7 @@ impl Worker {
                     None => return,
                 },
                 _ = sweep.tick() => self.sweep(),
+                () = self.emptied.notified() => {}
             }
             if self.stopping.get().is_some() && self.sessions.borrow().is_empty() {
                 return;
@@ -282,6 +287,10 @@ struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.worker.sessions.borrow_mut().remove(&self.id);
+        let mut sessions = self.worker.sessions.borrow_mut();
+        sessions.remove(&self.id);
+        if sessions.is_empty() && self.worker.stopping.get().is_some() {
+            self.worker.emptied.notify_one();
+        }
     }
 }
