@@ -102,14 +102,17 @@ impl Borrower {
             Asked::Permit(permit) => Ok(Grant::Permit(permit)),
             Asked::Full => Err(Fault::Limit("too many clients wait for a server connection".into())),
             Asked::Wait { id, grant } => {
-                let forget = Forget { pool: &self.pool, id };
+                let mut forget = Forget { pool: &self.pool, id: Some(id) };
                 // Idle connections may lie with other workers, or here when others waited before.
                 self.pool.serve_waiters();
                 self.worker.nudge.all();
                 let granted = tokio::time::timeout_at(deadline, grant).await;
-                drop(forget);
                 match granted {
-                    Ok(Ok(grant)) => Ok(grant),
+                    Ok(Ok(grant)) => {
+                        // Whoever grants has taken the waiter out.
+                        forget.disarm();
+                        Ok(grant)
+                    }
                     Ok(Err(_)) | Err(_) => Err(Fault::QueueTimeout(limit)),
                 }
             }
@@ -211,11 +214,19 @@ fn is_passing(code: &str) -> bool {
 /// Takes a waiter out of the queue when its future is dropped.
 struct Forget<'a> {
     pool: &'a Local,
-    id: u64,
+    id: Option<u64>,
+}
+
+impl Forget<'_> {
+    fn disarm(&mut self) {
+        self.id = None;
+    }
 }
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.pool.shared.forget(self.id);
+        if let Some(id) = self.id {
+            self.pool.shared.forget(id);
+        }
     }
 }

@@ -93,7 +93,7 @@ async fn begin(
     minor: u16,
     control: Rc<Control>,
 ) -> Result<Session, Fault> {
-    let wanted = params::wanted(parameters).map_err(Fault::Protocol)?;
+    let wanted = worker.intern(params::wanted(parameters).map_err(Fault::Protocol)?);
     let settings = worker.plane.settings.load_full();
     let pool =
         worker.pool(&key).ok_or_else(|| Fault::Limit("too many different users and databases at once".into()))?;

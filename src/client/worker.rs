@@ -5,9 +5,9 @@ use super::session;
 use crate::cluster::GateState;
 use crate::net::{self, StdStream, Stream, tls_client_config};
 use crate::pool::{Local, PoolKey};
-use crate::server::{RouteId, Target};
+use crate::server::{ParamSet, RouteId, Target};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -16,6 +16,9 @@ use tokio::sync::Notify;
 
 /// Between two sweeps: the grain of idle limits and connection lives.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Different sets of client parameters remembered per worker.
+const MAX_INTERNED: usize = 1024;
 
 /// What a worker is told from outside.
 #[derive(Debug)]
@@ -108,6 +111,7 @@ pub struct Worker {
     pools: RefCell<HashMap<PoolKey, Rc<Local>>>,
     sessions: RefCell<HashMap<u64, Rc<Control>>>,
     last_session: Cell<u64>,
+    params: RefCell<HashSet<ParamSet>>,
     now_s: Cell<u64>,
     way: RefCell<(u64, Way)>,
     stopping: Cell<Option<Ending>>,
@@ -137,6 +141,7 @@ impl Worker {
             pools: RefCell::default(),
             sessions: RefCell::default(),
             last_session: Cell::new(0),
+            params: RefCell::default(),
             now_s: Cell::new(0),
             way: RefCell::new((0, Way::Blocked("not yet known".into()))),
             stopping: Cell::new(None),
@@ -198,6 +203,22 @@ impl Worker {
             session::serve(worker, stream, control).await;
             drop(admitted);
         });
+    }
+
+    /// One allocation for all clients with the same parameters, so that a lease compares pointers.
+    pub fn intern(&self, set: ParamSet) -> ParamSet {
+        let mut params = self.params.borrow_mut();
+        if let Some(known) = params.get(&set) {
+            return known.clone();
+        }
+        if params.len() >= MAX_INTERNED {
+            params.retain(|p| ParamSet::strong_count(p) > 1);
+        }
+        // When all are in use the set stays its client's own.
+        if params.len() < MAX_INTERNED {
+            params.insert(set.clone());
+        }
+        set
     }
 
     /// Coarse seconds since the worker's start.
