@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::time::Instant;
 
 /// The part of the configuration that the data plane reads; replaced whole at reload.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct Plane {
     pub clients: AtomicUsize,
     /// Transactions finished.
     pub transactions: AtomicU64,
+    /// Second zero of the workers' coarse clocks.
+    pub started: Instant,
     pools: Mutex<HashMap<PoolKey, Arc<SharedPool>>>,
 }
 
@@ -67,6 +70,7 @@ impl Plane {
             commands: ArcSwapOption::empty(),
             clients: AtomicUsize::new(0),
             transactions: AtomicU64::new(0),
+            started: Instant::now(),
             pools: Mutex::default(),
         })
     }
@@ -83,6 +87,11 @@ impl Plane {
         let pool = SharedPool::new(key.clone(), self.settings.load().pool_size(&key.database));
         pools.insert(key.clone(), pool.clone());
         Some(pool)
+    }
+
+    /// Server connections that went from one worker to another, over all pools.
+    pub fn moved(&self) -> u64 {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().map(|pool| pool.moved()).sum()
     }
 
     /// Puts new settings in force: sizes at once, the rest with each client's next transaction.

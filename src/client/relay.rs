@@ -138,7 +138,9 @@ impl Relay<'_> {
             if self.until_transaction && (state.free || self.is_over(state)) {
                 return Poll::Ready(Ok(Ended::Transaction));
             }
-            if state.client_closed && self.up.is_sent() && self.core.is_settled() {
+            // A closed client's last requests are still answered, as it may have closed only its own direction.
+            let over = self.core.is_settled() || self.core.awaits_client();
+            if state.client_closed && self.up.is_sent() && over {
                 return Poll::Ready(Ok(Ended::Client));
             }
             moved |= self.receive(state, cx)?;

@@ -221,7 +221,7 @@ impl Worker {
         set
     }
 
-    /// Coarse seconds since the worker's start.
+    /// Coarse seconds since the data plane's start.
     pub fn now_s(&self) -> u64 {
         self.now_s.get()
     }
@@ -273,7 +273,8 @@ impl Worker {
     }
 
     fn sweep(&self) {
-        self.now_s.set(self.now_s.get() + SWEEP.as_secs());
+        // One clock for all workers, since connections and their ages go from one to another.
+        self.now_s.set(self.plane.started.elapsed().as_secs());
         let settings = self.plane.settings.load();
         let route = match self.way() {
             Way::Open(route) => Some(route.id),
