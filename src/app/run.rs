@@ -98,12 +98,12 @@ async fn serve(parts: Parts) -> Result<(), String> {
         Some(settings) => Some(admin::pcp::bind(settings).map_err(|e| format!("PCP: {e}"))?),
         None => None,
     };
-    let passwords = runtime.clone();
+    let (passwords, authorities) = (runtime.clone(), runtime.clone());
     let keeper = Keeper::start(
         board.clone(),
         memory,
         config.health.clone(),
-        config.server.ca_file.clone(),
+        Arc::new(move || authorities.now().server.ca_file.clone()),
         Arc::new(move |user: &str| passwords.password_of(user)),
         control.clone(),
     );
@@ -240,6 +240,10 @@ impl Daemon for ThisDaemon {
 
     fn clients(&self) -> u64 {
         self.data.clients() as u64
+    }
+
+    fn moved(&self) -> u64 {
+        self.data.plane.moved()
     }
 
     fn pending_restart(&self) -> Vec<String> {

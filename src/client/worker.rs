@@ -3,7 +3,7 @@
 use super::plane::{Admitted, Plane};
 use super::session;
 use crate::cluster::GateState;
-use crate::net::{self, StdStream, Stream, tls_client_config};
+use crate::net::{self, StdStream, Stream};
 use crate::pool::{Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
 use std::cell::{Cell, RefCell};
@@ -245,21 +245,13 @@ impl Worker {
             return Way::Blocked("no node is known to be the primary".into());
         };
         let settings = self.plane.settings.load();
-        let tls = match tls_client_config(spec.sslmode, settings.server.ca_file.as_deref()) {
-            Ok(tls) => Arc::new(tls),
+        let ca_file = settings.server.ca_file.as_deref();
+        let target = match Target::new(&spec.host.0, spec.port, spec.sslmode, ca_file, settings.keepalive) {
+            Ok(target) => Arc::new(target),
             Err(error) => return Way::Blocked(error.to_string().into()),
         };
         let timeline = published.view.epoch.as_ref().map_or(0, |e| e.timeline);
-        Way::Open(Rc::new(Route {
-            id: RouteId { node: spec.id, timeline },
-            target: Arc::new(Target {
-                host: spec.host.0.clone(),
-                port: spec.port,
-                sslmode: spec.sslmode,
-                tls: Some(tls),
-                keepalive: settings.keepalive,
-            }),
-        }))
+        Way::Open(Rc::new(Route { id: RouteId { node: spec.id, timeline }, target }))
     }
 
     /// This worker's share of a pool; `None` when there are too many pools.

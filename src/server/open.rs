@@ -2,7 +2,8 @@
 
 use super::ServerError;
 use crate::cluster::SslMode;
-use crate::net::{self, Stream};
+use crate::net::{self, Stream, TlsClientError};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,22 @@ pub struct Target {
 }
 
 impl Target {
+    /// A node's address with TLS ready as far as `sslmode` may come to it. Reads `ca_file`.
+    pub fn new(
+        host: &str,
+        port: u16,
+        sslmode: SslMode,
+        ca_file: Option<&Path>,
+        keepalive: Duration,
+    ) -> Result<Target, TlsClientError> {
+        let tls = match sslmode {
+            SslMode::Disable => None,
+            _ if net::is_unix(host) => None,
+            mode => Some(Arc::new(net::tls_client_config(mode, ca_file)?)),
+        };
+        Ok(Target { host: host.to_owned(), port, sslmode, tls, keepalive })
+    }
+
     /// How to try first, and how else when [`is_worth_another_way`]: `allow` begins plain, `prefer` with TLS
     /// (<https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-SSLMODE>). A Unix socket is always plain.
     pub fn ways(&self) -> (SslMode, Option<SslMode>) {

@@ -6,9 +6,8 @@ use super::ServerError;
 use super::open::{NO_RULE, Target, is_worth_another_way, open};
 use crate::base::{NodeId, Secret};
 use crate::cluster::{NodeSpec, SslMode};
-use crate::net::{NetError, is_unix, tls_client_config};
+use crate::net::NetError;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -57,16 +56,8 @@ impl SqlTarget {
 
     /// Where to connect, with TLS ready.
     fn place(&self) -> Result<Target, SqlError> {
-        let tls = match self.sslmode {
-            SslMode::Disable => None,
-            _ if is_unix(&self.host) => None,
-            mode => {
-                let tls = tls_client_config(mode, self.ca_file.as_deref());
-                Some(Arc::new(tls.map_err(|e| SqlError::Tls { address: self.address(), why: e.to_string() })?))
-            }
-        };
-        let Self { host, port, sslmode, .. } = self;
-        Ok(Target { host: host.clone(), port: *port, sslmode: *sslmode, tls, keepalive: KEEPALIVE })
+        Target::new(&self.host, self.port, self.sslmode, self.ca_file.as_deref(), KEEPALIVE)
+            .map_err(|e| SqlError::Tls { address: self.address(), why: e.to_string() })
     }
 
     /// One login in one way; the flag tells whether it had come to TLS.

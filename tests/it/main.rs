@@ -11,4 +11,6 @@ mod pcp;
 mod pgpool_setup;
 mod pooling;
 mod recovery;
+mod server_tls;
+mod servers;
 mod session;
