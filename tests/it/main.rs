@@ -7,6 +7,7 @@ mod crash;
 mod drivers;
 mod harness;
 mod health;
+mod leases;
 mod pcp;
 mod pgpool_setup;
 mod pooling;
