@@ -1,6 +1,7 @@
 //! One connection to one PostgreSQL node, for the data plane (login, state) and the control plane (`sql`).
 
 mod conn;
+mod driver;
 pub mod login;
 mod open;
 mod settings;

@@ -3,13 +3,14 @@
 //! Built on tokio-postgres, simple protocol, text values. The data plane does not use it.
 
 use super::ServerError;
+use super::driver::{Settled, take_as_it_is};
 use super::open::{NO_RULE, Target, is_worth_another_way, open};
 use crate::base::{NodeId, Secret};
 use crate::cluster::{NodeSpec, SslMode};
 use crate::net::NetError;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// TCP keepalive: idle time before the first probe. Statements are bounded by their own limits.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -69,13 +70,12 @@ impl SqlTarget {
         })?;
         let tls = stream.is_tls();
         let mut config = tokio_postgres::Config::new();
-        // TLS is settled here, so the driver is not to ask for it.
-        config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+        take_as_it_is(&mut config, &stream);
         config.dbname(&self.database).user(&self.user).application_name(&self.application_name);
         if !self.password.is_empty() {
             config.password(self.password.expose());
         }
-        let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(|e| match SqlError::of(&e) {
+        let (client, connection) = config.connect_raw(stream, Settled).await.map_err(|e| match SqlError::of(&e) {
             SqlError::Lost(why) => (SqlError::Connect { address, why }, tls),
             other => (other, tls),
         })?;

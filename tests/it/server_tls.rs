@@ -1,8 +1,8 @@
 //! TLS to servers: every `sslmode` against real servers, with authorities and certificates made by openssl.
 
 use crate::servers::python;
-use crate::support::process::wait_until;
-use crate::support::{Cluster, Config, Pgmend, as_postgres, run};
+use crate::support::process::{kill, wait_until};
+use crate::support::{Cluster, Config, Pgmend, Ran, as_postgres, bin, free_port, run};
 use std::time::Duration;
 
 const TRUST: &str = "trust";
@@ -19,13 +19,17 @@ fn authority(cluster: &Cluster, name: &str) {
     openssl(cluster, &["-subj", &subject, "-keyout", &key, "-out", &crt]);
 }
 
-/// Gives the server a certificate for a host, signed by the authority `ca`, and turns TLS on.
-fn serve_tls(cluster: &Cluster, host: &str) {
-    let names = format!("subjectAltName=DNS:{host}");
+/// `<file>.crt` and `<file>.key` for a host, signed by the authority `ca`.
+fn certificate(cluster: &Cluster, host: &str, file: &str) {
+    let (key, crt, names) = (format!("{file}.key"), format!("{file}.crt"), format!("subjectAltName=DNS:{host}"));
     let signed =
         ["-CA", "ca.crt", "-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:FALSE", "-addext", &names];
-    let files = ["-subj", "/CN=server", "-keyout", "node0/server.key", "-out", "node0/server.crt"];
-    openssl(cluster, &[&signed[..], &files[..]].concat());
+    openssl(cluster, &[&signed[..], &["-subj", "/CN=server", "-keyout", &key, "-out", &crt]].concat());
+}
+
+/// Gives the server a certificate for a host, and turns TLS on.
+fn serve_tls(cluster: &Cluster, host: &str) {
+    certificate(cluster, host, "node0/server");
     run(as_postgres("chmod").arg("600").arg(cluster.nodes[0].data.join("server.key"))).must();
     cluster.sql(0, "postgres", "ALTER SYSTEM SET ssl = on");
     cluster.sql(0, "postgres", "ALTER SYSTEM SET log_connections = on");
@@ -66,12 +70,20 @@ fn uses_tls(pgmend: &Pgmend) -> bool {
     pgmend.sql(IS_TLS).must().out.trim() == "t"
 }
 
+/// A statement of the configured user, whose password is `secret` if it has one.
+fn ask(pgmend: &Pgmend) -> Ran {
+    let door = pgmend.door();
+    let mut command = as_postgres(bin("psql"));
+    command.env("PGPASSWORD", "secret").args(["-X", "-h", &door.host, "-p", &door.port.to_string()]);
+    run(command.args(["-U", &door.user, "-d", &door.database, "-c", "SELECT 1"]))
+}
+
 /// Clients get an error that says so within the bound, and the log tells the operator why.
 #[track_caller]
 fn assert_refused(config: &Config, why: &str) {
     let pgmend = config.spawn();
     wait_until(&format!("the log says `{why}`"), Duration::from_secs(15), || pgmend.log().contains(why));
-    let said = pgmend.sql("SELECT 1");
+    let said = ask(&pgmend);
     assert!(!said.ok && said.err.contains("no primary server could be reached"), "{}", said.all());
     assert!(pgmend.stop("-INT"));
 }
@@ -181,22 +193,66 @@ fn end_client_backends(cluster: &Cluster) {
     wait_until("the backends end", Duration::from_secs(10), || cluster.sql(0, "postgres", &open) == "0");
 }
 
+/// Passes bytes between pgmend and the server, TLS on both sides: with a certificate of its own towards pgmend.
+const MIDDLE: &str = r#"
+import socket, ssl, sys, threading
+listen, server, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+inner, outer = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+inner.check_hostname, inner.verify_mode = False, ssl.CERT_NONE
+outer.load_cert_chain(folder + "/middle.crt", folder + "/middle.key")
+def pump(a, b):
+    try:
+        while data := a.recv(65536):
+            b.sendall(data)
+    except OSError:
+        pass
+    for s in (a, b):
+        try: s.shutdown(socket.SHUT_RDWR)
+        except OSError: pass
+def serve(s):
+    request = s.recv(8)
+    s.sendall(b"S")
+    a = outer.wrap_socket(s, server_side=True)
+    b = socket.create_connection(("127.0.0.1", server))
+    b.sendall(request)
+    assert b.recv(1) == b"S"
+    b = inner.wrap_socket(b)
+    threading.Thread(target=pump, args=(a, b)).start()
+    pump(b, a)
+door = socket.create_server(("127.0.0.1", listen))
+while True:
+    threading.Thread(target=serve, args=(door.accept()[0],)).start()
+"#;
+
 #[test]
-fn scram_over_tls_binds_the_channel() {
+fn scram_over_tls_is_bound_to_the_servers_certificate() {
     let cluster = with_tls("localhost");
     cluster.sql(0, "postgres", "ALTER USER postgres PASSWORD 'postgres'; CREATE USER app PASSWORD 'secret'");
     cluster.sql(0, "postgres", "CREATE DATABASE app OWNER app");
     allow_only(&cluster, "hostssl", "scram-sha-256");
     let mut config = config(&cluster, "verify-full");
+    let app_asks = r#"assert connect("password=secret").execute("SELECT current_user").fetchone()[0] == "app""#;
     let pgmend = config.scram().start();
-    python(
-        &pgmend,
-        &straight(&cluster),
-        r#"
-c = connect("password=secret")
-assert c.execute("SELECT current_user").fetchone()[0] == "app"
-"#,
-    );
+    python(&pgmend, &straight(&cluster), app_asks);
+    assert!(pgmend.stop("-INT"));
+    // Somebody in the middle, whom pgmend would believe: the same name, the same authority, another certificate.
+    certificate(&cluster, "localhost", "middle");
+    let port = free_port();
+    let (listen, server) = (port.to_string(), cluster.nodes[0].port.to_string());
+    let mut middle = as_postgres("/usr/bin/python3");
+    middle.args(["-c", MIDDLE, &listen, &server]).arg(cluster.folder());
+    let mut middle = middle.spawn().expect("python starts");
+    config.node(0, &format!("port = {port}"));
+    assert_refused(&config, "SCRAM channel binding check failed");
+    // The health check by another method, the client's login by SCRAM.
+    let hba =
+        "local all all trust\nhostssl all postgres 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+    cluster.write(0, "pg_hba.conf", hba, "600");
+    reload(&cluster);
+    let pgmend = config.start();
+    let said = ask(&pgmend);
+    assert!(!said.ok && said.err.contains("SCRAM channel binding check failed"), "{}", said.all());
+    kill(&mut middle);
 }
 
 fn straight(cluster: &Cluster) -> String {
