@@ -137,7 +137,7 @@ async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<
     let mut wishes = (**wanted).clone();
     let application_name = wishes.remove("application_name");
     if let super::worker::Way::Open(route) = borrower.worker.way()
-        && let Some(known) = borrower.pool.greeting(route.id, &wishes)
+        && let Some(known) = borrower.pool.shared.greeting(route.id, &wishes)
     {
         let Some(name) = application_name else { return Ok(known) };
         let mut own = (*known).clone();
@@ -146,7 +146,7 @@ async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<
     }
     let pooled = borrower.lease(wanted).await?;
     let reported = Arc::new(pooled.conn.reported.clone());
-    borrower.pool.remember_greeting(pooled.conn.route, wishes, reported.clone());
+    borrower.pool.shared.remember_greeting(pooled.conn.route, wishes, reported.clone());
     borrower.give_back(pooled, true, false);
     Ok(reported)
 }
