@@ -82,7 +82,8 @@ fn drive(bytes: &[u8], dice: &mut Dice) {
 fn drive_replies(dice: &mut Dice) {
     use replies::Expect::*;
     let parse = Parse { forward: true, statement: 1 };
-    let requests = [Query, Function, parse, FakeParse, Bind, Describe, Execute, Close, FakeClose, Sync, CopyEnd];
+    let requests =
+        [Query, Function, parse, FakeParse, Bind { statement: 1 }, Describe, Execute, Close, FakeClose, Sync, CopyEnd];
     let mut queue = replies::Replies::new();
     for _ in 0..dice.roll(24) {
         if dice.roll(2) == 0 {

@@ -9,13 +9,15 @@ mod commands;
 mod core;
 mod fault;
 mod lease;
+mod leftovers;
 mod params;
+mod pins;
 mod plane;
 mod relay;
+mod scan;
 mod session;
 mod settings;
 pub mod startup;
-mod statements;
 mod worker;
 
 pub use commands::{Answer, PoolCommands};

@@ -40,7 +40,7 @@ impl Local {
     /// Gives a clean connection back: to who waits longest, else to the idle ones. One whose life is over is closed here,
     /// never while it works. The caller has checked the route.
     pub fn put(&self, mut pooled: Box<Pooled>, now_s: u64) {
-        if pooled.conn.is_spent() || pooled.conn.is_past(now_s, self.lifetime_s.get()) {
+        if pooled.conn.broken || pooled.conn.is_past(now_s, self.lifetime_s.get()) {
             return;
         }
         pooled.conn.idle_since_s = now_s;

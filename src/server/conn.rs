@@ -1,9 +1,10 @@
 //! One logged-in connection to a node, as the pool keeps it: the stream and what is known of its session.
 
 use super::login::Connected;
+use super::prepared::Prepared;
 use crate::base::NodeId;
 use crate::net::Stream;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -11,8 +12,6 @@ use tokio::runtime::Handle;
 /// Run-time parameters by lower-case name, as a client wants them or a server has them beyond its defaults.
 pub type ParamSet = Arc<BTreeMap<String, String>>;
 
-/// Statements that a server may hold before it is retired: bounds its memory without tracking ages.
-const MAX_PREPARED: usize = 1000;
 /// Lives end up to this part of `server_lifetime` early, so that connections opened together do not end together.
 const LIFETIME_SPREAD: u64 = 10;
 
@@ -40,8 +39,14 @@ pub struct ServerConn {
     pub reported: HashMap<String, String>,
     /// What pgmend set on it for a client.
     pub applied: ParamSet,
-    /// Statements that it holds, by pgmend's number (transaction pooling only).
-    pub prepared: HashSet<u64>,
+    /// Statements that it holds (transaction pooling only).
+    pub prepared: Prepared,
+    /// Notifications that came while pgmend's own statement ran: frames for the client that listens.
+    pub asides: Vec<u8>,
+    /// The client that used it last: a number that the pool's users choose.
+    pub last_user: u64,
+    /// It may have settings that nobody knows of.
+    pub unsure: bool,
     /// True when the unnamed statement on it is the present client's.
     pub unnamed_is_ours: bool,
     /// The runtime that watches the socket.
@@ -64,7 +69,10 @@ impl ServerConn {
             cancel_key: connected.cancel_key.into(),
             reported: connected.parameters.into_iter().collect(),
             applied: ParamSet::default(),
-            prepared: HashSet::new(),
+            prepared: Prepared::default(),
+            asides: Vec::new(),
+            last_user: 0,
+            unsure: false,
             unnamed_is_ours: false,
             home: Handle::current().id(),
             opened_at_s: now_s,
@@ -96,15 +104,19 @@ impl ServerConn {
         lifetime_s > 0 && now_s.saturating_sub(self.opened_at_s) >= lifetime_s - early
     }
 
-    /// True when it should be closed rather than pooled, whatever its age.
-    pub fn is_spent(&self) -> bool {
-        self.broken || self.prepared.len() >= MAX_PREPARED
+    /// Everything that a session had on it is gone (`DISCARD ALL`).
+    pub fn forget_session(&mut self) {
+        self.applied = ParamSet::default();
+        self.prepared.clear();
+        self.unsure = false;
+        self.asides.clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
     use tokio::net::UnixStream;
 
     fn conn(pid: u32) -> ServerConn {

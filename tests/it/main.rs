@@ -15,3 +15,4 @@ mod recovery;
 mod server_tls;
 mod servers;
 mod session;
+mod state;
