@@ -182,7 +182,7 @@ impl Bench {
         let now = settings.clone();
         let ask = Arc::new(move || now.lock().unwrap().clone());
         let keeper = Arc::new(Keeper(board.clone()));
-        let recovery = Recovery::new(board.clone(), keeper, store.clone(), jobs.clone(), ask, None);
+        let recovery = Recovery::new(board.clone(), keeper, store.clone(), jobs.clone(), ask, Arc::new(|| None));
         Bench { cluster, board, store, jobs, recovery, settings }
     }
 

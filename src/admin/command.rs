@@ -85,6 +85,8 @@ pub enum Reply {
         pid: u32,
         /// Clients connected now.
         clients: u64,
+        /// Server connections that went from one worker to another so far.
+        moved: u64,
         /// Configuration keys that wait for a restart.
         pending_restart: Vec<String>,
     },

@@ -73,6 +73,9 @@ impl Daemon for Fake {
     fn clients(&self) -> u64 {
         2
     }
+    fn moved(&self) -> u64 {
+        0
+    }
     fn pending_restart(&self) -> Vec<String> {
         vec!["listen.backlog".into()]
     }

@@ -39,6 +39,8 @@ pub trait Daemon: Send + Sync + 'static {
     fn stop(&self, mode: StopMode);
     /// Clients connected now.
     fn clients(&self) -> u64;
+    /// Server connections that went from one worker to another so far.
+    fn moved(&self) -> u64;
     /// Configuration keys that wait for a restart.
     fn pending_restart(&self) -> Vec<String>;
     /// The configuration as Pgpool-II lists it: name, value, description.

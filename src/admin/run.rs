@@ -87,6 +87,7 @@ impl Admin {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             clients: self.daemon.clients(),
+            moved: self.daemon.moved(),
             pending_restart: self.daemon.pending_restart(),
         }
     }

@@ -7,7 +7,7 @@ use crate::admin::{self, Admin, Daemon, PcpOperator, PoolAnswers, StopMode};
 use crate::client::{Order, Plane};
 use crate::cluster::Board;
 use crate::config::{Config, Source};
-use crate::keeper::{Keeper, initial_view};
+use crate::keeper::{CaFile, Keeper, initial_view};
 use crate::recovery::Recovery;
 use crate::store::Store;
 use crate::workflow::Jobs;
@@ -98,12 +98,13 @@ async fn serve(parts: Parts) -> Result<(), String> {
         Some(settings) => Some(admin::pcp::bind(settings).map_err(|e| format!("PCP: {e}"))?),
         None => None,
     };
-    let passwords = runtime.clone();
+    let (passwords, authorities) = (runtime.clone(), runtime.clone());
+    let ca_file: CaFile = Arc::new(move || authorities.now().server.ca_file.clone());
     let keeper = Keeper::start(
         board.clone(),
         memory,
         config.health.clone(),
-        config.server.ca_file.clone(),
+        ca_file.clone(),
         Arc::new(move |user: &str| passwords.password_of(user)),
         control.clone(),
     );
@@ -115,7 +116,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         store,
         jobs.clone(),
         Arc::new(move || with_passwords(&recovery_settings)),
-        config.server.ca_file.clone(),
+        ca_file,
     );
     for finding in recovery.cleanup_after_crash().await {
         tracing::warn!(event = "recovery.found_after_crash", "{finding}");
@@ -240,6 +241,10 @@ impl Daemon for ThisDaemon {
 
     fn clients(&self) -> u64 {
         self.data.clients() as u64
+    }
+
+    fn moved(&self) -> u64 {
+        self.data.plane.moved()
     }
 
     fn pending_restart(&self) -> Vec<String> {

@@ -10,7 +10,7 @@ pub fn reply(reply: &Reply, nodes_only: bool, now_s: u64) -> String {
     match reply {
         Reply::Done { message } => format!("{message}\n"),
         Reply::Status { view, .. } if nodes_only => nodes(view),
-        Reply::Status { view, gate, version, pid, clients, pending_restart } => {
+        Reply::Status { view, gate, version, pid, clients, moved: _, pending_restart } => {
             let mut text = format!("pgmend {version}, pid {pid}, {clients} clients, gate {gate}\n");
             match view.primary {
                 Some(primary) => push(&mut text, format_args!("primary: node {primary}\n")),

@@ -1,5 +1,6 @@
 //! Why a session ends, and the one place that decides what its client sees of it.
 
+use super::worker::End;
 use crate::wire::backend::ErrorFields;
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub enum Fault {
     /// The server refused the login; its own words are passed on.
     #[error("the server refused the login: {}", .0.message)]
     Refused(Box<ErrorFields>),
+    /// pgmend cannot log in to the server, and waiting would not help.
+    #[error("pgmend could not log in to the server: {0}")]
+    Login(String),
     /// The server closed in the middle of something.
     #[error("the connection to the server was lost: {0}")]
     ServerLost(String),
@@ -44,13 +48,24 @@ pub enum Fault {
     Idle,
 }
 
+impl From<End> for Fault {
+    fn from(end: End) -> Fault {
+        match end {
+            End::Shutdown => Fault::Shutdown,
+            End::Idle => Fault::Idle,
+            End::Vanished => Fault::ClientGone,
+        }
+    }
+}
+
 impl Fault {
     /// The ErrorResponse for the client; `None` when there is nobody to tell.
     /// SQLSTATEs: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
     pub fn response(&self) -> Option<ErrorFields> {
         let (code, hint) = match self {
             Fault::ClientGone => return None,
-            Fault::Refused(fields) => return Some((**fields).clone()),
+            Fault::Refused(fields) => return Some(with_hint(fields)),
+            Fault::Login(_) => ("08001", Some("pgmend's log tells what is wrong (event server.login_failed).")),
             Fault::Protocol(_) => ("08P01", None),
             Fault::Limit(_) => ("54000", None),
             Fault::QueueTimeout(_) => (
@@ -78,4 +93,15 @@ impl Fault {
             hint: hint.map(str::to_owned),
         })
     }
+}
+
+/// The server's own words; where they are about the password, whose it was.
+fn with_hint(fields: &ErrorFields) -> ErrorFields {
+    let mut fields = fields.clone();
+    if fields.code == "28P01" && fields.hint.is_none() {
+        let hint = "pgmend let the client in and was then refused by the server: the secret that pgmend holds for this \
+                    user must be the server's own.";
+        fields.hint = Some(hint.to_owned());
+    }
+    fields
 }

@@ -3,7 +3,7 @@
 use super::cancel::{CancelSlot, CancelTarget};
 use super::fault::Fault;
 use super::params;
-use super::worker::{Control, End, Route, Way, Worker};
+use super::worker::{Control, Route, Way, Worker};
 use crate::pool::{Asked, Grant, Local, Permit, Pooled};
 use crate::server::{self, Login, ParamSet, ServerConn, ServerError, SimpleError};
 use std::future::poll_fn;
@@ -54,7 +54,7 @@ impl Borrower {
         let ended = poll_fn(|cx| self.control.check(cx, true).map_or(Poll::Pending, Poll::Ready));
         tokio::select! {
             biased;
-            end = ended => Err(match end { End::Shutdown => Fault::Shutdown, End::Idle => Fault::Idle }),
+            end = ended => Err(end.into()),
             outcome = waiting => outcome,
         }
     }
@@ -113,7 +113,7 @@ impl Borrower {
                     Ok(Ok(grant)) => {
                         // Whoever grants has taken the waiter out.
                         forget.disarm();
-                        Ok(grant)
+                        Ok(grant.arrive())
                     }
                     Ok(Err(_)) | Err(_) => Err(Fault::QueueTimeout(limit)),
                 }
@@ -135,8 +135,18 @@ impl Borrower {
                 let conn = ServerConn::new(connected, route.id, self.worker.now_s());
                 Ok(Ok(Box::new(Pooled { conn, permit })))
             }
-            Err(ServerError::Refused(fields)) if !is_passing(&fields.code) => Err(Fault::Refused(Box::new(fields))),
-            Err(error) => Ok(Err(error.to_string())),
+            Err(error) if error.is_passing() => {
+                tracing::debug!(event = "server.unreachable", node = %route.id.node, %error);
+                Ok(Err(error.for_client()))
+            }
+            Err(error) => {
+                let user = &self.login.user;
+                tracing::warn!(event = "server.login_failed", node = %route.id.node, %user, %error);
+                Err(match error {
+                    ServerError::Refused(fields) => Fault::Refused(Box::new(fields)),
+                    other => Fault::Login(other.for_client()),
+                })
+            }
         }
     }
 
@@ -222,11 +232,6 @@ fn shelve(worker: &Worker, pool: &Local, pooled: Box<Pooled>) {
         return;
     }
     pool.put(pooled, worker.now_s());
-}
-
-/// SQLSTATEs of a server that will serve soon: starting up, shutting down, too many connections.
-fn is_passing(code: &str) -> bool {
-    matches!(code, "57P03" | "57P01" | "57P02" | "53300")
 }
 
 /// Takes a waiter out of the queue when its future is dropped.

@@ -12,6 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::time::Instant;
 
 /// The part of the configuration that the data plane reads; replaced whole at reload.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Plane {
     pub sessions: AtomicU64,
     /// Transactions finished.
     pub transactions: AtomicU64,
+    /// Second zero of the workers' coarse clocks.
+    pub started: Instant,
     pools: Mutex<HashMap<PoolKey, Arc<SharedPool>>>,
 }
 
@@ -74,6 +77,7 @@ impl Plane {
             clients: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
+            started: Instant::now(),
             pools: Mutex::default(),
         })
     }
@@ -90,6 +94,11 @@ impl Plane {
         let pool = SharedPool::new(key.clone(), self.settings.load().pool_size(&key.database));
         pools.insert(key.clone(), pool.clone());
         Some(pool)
+    }
+
+    /// Server connections that went from one worker to another, over all pools.
+    pub fn moved(&self) -> u64 {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().map(|pool| pool.moved()).sum()
     }
 
     /// Puts new settings in force: sizes at once, the rest with each client's next transaction.

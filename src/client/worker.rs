@@ -4,7 +4,7 @@ use super::leftovers::Functions;
 use super::plane::{Admitted, Plane};
 use super::session;
 use crate::cluster::GateState;
-use crate::net::{self, StdStream, Stream, tls_client_config};
+use crate::net::{self, StdStream, Stream};
 use crate::pool::{Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
 use std::cell::{Cell, RefCell};
@@ -75,6 +75,8 @@ pub enum End {
     Shutdown,
     /// `client_idle_limit`.
     Idle,
+    /// The client closed without saying goodbye, and what it asked for takes long.
+    Vanished,
 }
 
 /// The handle by which the worker reaches a session: its waker, and what it shall do.
@@ -84,6 +86,8 @@ pub struct Control {
     ending: Cell<Option<Ending>>,
     /// Coarse seconds of its last sign of life.
     pub active_s: Cell<u64>,
+    /// Since when (coarse seconds) it is closed while an answer is owed.
+    pub closed_s: Cell<Option<u64>>,
 }
 
 impl Control {
@@ -258,7 +262,7 @@ impl Worker {
         functions
     }
 
-    /// Coarse seconds since the worker's start.
+    /// Coarse seconds since the data plane's start.
     pub fn now_s(&self) -> u64 {
         self.now_s.get()
     }
@@ -282,21 +286,13 @@ impl Worker {
             return Way::Blocked("no node is known to be the primary".into());
         };
         let settings = self.plane.settings.load();
-        let tls = match tls_client_config(spec.sslmode, settings.server.ca_file.as_deref()) {
-            Ok(tls) => Arc::new(tls),
+        let ca_file = settings.server.ca_file.as_deref();
+        let target = match Target::new(&spec.host.0, spec.port, spec.sslmode, ca_file, settings.keepalive) {
+            Ok(target) => Arc::new(target),
             Err(error) => return Way::Blocked(error.to_string().into()),
         };
         let timeline = published.view.epoch.as_ref().map_or(0, |e| e.timeline);
-        Way::Open(Rc::new(Route {
-            id: RouteId { node: spec.id, timeline },
-            target: Arc::new(Target {
-                host: spec.host.0.clone(),
-                port: spec.port,
-                sslmode: spec.sslmode,
-                tls: Some(tls),
-                keepalive: settings.keepalive,
-            }),
-        }))
+        Way::Open(Rc::new(Route { id: RouteId { node: spec.id, timeline }, target }))
     }
 
     /// This worker's share of a pool; `None` when there are too many pools.
@@ -310,7 +306,8 @@ impl Worker {
     }
 
     fn sweep(&self) {
-        self.now_s.set(self.now_s.get() + SWEEP.as_secs());
+        // One clock for all workers, since connections and their ages go from one to another.
+        self.now_s.set(self.plane.started.elapsed().as_secs());
         let settings = self.plane.settings.load();
         let route = match self.way() {
             Way::Open(route) => Some(route.id),
@@ -320,6 +317,12 @@ impl Worker {
             let limits = &settings.server;
             pool.sweep(route, self.now_s.get(), limits.idle_timeout.as_secs(), limits.lifetime.as_secs());
             pool.serve_waiters();
+        }
+        let now = self.now_s.get();
+        for control in self.sessions.borrow().values() {
+            if control.closed_s.get().is_some_and(|since| now > since) && control.ending.get().is_none() {
+                control.end(Ending::Now(End::Vanished));
+            }
         }
         let limit = settings.client.idle_limit.as_secs();
         if limit > 0 {

@@ -26,9 +26,9 @@ impl Host {
 pub enum SslMode {
     /// Never TLS.
     Disable,
-    /// Plain first; TLS is not tried. (libpq retries with TLS when the server insists.)
+    /// Plain first; TLS when the server's rules let nobody in plain.
     Allow,
-    /// TLS when the server offers it.
+    /// TLS when the server offers it; plain when it does not, or when its rules let nobody in with TLS.
     #[default]
     Prefer,
     /// TLS or nothing, certificate unchecked.

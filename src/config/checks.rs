@@ -3,6 +3,7 @@
 use super::Config;
 use super::error::ConfigError;
 use crate::auth::{AuthError, HbaRules, Secrets};
+use crate::cluster::SslMode;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +57,14 @@ fn check_nodes(config: &Config, wrong: &mut impl FnMut(&str, String)) {
             wrong(
                 &format!("node[{number}].port"),
                 format!("expected an address of its own, found {}, which is node {} too", node.label(), other.id),
+            );
+        }
+        let verifies = matches!(node.sslmode, SslMode::VerifyCa | SslMode::VerifyFull);
+        if verifies && config.server.ca_file.is_none() && !crate::net::is_unix(&node.host.0) {
+            wrong(
+                &format!("node[{number}].sslmode"),
+                "expected server_ca_file in [tls] too: without the servers' authorities nothing can be verified"
+                    .to_owned(),
             );
         }
         let own = node.port == config.listen.port

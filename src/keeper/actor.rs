@@ -1,14 +1,13 @@
 //! The keeper's one actor, which owns the core and publishes, and the probing tasks, one per node, that report to it.
 
 use super::core::{Core, Event, Order};
-use super::handle::{KeeperError, PasswordOf};
+use super::handle::{CaFile, KeeperError, PasswordOf};
 use super::memory::Memory;
 use super::probe::{ProbeError, ProbeReport, probe};
 use super::settings::Settings;
 use crate::base::NodeId;
 use crate::cluster::{Board, NodeSpec, NodeStatus, Published, View};
 use crate::server::sql::SqlTarget;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -31,7 +30,7 @@ pub(super) struct Prober {
     pub settings: watch::Receiver<Settings>,
     pub now: watch::Receiver<u64>,
     pub password_of: PasswordOf,
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: CaFile,
 }
 
 impl Prober {
@@ -42,7 +41,7 @@ impl Prober {
             false => settings.password,
             true => (self.password_of)(&settings.user).unwrap_or_default(),
         };
-        let target = SqlTarget::of(spec, &settings.database, &settings.user, &password, self.ca_file.clone());
+        let target = SqlTarget::of(spec, &settings.database, &settings.user, &password, (self.ca_file)());
         probe(&target, settings.timeout.max(Duration::from_millis(100))).await
     }
 }

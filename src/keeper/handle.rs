@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+/// Where the servers' authorities stand now; asked at each probe, as a reload may change it.
+pub type CaFile = Arc<dyn Fn() -> Option<PathBuf> + Send + Sync>;
 /// Finds the password of a role in the secret stores.
 pub type PasswordOf = Arc<dyn Fn(&str) -> Option<Secret> + Send + Sync>;
 
@@ -74,7 +76,7 @@ impl Keeper {
         board: Arc<Board>,
         memory: Arc<dyn Memory>,
         settings: Settings,
-        ca_file: Option<PathBuf>,
+        ca_file: CaFile,
         password_of: PasswordOf,
         token: CancellationToken,
     ) -> Keeper {

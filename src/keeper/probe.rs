@@ -67,6 +67,8 @@ impl ProbeError {
                 let broken = ["57P", "08", "XX", "58", "53100"].iter().any(|class| code.starts_with(class));
                 if broken { ProbeError::Unreachable(error) } else { ProbeError::Refused(error) }
             }
+            // It lives; that our sslmode and its certificate do not agree is no failure of the server.
+            SqlError::Tls { .. } => ProbeError::Refused(error),
             SqlError::Connect { .. } | SqlError::Timeout(_) | SqlError::Lost(_) => ProbeError::Unreachable(error),
         }
     }

@@ -1,5 +1,6 @@
 //! Connections to servers: resolve, connect within a time limit, and go over to TLS as `sslmode` says.
 
+use super::tls_client::explain;
 use super::{NetError, Stream, accept_options, end_point_hash};
 use crate::cluster::SslMode;
 use rustls::pki_types::ServerName;
@@ -21,7 +22,7 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 /// dead address cannot hide a living one.
 pub async fn connect(host: &str, port: u16, timeout: Duration, keepalive: Duration) -> Result<Stream, NetError> {
     let deadline = Instant::now() + timeout;
-    if host.is_empty() || host.starts_with('/') {
+    if is_unix(host) {
         return connect_unix(host, port, timeout, deadline).await;
     }
     let address = format!("{host}:{port}");
@@ -63,13 +64,13 @@ async fn connect_unix(directory: &str, port: u16, timeout: Duration, deadline: I
 }
 
 /// Goes over to TLS as the mode says; call it before anything else is sent. As in libpq, a Unix socket stays plain in
-/// every mode, and `disable` and `allow` ask for nothing.
+/// every mode, and `disable` asks for nothing; nor does `allow`, whose second way is `require`.
 pub async fn upgrade_client(
     mut stream: Stream,
     mode: SslMode,
     host: &str,
     cfg: Arc<rustls::ClientConfig>,
-) -> io::Result<Stream> {
+) -> Result<Stream, NetError> {
     let optional = match mode {
         SslMode::Disable | SslMode::Allow => return Ok(stream),
         SslMode::Prefer => true,
@@ -83,23 +84,39 @@ pub async fn upgrade_client(
     match stream.read_u8().await? {
         b'S' => {}
         b'N' if optional => return Ok(stream),
-        b'N' => return Err(io::Error::other("the server does not support TLS, but sslmode requires it")),
-        b'E' => return Err(io::Error::other("the server answered the TLS request with an error")),
+        b'N' => {
+            let why = "it offers none, but sslmode requires it; set ssl = on at the server, or sslmode = \"prefer\"";
+            return Err(NetError::Tls(why.to_owned()));
+        }
+        b'E' => return Err(bad_data("an error in answer to the TLS request".to_owned())),
         other => return Err(bad_data(format!("unexpected answer 0x{other:02x} to the TLS request"))),
     }
     // In TLS the client speaks first, so bytes that are here already were put in by somebody else (CVE-2021-23222).
     if stream.has_pending_bytes()? {
         return Err(bad_data("unencrypted bytes after the answer to the TLS request".to_owned()));
     }
-    let name = ServerName::try_from(host.to_owned()).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-    let tls = tokio_rustls::TlsConnector::from(cfg).connect(name, stream).await?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|e| NetError::Tls(format!("host \"{host}\": {e}")))?;
+    let tls = tokio_rustls::TlsConnector::from(cfg).connect(name, stream).await.map_err(handshake_fault)?;
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let end_point = certificate.and_then(|certificate| end_point_hash(certificate));
     Ok(Stream::tls(tls.into(), end_point))
 }
 
-fn bad_data(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
+/// True for a directory of Unix sockets, also the default one that an empty name means.
+pub fn is_unix(host: &str) -> bool {
+    host.is_empty() || host.starts_with('/')
+}
+
+/// The handshake's own faults are about TLS; others are of the connection below, and pass.
+fn handshake_fault(error: io::Error) -> NetError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(fault) => NetError::Tls(explain(fault)),
+        None => NetError::Broken(error),
+    }
+}
+
+fn bad_data(why: String) -> NetError {
+    NetError::Broken(io::Error::new(io::ErrorKind::InvalidData, why))
 }
 
 #[cfg(test)]
@@ -108,7 +125,7 @@ mod tests {
     use crate::net::tls_client_config;
     use tokio::net::TcpListener;
 
-    async fn answer(mode: SslMode, reply: &'static [u8]) -> io::Result<Stream> {
+    async fn answer(mode: SslMode, reply: &'static [u8]) -> Result<Stream, NetError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move {

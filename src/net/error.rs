@@ -29,6 +29,12 @@ pub enum NetError {
         /// The limit.
         timeout_ms: u128,
     },
+    /// The connection broke before it could be used.
+    #[error("the connection failed: {0}")]
+    Broken(#[from] io::Error),
+    /// No TLS as demanded, or the peer is not whom we trust.
+    #[error("no TLS with the server: {0}")]
+    Tls(String),
     /// A certificate or key file is unusable.
     #[error("{file}: {why}")]
     Certificate {

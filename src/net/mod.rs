@@ -7,7 +7,7 @@ mod settings;
 mod stream;
 mod tls_client;
 mod tls_server;
-pub use connect::{connect, upgrade_client};
+pub use connect::{connect, is_unix, upgrade_client};
 pub use error::NetError;
 pub use listen::{Listener, SocketFile, accept_options, bind, bind_tcp_again, prepare_accepted};
 pub use settings::{Settings, TlsSettings};

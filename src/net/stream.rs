@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -108,7 +108,7 @@ impl Stream {
         }
     }
 
-    /// Takes a plain socket out of its runtime. A TLS stream cannot be moved: `Unsupported`.
+    /// Takes a plain socket out of its runtime. Not of TLS: `Unsupported`; see [`Stream::into_this_runtime`].
     pub fn into_std(self) -> io::Result<StdStream> {
         match self {
             Stream::Tcp(socket) => socket.into_std().map(StdStream::Tcp),
@@ -122,6 +122,46 @@ impl Stream {
         match socket {
             StdStream::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
             StdStream::Unix(socket) => UnixStream::from_std(socket).map(Stream::Unix),
+        }
+    }
+
+    /// Moves the registration of the socket to the current runtime from whichever it came from. Nothing is lost: what has
+    /// arrived makes the socket readable there anew, and a TLS session is mere data that goes along. On an error the
+    /// connection is closed.
+    pub fn into_this_runtime(self) -> io::Result<Stream> {
+        match self {
+            Stream::Tcp(_) | Stream::Unix(_) => Stream::from_std(self.into_std()?),
+            Stream::Tls(mut session) => {
+                let socket = session.io.get_mut().0;
+                // The session does not let go of its socket, so a second descriptor takes the place of the first.
+                *socket = socket.duplicate()?;
+                Ok(Stream::Tls(session))
+            }
+        }
+    }
+
+    /// The same plain socket under a second descriptor, registered with the current runtime.
+    fn duplicate(&self) -> io::Result<Stream> {
+        let descriptor = self.as_socket().try_clone_to_owned()?;
+        match self {
+            Stream::Tcp(_) => Stream::from_std(StdStream::Tcp(descriptor.into())),
+            Stream::Unix(_) => Stream::from_std(StdStream::Unix(descriptor.into())),
+            Stream::Tls(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "TLS in TLS")),
+        }
+    }
+
+    /// True when nothing has arrived that was not read: neither bytes nor the peer's end. Costs no system call, since the
+    /// runtime knows whether the socket became readable. What it finds in a TLS stream is lost: for connections on
+    /// which nobody has anything to say.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        match self {
+            Stream::Tcp(socket) => socket.poll_read_ready(&mut cx).is_pending(),
+            Stream::Unix(socket) => socket.poll_read_ready(&mut cx).is_pending(),
+            Stream::Tls(session) => {
+                let mut byte = [0u8; 1];
+                Pin::new(&mut session.io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+            }
         }
     }
 

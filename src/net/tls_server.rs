@@ -166,10 +166,11 @@ a2eSS1Rc+QCPwXlPwPNG6jvuNh2hRANCAARZP+sev/3xgL1d9Q2lguHRIBNfXPjK\n\
         TlsSettings { client_ca_file: Some(cert_file.clone()), cert_file, key_file, key_passphrase: None }
     }
 
-    #[tokio::test]
-    async fn both_ends_talk_and_know_the_same_certificate() {
+    /// Both ends of a connection whose server has said "hello".
+    async fn ends(mode: SslMode, host: &str) -> Result<(Stream, Stream), NetError> {
         let dir = tempfile::tempdir().unwrap();
-        let acceptor = TlsAcceptor::load(&settings(dir.path(), KEY)).unwrap();
+        let settings = settings(dir.path(), KEY);
+        let acceptor = TlsAcceptor::load(&settings).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(async move {
@@ -182,19 +183,67 @@ a2eSS1Rc+QCPwXlPwPNG6jvuNh2hRANCAARZP+sev/3xgL1d9Q2lguHRIBNfXPjK\n\
             stream.flush().await.unwrap();
             stream
         });
-        let config = tls_client_config(SslMode::Require, None).unwrap();
+        let config = tls_client_config(mode, Some(&settings.cert_file)).unwrap();
         let plain = Stream::from(TcpStream::connect(address).await.unwrap());
-        let mut client = upgrade_client(plain, SslMode::Require, "localhost", Arc::new(config)).await.unwrap();
+        let client = upgrade_client(plain, mode, host, Arc::new(config)).await?;
+        Ok((client, serving.await.unwrap()))
+    }
+
+    #[tokio::test]
+    async fn both_ends_talk_and_know_the_same_certificate() {
+        let (mut client, server) = ends(SslMode::Require, "localhost").await.unwrap();
         let mut got = [0u8; 5];
         client.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"hello");
-        let server = serving.await.unwrap();
         let hex: String = client.tls_server_end_point().unwrap().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, HASH);
         assert_eq!(server.tls_server_end_point(), client.tls_server_end_point());
         assert!(server.is_tls() && !server.has_postgresql_alpn());
         assert_eq!(server.peer().address, Some([127, 0, 0, 1].into()));
         assert!(server.into_std().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_self_signed_certificate_in_the_file_of_authorities_is_its_own_authority() {
+        ends(SslMode::VerifyFull, "localhost").await.unwrap();
+        ends(SslMode::VerifyCa, "127.0.0.1").await.unwrap();
+        let why = ends(SslMode::VerifyFull, "127.0.0.1").await.unwrap_err().to_string();
+        assert!(why.contains("subjectAltName") && why.contains("verify-ca"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_tls_session_moves_between_runtimes_with_what_it_has_read() {
+        let (mut client, mut server) = ends(SslMode::Require, "localhost").await.unwrap();
+        let mut first = [0u8; 1];
+        client.read_exact(&mut first).await.unwrap();
+        let moved = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut client = client.into_this_runtime().unwrap();
+                let mut got = [0u8; 8];
+                client.read_exact(&mut got).await.unwrap();
+                (got, client.is_quiet())
+            })
+        });
+        server.write_all(b"more").await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(moved.await.unwrap(), (*b"ellomore", true));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_idle_tls_connection_is_noticed() {
+        let (mut client, mut server) = ends(SslMode::Require, "localhost").await.unwrap();
+        let mut got = [0u8; 5];
+        client.read_exact(&mut got).await.unwrap();
+        assert!(client.is_quiet());
+        server.shutdown().await.unwrap();
+        // One turn of the driver, as the worker makes before each task.
+        let seen = async {
+            while client.is_quiet() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(5), seen).await.unwrap();
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{Pooled, SharedPool};
 use crate::server::RouteId;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ pub struct Local {
     #[allow(clippy::vec_box)]
     idle: RefCell<Vec<Box<Pooled>>>,
     greetings: RefCell<Greetings>,
+    /// `server_lifetime` as of the last sweep, seconds; zero = none.
+    lifetime_s: Cell<u64>,
 }
 
 /// What servers of one route report at a session's start, by the session's own wishes.
@@ -33,7 +35,7 @@ const MAX_GREETINGS: usize = 32;
 impl Local {
     /// No connection yet.
     pub fn new(shared: Arc<SharedPool>) -> Local {
-        Local { shared, idle: RefCell::default(), greetings: RefCell::default() }
+        Local { shared, idle: RefCell::default(), greetings: RefCell::default(), lifetime_s: Cell::new(0) }
     }
 
     /// An idle connection of this route, if nobody waits before us. Those that the server closed meanwhile are dropped.
@@ -42,7 +44,7 @@ impl Local {
             return None;
         }
         let mut idle = self.idle.borrow_mut();
-        while let Some(pooled) = idle.pop() {
+        while let Some(mut pooled) = idle.pop() {
             if pooled.conn.route == route && pooled.conn.is_quiet() {
                 return Some(pooled);
             }
@@ -50,9 +52,10 @@ impl Local {
         None
     }
 
-    /// Gives a clean connection back: to who waits longest, else to the idle ones. The caller has checked the route.
+    /// Gives a clean connection back: to who waits longest, else to the idle ones. One whose life is over is closed here,
+    /// never while it works. The caller has checked the route.
     pub fn put(&self, mut pooled: Box<Pooled>, now_s: u64) {
-        if pooled.conn.broken {
+        if pooled.conn.broken || pooled.conn.is_past(now_s, self.lifetime_s.get()) {
             return;
         }
         pooled.conn.idle_since_s = now_s;
@@ -69,10 +72,14 @@ impl Local {
         }
     }
 
-    /// Serves waiters (of any worker) from the idle connections here.
+    /// Serves waiters (of any worker) from the idle connections here. Those that the server closed meanwhile are dropped,
+    /// which lets a waiter open one.
     pub fn serve_waiters(&self) {
         while self.shared.waiting() > 0 {
-            let Some(pooled) = self.idle.borrow_mut().pop() else { return };
+            let Some(mut pooled) = self.idle.borrow_mut().pop() else { return };
+            if !pooled.conn.is_quiet() {
+                continue;
+            }
             if let Some(back) = self.shared.give(pooled) {
                 self.idle.borrow_mut().push(back);
                 return;
@@ -82,6 +89,7 @@ impl Local {
 
     /// Drops idle connections of other routes, too old, idle for too long (zero = no limit), or beyond the size.
     pub fn sweep(&self, route: Option<RouteId>, now_s: u64, idle_limit_s: u64, lifetime_s: u64) {
+        self.lifetime_s.set(lifetime_s);
         let old = |since: u64, limit: u64| limit > 0 && now_s.saturating_sub(since) >= limit;
         // Dropping a connection gives its permit back, which must not happen while the list is borrowed.
         let dropped: Vec<_> = self
@@ -90,7 +98,7 @@ impl Local {
             .extract_if(.., |p| {
                 route.is_some_and(|r| r != p.conn.route)
                     || old(p.conn.idle_since_s, idle_limit_s)
-                    || old(p.conn.opened_at_s, lifetime_s)
+                    || p.conn.is_past(now_s, lifetime_s)
                     || !p.conn.is_quiet()
             })
             .collect();

@@ -36,6 +36,28 @@ pub struct Pooled {
     pub permit: Permit,
 }
 
+impl Grant {
+    /// Brings a connection that another worker gave to the current runtime. When that fails, the place in the budget is
+    /// left: the waiter may open another.
+    pub fn arrive(self) -> Grant {
+        let pooled = match self {
+            Grant::Conn(pooled) if !pooled.conn.is_at_home() => pooled,
+            here => return here,
+        };
+        let Pooled { conn, permit } = *pooled;
+        match conn.into_this_runtime() {
+            Ok(conn) => {
+                permit.pool.moved.fetch_add(1, Ordering::Relaxed);
+                Grant::Conn(Box::new(Pooled { conn, permit }))
+            }
+            Err(error) => {
+                tracing::warn!(event = "server.not_moved", %error, "a server connection could not go to another worker");
+                Grant::Permit(permit)
+            }
+        }
+    }
+}
+
 /// The right to have one connection open. Given back on drop, so a dropped future leaves nothing behind.
 #[derive(Debug)]
 pub struct Permit {
@@ -84,6 +106,7 @@ pub struct SharedPool {
     size: AtomicUsize,
     waiting: AtomicUsize,
     ids: AtomicU64,
+    moved: AtomicU64,
     queue: Mutex<Queue>,
 }
 
@@ -95,6 +118,7 @@ impl SharedPool {
             size: AtomicUsize::new(size.max(1)),
             waiting: AtomicUsize::new(0),
             ids: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
             queue: Mutex::default(),
         })
     }
@@ -113,6 +137,12 @@ impl SharedPool {
     /// Connections open or being opened.
     pub fn open(&self) -> usize {
         self.lock().open
+    }
+
+    /// Connections that went from one worker to another so far. Each costs two registrations and a wake-up across threads:
+    /// the exception, unless the pool is smaller than the number of workers.
+    pub fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
     }
 
     /// True when more are open than the size allows (after a reload).
@@ -144,8 +174,8 @@ impl SharedPool {
         self.waiting.store(queue.waiters.len(), Ordering::Release);
     }
 
-    /// Gives a connection to whoever waits longest; returns it when nobody does. A waiter on another worker's thread drives
-    /// it from there, registered where it is: right, at the price of a wake-up across threads, and rare.
+    /// Gives a connection to whoever waits longest; returns it when nobody does. A waiter of another worker brings it to
+    /// its own runtime: see [`Grant::arrive`].
     pub fn give(self: &Arc<Self>, pooled: Box<Pooled>) -> Option<Box<Pooled>> {
         let mut pooled = pooled;
         loop {
@@ -199,6 +229,10 @@ impl SharedPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::NodeId;
+    use crate::pool::Local;
+    use crate::server::{Connected, RouteId};
+    use tokio::io::AsyncReadExt;
 
     fn pool(size: usize) -> Arc<SharedPool> {
         SharedPool::new(PoolKey { user: "u".into(), database: "d".into() }, size)
@@ -247,5 +281,76 @@ mod tests {
         let Asked::Wait { grant: mut second, .. } = pool.ask() else { panic!("expected to wait") };
         pool.resize(2);
         assert!(matches!(second.try_recv(), Ok(Grant::Permit(_))));
+    }
+
+    /// A connection of the current runtime in this place, and the server's end of it.
+    fn connection(permit: Permit) -> (Box<Pooled>, std::os::unix::net::UnixStream) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let stream = tokio::net::UnixStream::from_std(ours).unwrap().into();
+        let connected = Connected { stream, parameters: Vec::new(), pid: 1, cancel_key: Vec::new() };
+        let conn = ServerConn::new(connected, RouteId { node: NodeId(0), timeline: 1 }, 0);
+        (Box::new(Pooled { conn, permit }), theirs)
+    }
+
+    fn block_on<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+    }
+
+    #[test]
+    fn a_connection_given_to_another_worker_lives_on_in_its_runtime() {
+        let pool = pool(1);
+        let Asked::Permit(permit) = pool.ask() else { panic!("expected a permit") };
+        let Asked::Wait { mut grant, .. } = pool.ask() else { panic!("expected to wait") };
+        let mut theirs = block_on(async {
+            let (pooled, theirs) = connection(permit);
+            assert!(pool.give(pooled).is_none());
+            theirs
+        });
+        // The runtime that it came from is gone.
+        block_on(async {
+            let Grant::Conn(pooled) = grant.try_recv().unwrap().arrive() else { panic!("expected the connection") };
+            assert!(pooled.conn.is_at_home());
+            let mut pooled = pooled;
+            std::io::Write::write_all(&mut theirs, b"hi").unwrap();
+            let mut got = [0u8; 2];
+            pooled.conn.stream.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"hi");
+            let Grant::Conn(_stays) = Grant::Conn(pooled).arrive() else { panic!("expected the connection") };
+        });
+        assert_eq!(pool.moved(), 1, "counted once, not when it was at home");
+    }
+
+    #[test]
+    fn idle_connections_that_died_are_not_given_to_who_waits() {
+        block_on(async {
+            let shared = pool(1);
+            let local = Local::new(shared.clone());
+            let Asked::Permit(permit) = shared.ask() else { panic!("expected a permit") };
+            let (pooled, theirs) = connection(permit);
+            local.put(pooled, 0);
+            let Asked::Wait { mut grant, .. } = shared.ask() else { panic!("expected to wait") };
+            drop(theirs);
+            // A turn of the driver, in which it learns of the end.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            local.serve_waiters();
+            assert!(matches!(grant.try_recv(), Ok(Grant::Permit(_))), "the right to open one instead");
+        });
+    }
+
+    #[test]
+    fn a_connection_past_its_life_is_closed_when_it_comes_back() {
+        block_on(async {
+            let shared = pool(2);
+            let local = Local::new(shared.clone());
+            local.sweep(None, 0, 0, 5);
+            for (now, idle) in [(4, 1), (5, 0)] {
+                let Asked::Permit(permit) = shared.ask() else { panic!("expected a permit") };
+                let (pooled, _theirs) = connection(permit);
+                local.put(pooled, now);
+                assert_eq!((local.idle(), shared.open()), (idle, idle), "at second {now}");
+                local.clear();
+            }
+        });
     }
 }

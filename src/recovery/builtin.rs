@@ -113,8 +113,13 @@ impl Run {
         owner: &Owner,
         stop: &CancellationToken,
     ) -> Result<bool, Failure> {
-        let server =
-            conninfo(&self.source, &self.settings.user, Some(&self.settings.database), &self.our_name(), self.ca());
+        let server = conninfo(
+            &self.source,
+            &self.settings.user,
+            Some(&self.settings.database),
+            &self.our_name(),
+            self.ca().as_deref(),
+        );
         let program = self.facts()?.programs.path("pg_rewind");
         let mut command: Vec<OsString> = vec![program.into(), "-D".into(), directory.0.clone().into()];
         command.extend(["--source-server".into(), server.into(), "--progress".into()]);
@@ -137,7 +142,7 @@ impl Run {
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         let (user, password) = self.replication_login();
-        let server = conninfo(&self.source, user, None, &self.our_name(), self.ca());
+        let server = conninfo(&self.source, user, None, &self.our_name(), self.ca().as_deref());
         let program = self.facts()?.programs.path("pg_basebackup");
         let mut command: Vec<OsString> = vec![program.into(), "-D".into(), directory.0.clone().into()];
         command.extend(["-d".into(), server.into()]);
@@ -185,7 +190,7 @@ impl Run {
 
     fn streaming_settings(&self) -> Vec<(&'static str, String)> {
         let (user, password) = self.replication_login();
-        let mut server = conninfo(&self.source, user, None, &self.target.application_name, self.ca());
+        let mut server = conninfo(&self.source, user, None, &self.target.application_name, self.ca().as_deref());
         if !password.is_empty() {
             server.push_str(&format!(" password={}", conninfo_value(password.expose())));
         }
@@ -205,8 +210,8 @@ impl Run {
         }
     }
 
-    fn ca(&self) -> Option<&Path> {
-        self.inner.ca_file.as_deref()
+    fn ca(&self) -> Option<PathBuf> {
+        (self.inner.ca_file)()
     }
 
     fn with_password(&self, child: Child, password: &Secret) -> Child {

@@ -18,11 +18,11 @@ pub use settings::{Runner, Settings};
 
 use crate::base::NodeId;
 use crate::cluster::{Board, NodeStatus, View};
+use crate::keeper::CaFile;
 use crate::store::Store;
 use crate::workflow::{Jobs, WorkflowError};
 use serde_json::json;
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ struct Inner {
     store: Store,
     jobs: Jobs,
     settings: Arc<dyn Fn() -> Settings + Send + Sync>,
-    ca_file: Option<PathBuf>,
+    ca_file: CaFile,
 }
 
 impl Inner {
@@ -93,7 +93,7 @@ impl Recovery {
         store: Store,
         jobs: Jobs,
         settings: Arc<dyn Fn() -> Settings + Send + Sync>,
-        ca_file: Option<PathBuf>,
+        ca_file: CaFile,
     ) -> Recovery {
         Recovery(Arc::new(Inner { board, attach, store, jobs, settings, ca_file }))
     }

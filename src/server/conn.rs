@@ -5,11 +5,15 @@ use super::prepared::Prepared;
 use crate::base::NodeId;
 use crate::net::Stream;
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use tokio::runtime::Handle;
 
 /// Run-time parameters by lower-case name, as a client wants them or a server has them beyond its defaults.
 pub type ParamSet = Arc<BTreeMap<String, String>>;
+
+/// Lives end up to this part of `server_lifetime` early, so that connections opened together do not end together.
+const LIFETIME_SPREAD: u64 = 10;
 
 /// Which node and which of its histories a connection belongs to. A connection of another route is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +49,9 @@ pub struct ServerConn {
     pub unsure: bool,
     /// True when the unnamed statement on it is the present client's.
     pub unnamed_is_ours: bool,
-    /// Coarse seconds of the worker's clock when it was opened.
+    /// The runtime that watches the socket.
+    home: tokio::runtime::Id,
+    /// Coarse seconds of the data plane's clock when it was opened.
     pub opened_at_s: u64,
     /// Coarse seconds when it last came back.
     pub idle_since_s: u64,
@@ -54,7 +60,7 @@ pub struct ServerConn {
 }
 
 impl ServerConn {
-    /// Wraps a fresh login.
+    /// Wraps a fresh login of the current runtime.
     pub fn new(connected: Connected, route: RouteId, now_s: u64) -> ServerConn {
         ServerConn {
             stream: connected.stream,
@@ -68,17 +74,34 @@ impl ServerConn {
             last_user: 0,
             unsure: false,
             unnamed_is_ours: false,
+            home: Handle::current().id(),
             opened_at_s: now_s,
             idle_since_s: now_s,
             broken: false,
         }
     }
 
-    /// Nothing arrived while it was idle: it was neither closed nor has it something to say. Costs no system call, since
-    /// the runtime knows whether the socket became readable. Of TLS nothing is known without reading.
-    pub fn is_quiet(&self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.stream.is_tls() || self.stream.poll_read_ready(&mut cx).is_pending()
+    /// True when the socket is watched by the current runtime.
+    pub fn is_at_home(&self) -> bool {
+        self.home == Handle::current().id()
+    }
+
+    /// The same connection, watched by the current runtime.
+    pub fn into_this_runtime(self) -> io::Result<ServerConn> {
+        Ok(ServerConn { stream: self.stream.into_this_runtime()?, home: Handle::current().id(), ..self })
+    }
+
+    /// Nothing arrived while it was idle: it was neither closed nor has it something to say. Costs no system call. To be
+    /// asked where it is at home.
+    pub fn is_quiet(&mut self) -> bool {
+        self.stream.is_quiet()
+    }
+
+    /// True when its life is over; `lifetime_s` zero = never. The life of each is shorter by a share of its own.
+    pub fn is_past(&self, now_s: u64, lifetime_s: u64) -> bool {
+        // Backends' process ids follow each other; the factor (of Fibonacci hashing) spreads neighbours far apart.
+        let early = u64::from(self.pid.wrapping_mul(2_654_435_769) >> 16) % (lifetime_s / LIFETIME_SPREAD + 1);
+        lifetime_s > 0 && now_s.saturating_sub(self.opened_at_s) >= lifetime_s - early
     }
 
     /// Everything that a session had on it is gone (`DISCARD ALL`).
@@ -87,5 +110,31 @@ impl ServerConn {
         self.prepared.clear();
         self.unsure = false;
         self.asides.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use tokio::net::UnixStream;
+
+    fn conn(pid: u32) -> ServerConn {
+        let stream = Stream::from(UnixStream::pair().unwrap().0);
+        let connected = Connected { stream, parameters: Vec::new(), pid, cancel_key: Vec::new() };
+        ServerConn::new(connected, RouteId { node: NodeId(0), timeline: 1 }, 100)
+    }
+
+    #[tokio::test]
+    async fn lives_end_in_time_but_not_all_at_once() {
+        let ends: HashSet<u64> = (5000..5020)
+            .map(|pid| {
+                let conn = conn(pid);
+                assert!(!conn.is_past(100 + 3239, 3600) && conn.is_past(100 + 3600, 3600));
+                assert!(!conn.is_past(u64::MAX, 0), "no limit");
+                (100..4000).find(|now| conn.is_past(*now, 3600)).unwrap()
+            })
+            .collect();
+        assert!(ends.len() >= 15, "20 lives end at {} moments: {ends:?}", ends.len());
     }
 }

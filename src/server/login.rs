@@ -3,13 +3,13 @@
 //! Reads exactly the messages of the login, so nothing is buffered when the stream is handed over. Not cancel safe: a
 //! dropped login closes its connection.
 
+use super::open::{self, Target, is_worth_another_way, open};
 use crate::auth::{AuthError, ServerSecret, md5_password, md5_response, scram};
 use crate::cluster::SslMode;
-use crate::net::{self, NetError, Stream};
+use crate::net::{NetError, Stream};
 use crate::wire::backend::{self, AuthRequest, ErrorFields};
 use crate::wire::{WireError, frame, frontend};
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -17,21 +17,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const MAX_MESSAGE: usize = 64 * 1024;
 /// Most ParameterStatus messages that are kept of one login; PostgreSQL 18 sends 15.
 const MAX_PARAMETERS: usize = 256;
-
-/// Where to connect.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// Host name, address, or directory of the Unix socket.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// TLS policy.
-    pub sslmode: SslMode,
-    /// TLS by that policy; `None` never asks for TLS.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
-    /// TCP keepalive: idle time before the first probe.
-    pub keepalive: Duration,
-}
 
 /// As whom to log in.
 #[derive(Clone, Debug)]
@@ -88,19 +73,89 @@ pub enum ServerError {
     NoTls,
 }
 
+impl ServerError {
+    /// SQLSTATE, when it is the server's refusal.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            ServerError::Refused(fields) => Some(&fields.code),
+            _ => None,
+        }
+    }
+
+    /// True when the same login may succeed by itself a little later: the node is away, starting, stopping or full.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            ServerError::Refused(fields) => matches!(fields.code.as_str(), "57P03" | "57P01" | "57P02" | "53300"),
+            ServerError::Net(error) => !matches!(error, NetError::Tls(_) | NetError::Certificate { .. }),
+            ServerError::Io(_) | ServerError::Timeout(_) => true,
+            ServerError::Wire(_) | ServerError::Auth(_) | ServerError::NoSecret(_) | ServerError::NoTls => false,
+        }
+    }
+
+    /// What a client may know of it: no address, no name of a host, no certificate.
+    pub fn for_client(&self) -> String {
+        match self {
+            ServerError::Net(NetError::Tls(_)) | ServerError::NoTls => "no TLS as sslmode demands it".to_owned(),
+            ServerError::Net(NetError::ConnectTimeout { timeout_ms, .. }) => {
+                format!("it did not answer within {timeout_ms} ms")
+            }
+            ServerError::Net(NetError::Connect { why, .. }) => format!("it could not be reached: {}", why.kind()),
+            ServerError::Net(_) | ServerError::Io(_) => "the connection failed".to_owned(),
+            ServerError::Refused(fields) => fields.message.clone(),
+            ServerError::Timeout(_) | ServerError::Wire(_) | ServerError::Auth(_) | ServerError::NoSecret(_) => {
+                self.to_string()
+            }
+        }
+    }
+}
+
 /// Connects and logs in within `timeout`. Protocol 3.0 is asked for: its short cancel key is all that is needed here.
 pub async fn connect(target: &Target, login: &Login, timeout: Duration) -> Result<Connected, ServerError> {
     let work = async {
-        let stream = open(target, timeout).await?;
-        log_in(stream, login).await
+        let (first, other) = target.ways();
+        let failed = match attempt(target, first, login, timeout).await {
+            Ok(connected) => return Ok(connected),
+            Err(failed) => failed,
+        };
+        match other {
+            Some(other) if failed.is_worth(other) => match attempt(target, other, login, timeout).await {
+                Ok(connected) => Ok(connected),
+                // A rule was found and then refused us: nearer to the goal than the first answer.
+                Err(second) if second.error.code().is_some_and(|code| code != open::NO_RULE) => Err(second.error),
+                Err(_) => Err(failed.error),
+            },
+            _ => Err(failed.error),
+        }
     };
     tokio::time::timeout(timeout, work).await.unwrap_or(Err(ServerError::Timeout(timeout)))
+}
+
+struct Failed {
+    error: ServerError,
+    tls: bool,
+}
+
+impl Failed {
+    fn is_worth(&self, other: SslMode) -> bool {
+        match &self.error {
+            ServerError::Refused(fields) => is_worth_another_way(Some(&fields.code), self.tls, other),
+            ServerError::Net(NetError::Tls(_)) => is_worth_another_way(None, true, other),
+            _ => false,
+        }
+    }
+}
+
+async fn attempt(target: &Target, way: SslMode, login: &Login, timeout: Duration) -> Result<Connected, Failed> {
+    let stream = open(target, way, timeout).await.map_err(|error| Failed { error, tls: false })?;
+    let tls = stream.is_tls();
+    log_in(stream, login).await.map_err(|error| Failed { error, tls })
 }
 
 /// Sends a CancelRequest and waits until the server has closed the connection, that is, has handled it.
 pub async fn send_cancel(target: &Target, pid: u32, key: &[u8], timeout: Duration) -> Result<(), ServerError> {
     let work = async {
-        let mut stream = open(target, timeout).await?;
+        // A cancel request needs no rule of pg_hba.conf, so the first way will do.
+        let mut stream = open(target, target.ways().0, timeout).await?;
         let mut out = Vec::new();
         frontend::cancel_request(&mut out, pid, key);
         stream.write_all(&out).await?;
@@ -111,17 +166,6 @@ pub async fn send_cancel(target: &Target, pid: u32, key: &[u8], timeout: Duratio
         Ok(())
     };
     tokio::time::timeout(timeout, work).await.unwrap_or(Err(ServerError::Timeout(timeout)))
-}
-
-async fn open(target: &Target, timeout: Duration) -> Result<Stream, ServerError> {
-    let stream = net::connect(&target.host, target.port, timeout, target.keepalive).await?;
-    match (&target.tls, target.sslmode) {
-        (Some(tls), mode) => Ok(net::upgrade_client(stream, mode, &target.host, tls.clone()).await?),
-        (None, SslMode::Disable | SslMode::Allow | SslMode::Prefer) => Ok(stream),
-        // As libpq: a Unix socket needs no TLS.
-        (None, _) if matches!(stream, Stream::Unix(_)) => Ok(stream),
-        (None, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => Err(ServerError::NoTls),
-    }
 }
 
 /// Logs in on a connection whose TLS question is settled.

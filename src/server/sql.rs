@@ -2,15 +2,18 @@
 //!
 //! Built on tokio-postgres, simple protocol, text values. The data plane does not use it.
 
+use super::ServerError;
+use super::driver::{Settled, take_as_it_is};
+use super::open::{NO_RULE, Target, is_worth_another_way, open};
 use crate::base::{NodeId, Secret};
 use crate::cluster::{NodeSpec, SslMode};
-use crate::net::tls_client_config;
+use crate::net::NetError;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio_postgres::{CancelToken, Client, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage};
 
-/// PostgreSQL's default socket directory on Debian, for an empty host name.
-const DEFAULT_SOCKET_DIRECTORY: &str = "/var/run/postgresql";
+/// TCP keepalive: idle time before the first probe. Statements are bounded by their own limits.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Where and as whom to connect.
 #[derive(Clone, Debug)]
@@ -47,6 +50,43 @@ impl SqlTarget {
             application_name: format!("pgmend node {}", NodeId(node.id.0)),
         }
     }
+
+    fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// Where to connect, with TLS ready.
+    fn place(&self) -> Result<Target, SqlError> {
+        Target::new(&self.host, self.port, self.sslmode, self.ca_file.as_deref(), KEEPALIVE)
+            .map_err(|e| SqlError::Tls { address: self.address(), why: e.to_string() })
+    }
+
+    /// One login in one way; the flag tells whether it had come to TLS.
+    async fn attempt(&self, place: &Target, way: SslMode, timeout: Duration) -> Result<Sql, (SqlError, bool)> {
+        let address = self.address();
+        let stream = open(place, way, timeout).await.map_err(|error| match error {
+            ServerError::Net(NetError::Tls(why)) => (SqlError::Tls { address: address.clone(), why }, true),
+            other => (SqlError::Connect { address: address.clone(), why: other.to_string() }, false),
+        })?;
+        let tls = stream.is_tls();
+        let mut config = tokio_postgres::Config::new();
+        take_as_it_is(&mut config, &stream);
+        config.dbname(&self.database).user(&self.user).application_name(&self.application_name);
+        if !self.password.is_empty() {
+            config.password(self.password.expose());
+        }
+        let (client, connection) = config.connect_raw(stream, Settled).await.map_err(|e| match SqlError::of(&e) {
+            SqlError::Lost(why) => (SqlError::Connect { address, why }, tls),
+            other => (other, tls),
+        })?;
+        // The driver task ends by itself when the client is dropped.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(event = "sql.connection_ended", error = %words(&error));
+            }
+        });
+        Ok(Sql { client })
+    }
 }
 
 /// What went wrong.
@@ -58,6 +98,14 @@ pub enum SqlError {
         /// host:port.
         address: String,
         /// The system's words.
+        why: String,
+    },
+    /// The server answers, but not with TLS as `sslmode` demands it.
+    #[error("{address}: {why}")]
+    Tls {
+        /// host:port.
+        address: String,
+        /// What is wrong and what would be right.
         why: String,
     },
     /// The server answered with an error; `code` is its SQLSTATE.
@@ -83,7 +131,7 @@ impl SqlError {
     pub fn code(&self) -> Option<&str> {
         match self {
             SqlError::Server { code, .. } => Some(code),
-            SqlError::Connect { .. } | SqlError::Timeout(_) | SqlError::Lost(_) => None,
+            SqlError::Connect { .. } | SqlError::Tls { .. } | SqlError::Timeout(_) | SqlError::Lost(_) => None,
         }
     }
 
@@ -128,38 +176,26 @@ impl Sql {
         tokio::time::timeout(timeout, Self::login(target, timeout)).await.unwrap_or(Err(SqlError::Timeout(timeout)))
     }
 
+    /// The same ways as the data plane's (see [`Target::ways`]); only the login itself is the driver's.
     async fn login(target: &SqlTarget, timeout: Duration) -> Result<Sql, SqlError> {
-        let address = format!("{}:{}", target.host, target.port);
-        let mut config = tokio_postgres::Config::new();
-        match target.host.as_str() {
-            "" => config.host_path(DEFAULT_SOCKET_DIRECTORY),
-            path if path.starts_with('/') => config.host_path(path),
-            name => config.host(name),
+        let place = target.place()?;
+        let (first, other) = place.ways();
+        let (error, tls) = match target.attempt(&place, first, timeout).await {
+            Ok(sql) => return Ok(sql),
+            Err(failed) => failed,
         };
-        config.port(target.port).dbname(&target.database).user(&target.user).connect_timeout(timeout);
-        config.application_name(&target.application_name);
-        if !target.password.is_empty() {
-            config.password(target.password.expose());
+        let Some(other) = other.filter(|other| match &error {
+            SqlError::Server { code, .. } => is_worth_another_way(Some(code), tls, *other),
+            SqlError::Tls { .. } => is_worth_another_way(None, true, *other),
+            SqlError::Connect { .. } | SqlError::Timeout(_) | SqlError::Lost(_) => false,
+        }) else {
+            return Err(error);
+        };
+        match target.attempt(&place, other, timeout).await {
+            Ok(sql) => Ok(sql),
+            Err((second, _)) if second.code().is_some_and(|code| code != NO_RULE) => Err(second),
+            Err(_) => Err(error),
         }
-        config.ssl_mode(match target.sslmode {
-            SslMode::Disable | SslMode::Allow => tokio_postgres::config::SslMode::Disable,
-            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
-            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
-        });
-        let tls = tls_client_config(target.sslmode, target.ca_file.as_deref())
-            .map_err(|e| SqlError::Connect { address: address.clone(), why: e.to_string() })?;
-        let connector = tokio_postgres_rustls::MakeRustlsConnect::new(tls);
-        let (client, connection) = config.connect(connector).await.map_err(|e| match SqlError::of(&e) {
-            SqlError::Lost(why) => SqlError::Connect { address, why },
-            other => other,
-        })?;
-        // The driver task ends by itself when the client is dropped.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(event = "sql.connection_ended", error = %words(&error));
-            }
-        });
-        Ok(Sql { client })
     }
 
     /// Runs one or more statements by the simple protocol and returns all rows. An unbounded wait: see [`Sql::rows_within`].
@@ -182,11 +218,6 @@ impl Sql {
     /// The first column of the first row, bounded; `None` for no row or NULL.
     pub async fn value(&self, sql: &str, timeout: Duration) -> Result<Option<String>, SqlError> {
         Ok(self.rows_within(sql, timeout).await?.into_iter().next().and_then(|r| r.into_iter().next().flatten()))
-    }
-
-    /// A token by which another task can cancel what runs here.
-    pub fn cancel_token(&self) -> CancelToken {
-        self.client.cancel_token()
     }
 }
 

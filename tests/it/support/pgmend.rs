@@ -67,8 +67,10 @@ impl Config {
         self
     }
 
-    /// Adds a key to a node.
+    /// Sets a key of a node; it replaces an earlier one.
     pub fn node(&mut self, id: usize, line: &str) -> &mut Self {
+        let key = |l: &str| l.split('=').next().unwrap_or_default().trim().to_owned();
+        self.nodes[id].retain(|old| key(old) != key(line));
         self.nodes[id].push(line.to_owned());
         self
     }
@@ -217,6 +219,12 @@ impl Pgmend {
         let value: Value = serde_json::from_str(&ran.out).ok().filter(|_| ran.ok)?;
         // The reply as the API gives it, whether or not the tool keeps its envelope.
         Some(value.get("view").cloned().unwrap_or(value))
+    }
+
+    /// Server connections that went from one worker to another.
+    pub fn moved(&self) -> u64 {
+        let reply: Value = serde_json::from_str(&self.cli(&["status", "--json"]).must().out).expect("JSON");
+        reply["moved"].as_u64().expect("the status counts them")
     }
 
     /// `up`, `down`, `waiting` or `unused`.
