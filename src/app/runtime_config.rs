@@ -23,10 +23,10 @@ pub struct RuntimeConfig {
 }
 
 /// What clients' logins need, read from the files that the configuration names.
-pub fn startup_context(config: &Config) -> Result<(StartupContext, Arc<Secrets>), String> {
+pub fn startup_context(config: &Config, secrets: Secrets) -> Result<(StartupContext, Arc<Secrets>), String> {
     let tls = config.listen.tls.as_ref().map(TlsAcceptor::load).transpose().map_err(|e| e.to_string())?;
     let hba = Arc::new(HbaRules::load(&config.auth).map_err(|e| e.to_string())?);
-    let secrets = Arc::new(Secrets::load(&config.auth).map_err(|e| e.to_string())?);
+    let secrets = Arc::new(secrets);
     let login_timeout = config.client.login_timeout;
     Ok((StartupContext { tls, hba, secrets: secrets.clone(), login_timeout }, secrets))
 }
@@ -97,7 +97,8 @@ impl RuntimeConfig {
         let old = self.now();
         let found = changes(&old, &read);
         let next = effective(&old, &read);
-        let (startup, secrets) = startup_context(&next)?;
+        let secrets = self.secrets.load().reload(&next.auth).map_err(|e| e.to_string())?;
+        let (startup, secrets) = startup_context(&next, secrets)?;
         telemetry::set_level(&next.log_level).map_err(|e| e.to_string())?;
         self.secrets.store(secrets);
         data.plane.reload(plane_settings(&next), startup);

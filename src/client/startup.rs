@@ -254,8 +254,8 @@ async fn authenticate(
             Some(StoredSecret::Scram(_)) | None => ServerSecret::None,
         }),
         (Method::Password, _) => by_password(stream, user, out, ctx).await,
-        // As PostgreSQL: `md5` means SCRAM for a user whose secret is a verifier.
-        (Method::Md5, Some(StoredSecret::Scram(_))) | (Method::Scram, _) => by_scram(stream, user, out, ctx).await,
+        (Method::Scram, _) => by_scram(stream, user, out, ctx).await,
+        (Method::Md5, _) if ctx.secrets.scram_by_md5(user) => by_scram(stream, user, out, ctx).await,
         (Method::Md5, _) => by_md5(stream, user, out, ctx).await,
         (Method::Reject | Method::Cert, _) => {
             let host = ask.peer.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
