@@ -13,11 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 
 /// Greatest answer to an authentication request, bytes (PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH).
 const MAX_ANSWER: usize = 65_535;
 /// A refused client that does not read gets this long to take its error.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Derivations at once: each takes a core for milliseconds, and guessers must not take them all from the clients within.
+static DERIVATIONS: Semaphore = Semaphore::const_new(2);
+/// Bytes that a refused client may still be sending; the most that fits into sockets, several times over.
+const MAX_DRAINED: usize = 16 << 20;
 /// First byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -112,12 +117,26 @@ pub async fn accept(stream: Stream, ctx: &StartupContext) -> Result<Arrival, Sta
         backend::error_response(&mut out, fields);
         let farewell = async {
             stream.write_all(&out).await?;
-            stream.shutdown().await
+            stream.shutdown().await?;
+            drain(stream).await
         };
         // The client may be gone already; the login has failed in any case.
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
     outcome
+}
+
+/// What the client has sent beyond what was read: closing over it would reset the connection, and the client would lose
+/// the error that explains it. Ends when the client closes.
+async fn drain(stream: &mut Stream) -> io::Result<()> {
+    let (mut left, mut scrap) = (MAX_DRAINED, [0u8; 4096]);
+    while left > 0 {
+        match stream.read(&mut scrap).await? {
+            0 => break,
+            count => left = left.saturating_sub(count),
+        }
+    }
+    Ok(())
 }
 
 fn refused(code: &str, message: impl Into<String>) -> StartupError {
@@ -287,7 +306,11 @@ async fn by_password(
     // One derivation for every user, known or not, whatever is stored: the time tells nothing. It takes milliseconds, so
     // it runs beside the other clients of this thread.
     let (verifier, given) = (ctx.secrets.scram_verifier(user), password.clone());
-    let fits_verifier = tokio::task::spawn_blocking(move || verifier.fits_password(given.expose()));
+    let turn = DERIVATIONS.acquire().await.map_err(|e| io::Error::other(e.to_string()))?;
+    let fits_verifier = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        verifier.fits_password(given.expose())
+    });
     let fits_verifier = fits_verifier.await.map_err(|e| io::Error::other(e.to_string()))?;
     let md5 = md5_password(user, password.expose());
     let fits = match ctx.secrets.lookup(user) {
@@ -389,7 +412,9 @@ async fn read_answer(stream: &mut Stream) -> Result<Vec<u8>, StartupError> {
         return Err(refused("08P01", format!("expected password response, got message type '{tag}'")));
     }
     if length > MAX_ANSWER {
-        return Err(WireError::Length(u32::try_from(length).unwrap_or(u32::MAX)).into());
+        // As the length field has it, which counts itself and not the tag.
+        let told = u32::try_from(frame.total.saturating_sub(1)).unwrap_or(u32::MAX);
+        return Err(WireError::Length(told).into());
     }
     let mut body = vec![0u8; length];
     stream.read_exact(&mut body).await?;
