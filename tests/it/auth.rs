@@ -5,6 +5,7 @@ use crate::support::raw::Message;
 use crate::support::scratch::write_as_postgres;
 use crate::support::{Cluster, Config, Pgmend, Ran, Raw, as_postgres, bin, run};
 use pgmend::wire::frontend;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -363,13 +364,15 @@ fn who_fails_to_log_in_is_told_clearly_and_the_daemon_goes_on() {
             assert_eq!(refused.0, "28P01", "{refused:?}");
             raw.must_end();
         }
-        // A megabyte, of which the header is enough.
+        // Megabytes, of which the header is enough.
         let mut raw = Raw::connect(pgmend.config.port);
         raw.start(0, &[("user", "app")]).message();
-        raw.say(|out| frontend::password(out, &"x".repeat(1 << 20)));
-        // The client reads why, though the daemon has not read what it sent.
-        assert_eq!(raw.message().error(), ("08P01".into(), "invalid message length 1048581".into()));
-        raw.must_end();
+        let mut long = Vec::new();
+        frontend::password(&mut long, &"x".repeat(8 << 20));
+        raw.stream.write_all(&long).expect("it is taken to its end");
+        // A client that sends it all before it reads, as libpq does, still reads why it was in vain.
+        assert_eq!(raw.message().error(), ("08P01".into(), "invalid message length 8388613".into()));
+        assert_eq!(raw.stream.read(&mut [0]).expect("an end, no reset"), 0);
         // The longest that is read.
         login(&pgmend, "app", &"x".repeat(9000), "").must_fail_saying("password authentication failed");
         // Gives up in the middle, at each step.
