@@ -3,24 +3,34 @@
 use super::scram::{DEFAULT_ITERATIONS, hmac};
 use super::{ScramVerifier, StoredSecret};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Bytes of PostgreSQL's own salts.
 const SALT_LENGTH: usize = 16;
 
+/// So many verifiers are derived while the files are read (a fraction of a second); more are left to `derive_next`.
+const DERIVED_AT_ONCE: usize = 16;
+
 /// What the files know of all users.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Secrets {
     users: HashMap<String, Entry>,
     /// Random, of this installation: makes what users who do not exist look like.
     mock_key: [u8; 32],
     /// Each shape that a user's login can have, with the number of users up to and with it.
     shapes: Vec<(Shape, u64)>,
+    /// Users with a plain password whose verifier was not there when this was made, and how many of them are done.
+    to_derive: Vec<String>,
+    derived: AtomicUsize,
+    ready: AtomicBool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Entry {
     stored: StoredSecret,
-    verifier: Option<ScramVerifier>,
+    /// Shared with the secrets before a reload.
+    verifier: Arc<OnceLock<ScramVerifier>>,
     shape: Shape,
 }
 
@@ -34,31 +44,41 @@ struct Shape {
 }
 
 impl Secrets {
-    /// Takes the users in order of rank: of one name's entries the first counts. Verifiers of plain passwords are
-    /// derived here, once (milliseconds each), because a login that derives one would take longer than the login of an
-    /// unknown user, and so tell who exists. `mock_key` is secret and should outlive restarts: a salt that changes where
-    /// a real one would not tells who does not exist.
+    /// Takes the users in order of rank: of one name's entries the first counts. `mock_key` is secret and should outlive
+    /// restarts: a salt that changes where a real one would not tells who does not exist.
+    ///
+    /// Verifiers of plain passwords are derived once (milliseconds each), because a login that derives one would take
+    /// longer than the login of an unknown user, and so tell who exists. Few are derived here; of many, whoever made this
+    /// calls `derive_next` until it is done, and until then each login, of whomever, derives one.
     pub fn new(users: impl IntoIterator<Item = (String, StoredSecret)>, mock_key: [u8; 32]) -> Secrets {
-        Secrets { users: HashMap::new(), mock_key, shapes: Vec::new() }.renewed(users)
+        Secrets {
+            users: HashMap::new(),
+            mock_key,
+            shapes: Vec::new(),
+            to_derive: Vec::new(),
+            derived: AtomicUsize::new(0),
+            ready: AtomicBool::new(true),
+        }
+        .renewed(users)
     }
 
     /// New users under the same key. Verifiers of passwords that have not changed are kept.
     pub fn renewed(&self, users: impl IntoIterator<Item = (String, StoredSecret)>) -> Secrets {
         let mut next: HashMap<String, Entry> = HashMap::new();
         let mut counts: BTreeMap<Shape, u64> = BTreeMap::new();
+        let mut to_derive = Vec::new();
         for (user, stored) in users {
             if next.contains_key(&user) {
                 continue;
             }
             let verifier = match (&stored, self.users.get(&user)) {
                 (StoredSecret::Plain(_), Some(known)) if known.stored == stored => known.verifier.clone(),
-                (StoredSecret::Plain(password), _) => {
-                    let salt = self.salt(&user, SALT_LENGTH);
-                    Some(ScramVerifier::derive(password.expose(), salt, DEFAULT_ITERATIONS))
-                }
-                (StoredSecret::Scram(verifier), _) => Some(verifier.clone()),
-                (StoredSecret::Md5(_), _) => None,
+                (StoredSecret::Plain(_) | StoredSecret::Md5(_), _) => Arc::default(),
+                (StoredSecret::Scram(verifier), _) => Arc::new(OnceLock::from(verifier.clone())),
             };
+            if matches!(stored, StoredSecret::Plain(_)) && verifier.get().is_none() {
+                to_derive.push(user.clone());
+            }
             let shape = Shape::of(&stored);
             *counts.entry(shape).or_default() += 1;
             next.insert(user, Entry { stored, verifier, shape });
@@ -68,7 +88,46 @@ impl Secrets {
             upto += count;
             (shape, upto)
         };
-        Secrets { users: next, mock_key: self.mock_key, shapes: counts.into_iter().map(add).collect() }
+        let few = to_derive.len() <= DERIVED_AT_ONCE;
+        let secrets = Secrets {
+            users: next,
+            mock_key: self.mock_key,
+            shapes: counts.into_iter().map(add).collect(),
+            to_derive,
+            derived: AtomicUsize::new(0),
+            ready: AtomicBool::new(false),
+        };
+        while few && secrets.derive_next() {}
+        secrets
+    }
+
+    /// Derives the next verifier that is missing; takes milliseconds. False: all are there. For one caller at a time.
+    pub fn derive_next(&self) -> bool {
+        let Some(user) = self.to_derive.get(self.derived.load(Ordering::Relaxed)) else {
+            self.ready.store(true, Ordering::Release);
+            return false;
+        };
+        if let Some(entry) = self.users.get(user) {
+            self.derive(user, entry);
+        }
+        self.derived.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// False while verifiers are missing: then `scram_verifier` takes milliseconds.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// A plain password's verifier, if it is not there yet. True: it was derived here.
+    fn derive(&self, user: &str, entry: &Entry) -> bool {
+        let StoredSecret::Plain(password) = &entry.stored else { return false };
+        let mut derived = false;
+        entry.verifier.get_or_init(|| {
+            derived = true;
+            ScramVerifier::derive(password.expose(), self.salt(user, SALT_LENGTH), DEFAULT_ITERATIONS)
+        });
+        derived
     }
 
     /// What is stored of a user.
@@ -83,10 +142,14 @@ impl Secrets {
     }
 
     /// The verifier for a SCRAM login: the user's, or a mock that no password fits. The mock is made in either case,
-    /// so that both take the same time.
+    /// so that both take the same time; so is a derivation as long as one of either kind may be needed.
     pub fn scram_verifier(&self, user: &str) -> ScramVerifier {
         let mock = self.mock(user);
-        self.users.get(user).and_then(|entry| entry.verifier.clone()).unwrap_or(mock)
+        let entry = self.users.get(user);
+        if !self.is_ready() && !entry.is_some_and(|entry| self.derive(user, entry)) {
+            std::hint::black_box(ScramVerifier::derive(user, self.salt(user, SALT_LENGTH), DEFAULT_ITERATIONS));
+        }
+        entry.and_then(|entry| entry.verifier.get().cloned()).unwrap_or(mock)
     }
 
     /// A verifier that no password fits, with a salt that stays the same for a name as a real one's would.
@@ -212,6 +275,36 @@ mod tests {
         }
         assert_eq!(old.scram_verifier("nobody"), new.scram_verifier("nobody"));
         assert!(new.scram_verifier("b").fits_password("new") && !new.scram_verifier("b").fits_password("y"));
+    }
+
+    #[test]
+    fn many_verifiers_are_derived_later_and_until_then_each_login_derives_one() {
+        let users: Vec<(String, StoredSecret)> = (0..40).map(|n| (format!("u{n}"), plain("x"))).collect();
+        let before = scram::work();
+        let secrets = Secrets::new(users.clone(), [9; 32]);
+        assert_eq!(scram::work(), before, "the start waits for none");
+        let cost = |user: &str| {
+            let before = scram::work().iterations;
+            secrets.scram_verifier(user);
+            scram::work().iterations - before
+        };
+        let one = u64::from(DEFAULT_ITERATIONS);
+        // Not derived yet, derived just now, unknown: nobody sees which.
+        assert_eq!([cost("u39"), cost("u39"), cost("nobody")], [one; 3]);
+        for _ in 0..3 {
+            assert!(secrets.derive_next() && !secrets.is_ready());
+        }
+        assert_eq!([cost("u0"), cost("u20"), cost("nobody")], [one; 3]);
+        // A reload in the middle keeps what is done: u0, u1, u2, u20, u39.
+        let renewed = secrets.renewed(users);
+        assert_eq!(renewed.to_derive.len(), 35);
+        let before = scram::work().iterations;
+        while secrets.derive_next() {}
+        assert_eq!(scram::work().iterations - before, 35 * one);
+        assert_eq!([cost("u0"), cost("u39"), cost("nobody")], [0; 3]);
+        assert!(secrets.scram_verifier("u7").fits_password("x"));
+        while renewed.derive_next() {}
+        assert_eq!(renewed.scram_verifier("u7"), secrets.scram_verifier("u7"));
     }
 
     #[test]

@@ -303,15 +303,9 @@ async fn by_password(
     send(stream, out).await?;
     let body = read_answer(stream).await?;
     let password = crate::base::Secret::new(frontend::parse_password(&body)?);
-    // One derivation for every user, known or not, whatever is stored: the time tells nothing. It takes milliseconds, so
-    // it runs beside the other clients of this thread.
-    let (verifier, given) = (ctx.secrets.scram_verifier(user), password.clone());
-    let turn = DERIVATIONS.acquire().await.map_err(|e| io::Error::other(e.to_string()))?;
-    let fits_verifier = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        verifier.fits_password(given.expose())
-    });
-    let fits_verifier = fits_verifier.await.map_err(|e| io::Error::other(e.to_string()))?;
+    // One derivation for every user, known or not, whatever is stored: the time tells nothing.
+    let (verifier, given) = (verifier_of(user, ctx).await?, password.clone());
+    let fits_verifier = derivation(move || verifier.fits_password(given.expose())).await?;
     let md5 = md5_password(user, password.expose());
     let fits = match ctx.secrets.lookup(user) {
         Some(StoredSecret::Md5(stored)) => md5.as_bytes().ct_eq(stored.as_bytes()).into(),
@@ -361,7 +355,7 @@ async fn by_scram(
     };
     let mut nonce = [0u8; 18];
     random(&mut nonce)?;
-    let verifier = ctx.secrets.scram_verifier(user);
+    let verifier = verifier_of(user, ctx).await?;
     let (salt, iterations, server_key) = (verifier.salt.clone(), verifier.iterations, verifier.server_key);
     let mut server = scram::Server::new(verifier, stream.tls_server_end_point().map(<[u8]>::to_vec), nonce);
     backend::auth_sasl(out, server.mechanisms());
@@ -387,6 +381,26 @@ async fn by_scram(
         Some(StoredSecret::Plain(password)) => ServerSecret::Password(password.clone()),
         _ => ServerSecret::ScramKeys { client_key: done.client_key, server_key, salt, iterations },
     })
+}
+
+/// The user's verifier or a mock; for everybody at once, or, while verifiers are still being derived, for everybody after
+/// a derivation.
+async fn verifier_of(user: &str, ctx: &StartupContext) -> Result<scram::ScramVerifier, StartupError> {
+    if ctx.secrets.is_ready() {
+        return Ok(ctx.secrets.scram_verifier(user));
+    }
+    let (secrets, user) = (ctx.secrets.clone(), user.to_owned());
+    derivation(move || secrets.scram_verifier(&user)).await
+}
+
+/// Work of milliseconds, beside the other clients of this thread.
+async fn derivation<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StartupError> {
+    let turn = DERIVATIONS.acquire().await.map_err(|e| io::Error::other(e.to_string()))?;
+    let done = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    });
+    Ok(done.await.map_err(|e| io::Error::other(e.to_string()))?)
 }
 
 fn random(bytes: &mut [u8]) -> Result<(), StartupError> {

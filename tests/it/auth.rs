@@ -345,6 +345,24 @@ fn every_kind_of_pool_passwd_opens_a_server_that_asks_again() {
 }
 
 #[test]
+fn many_plain_passwords_delay_neither_the_start_nor_a_login() {
+    let cluster = Cluster::scram();
+    let mut config = Config::of(&cluster);
+    config.scram();
+    let mut list: String = (0..60).map(|n| format!("\"u{n}\" \"pw\"\n")).collect();
+    list += "\"app\" \"secret\"\n";
+    write_as_postgres(&cluster.folder().join("userlist.txt"), &list, "600");
+    let pgmend = config.start();
+    login(&pgmend, "app", "secret", "").must();
+    login(&pgmend, "u30", "wrong", "").must_fail_saying("password authentication failed");
+    wait_until("the rest is derived in the background", Duration::from_secs(60), || {
+        pgmend.log().contains("event=\"secrets.ready\" users=61")
+    });
+    login(&pgmend, "app", "secret", "").must();
+    login(&pgmend, "u30", "wrong", "").must_fail_saying("password authentication failed");
+}
+
+#[test]
 fn who_fails_to_log_in_is_told_clearly_and_the_daemon_goes_on() {
     let cluster = Cluster::scram();
     let mut config = Config::of(&cluster);
