@@ -345,6 +345,30 @@ fn every_kind_of_pool_passwd_opens_a_server_that_asks_again() {
 }
 
 #[test]
+fn the_salt_of_an_unknown_user_stays_as_a_real_one_does() {
+    let cluster = Cluster::scram();
+    let mut config = Config::of(&cluster);
+    config.scram();
+    let salts = |pgmend: &Pgmend| {
+        ["app", "nobody"].map(|user| {
+            let mut raw = Raw::connect(pgmend.config.port);
+            raw.start(0, &[("user", user)]).message();
+            let challenge = raw.say(|out| frontend::sasl_initial(out, "SCRAM-SHA-256", b"n,,n=,r=abc")).message();
+            let text = String::from_utf8_lossy(&challenge.body[4..]).into_owned();
+            text.split_once(',').expect("a nonce and more").1.to_owned()
+        })
+    };
+    let pgmend = config.start();
+    let first = salts(&pgmend);
+    assert_ne!(first[0], first[1]);
+    write_as_postgres(&cluster.folder().join("userlist.txt"), "\"app\" \"secret\"\n\"new\" \"one\"\n", "600");
+    pgmend.cli(&["reload"]).must();
+    assert_eq!(salts(&pgmend), first, "after a reload");
+    drop(pgmend);
+    assert_eq!(salts(&config.start()), first, "after a restart");
+}
+
+#[test]
 fn many_plain_passwords_delay_neither_the_start_nor_a_login() {
     let cluster = Cluster::scram();
     let mut config = Config::of(&cluster);
