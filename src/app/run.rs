@@ -4,6 +4,7 @@ use super::adapters::{KeeperAttach, KeeperPort, RecoveryJobs, StoreMemory};
 use super::data_plane::DataPlane;
 use super::runtime_config::{RuntimeConfig, plane_settings, startup_context};
 use crate::admin::{self, Admin, Daemon, PcpOperator, PoolAnswers, StopMode};
+use crate::auth::Secrets;
 use crate::client::{Order, Plane};
 use crate::cluster::Board;
 use crate::config::{Config, Source};
@@ -56,9 +57,11 @@ fn try_run(source: Source, options: RunOptions) -> Result<(), String> {
     for (name, why) in &config.not_honoured {
         tracing::warn!(event = "config.not_honoured", parameter = %name, "{why}");
     }
-    let (startup, secrets) = startup_context(&config)?;
     // The lock comes before the sockets: SO_REUSEPORT would let a second daemon bind without a word.
     let store = Store::open(&config.store).map_err(|e| e.to_string())?;
+    let mock_key = store.login_key().map_err(|e| e.to_string())?;
+    let secrets = Secrets::load(&config.auth, mock_key).map_err(|e| e.to_string())?;
+    let (startup, secrets) = startup_context(&config, secrets)?;
     let memory = Arc::new(StoreMemory { store: store.clone(), discard: config.store.discard_status });
     let board = Board::new(initial_view(&config.nodes, &*memory, unix_seconds()));
     let listeners = net::bind(&config.listen).map_err(|e| e.to_string())?;

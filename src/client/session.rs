@@ -36,10 +36,11 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>) {
     let context = worker.plane.startup.load_full();
     match startup::accept(stream, &context).await {
         Ok(Arrival::Session(new)) => run(worker, new, control).await,
-        Ok(Arrival::Cancel { pid, key, stream }) => {
-            // The client takes the close as the sign that its cancel has been carried out.
+        Ok(Arrival::Cancel { pid, key, mut stream }) => {
+            // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
+            // without a farewell for an error.
             worker.plane.cancels.cancel(pid, &key).await;
-            drop(stream);
+            let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
         }
         Ok(Arrival::Gone) => {}
         Err(error) => tracing::info!(event = "client.login_failed", %error),

@@ -3,6 +3,8 @@
 mod support;
 
 mod admin;
+mod attacks;
+mod auth;
 mod crash;
 mod drivers;
 mod harness;
