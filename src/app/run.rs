@@ -212,6 +212,7 @@ fn with_passwords(runtime: &RuntimeConfig) -> crate::recovery::Settings {
     let mut settings = runtime.now().recovery.clone();
     if settings.password.is_empty() {
         settings.password = runtime.password_of(&settings.user).unwrap_or_default();
+        settings.password_is_hash = settings.password.is_empty() && runtime.has_hash_of(&settings.user);
     }
     if settings.replication_password.is_empty() {
         settings.replication_password = runtime.password_of(&settings.replication_user).unwrap_or_default();

@@ -1,13 +1,15 @@
 //! Online recovery: a lost node is rebuilt from the primary while clients work.
 //!
 //! Never touches a client and never writes the view: attaching goes through [`Attach`]. Read `stages` (the table), `run`
-//! (the work behind it), then a file per stage: `preflight`, `first_stage` (scripts), `builtin` (copy and rewind),
+//! (the work behind it), then a file per stage: `preflight` (with `judge` and `earlier`), `first_stage` (scripts), `builtin` (copy and rewind),
 //! `starting`, `catch_up`; `crash` is what the next daemon does about an interrupted one.
 
 mod builtin;
 mod catch_up;
 mod crash;
+mod earlier;
 mod first_stage;
+mod judge;
 mod preflight;
 mod progress;
 mod run;
@@ -38,8 +40,6 @@ pub struct RecoverOptions {
     pub overwrite: bool,
     /// Data of the target that the source does not have may be lost.
     pub accept_loss: bool,
-    /// The order came by PCP.
-    pub via_pgpool_texts: bool,
 }
 
 /// Why a recovery was not begun; the words of PCP's M and D fields.
