@@ -4,6 +4,7 @@ mod support;
 
 mod admin;
 mod crash;
+mod crash_outside;
 mod drivers;
 mod harness;
 mod health;
@@ -11,4 +12,7 @@ mod pcp;
 mod pgpool_setup;
 mod pooling;
 mod recovery;
+mod recovery_data;
+mod recovery_limits;
+mod recovery_logins;
 mod session;

@@ -206,8 +206,14 @@ impl Pgmend {
     /// `pgmend --socket … <args>`.
     #[track_caller]
     pub fn cli(&self, args: &[&str]) -> Ran {
-        let mut command = as_postgres(&self.binary);
-        command.arg("--socket").arg(self.config.folder.join("pgmend.sock")).args(args);
+        Self::cli_of(&self.binary, &self.config, args)
+    }
+
+    /// The same, for who does not have the daemon because somebody is about to kill it.
+    #[track_caller]
+    pub fn cli_of(binary: &std::path::Path, config: &Config, args: &[&str]) -> Ran {
+        let mut command = as_postgres(binary);
+        command.arg("--socket").arg(config.folder.join("pgmend.sock")).args(args);
         run_for(&mut command, Duration::from_secs(180))
     }
 
