@@ -26,6 +26,8 @@ const CONTROL_THREADS: usize = 2;
 const FAST_STOP: Duration = Duration::from_secs(5);
 /// How long a stop waits for running jobs to undo what they can.
 const JOBS_STOP: Duration = Duration::from_secs(10);
+/// How long the start waits for the end of what an interrupted recovery left.
+const CLEANUP_PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks whether the last client has gone.
 const LOOK: Duration = Duration::from_millis(50);
 /// Stop orders that may wait.
@@ -117,9 +119,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         Arc::new(move || with_passwords(&recovery_settings)),
         config.server.ca_file.clone(),
     );
-    for finding in recovery.cleanup_after_crash().await {
-        tracing::warn!(event = "recovery.found_after_crash", "{finding}");
-    }
+    recovery.cleanup_within(CLEANUP_PATIENCE).await;
     let data = Arc::new(DataPlane::start(plane.clone(), listeners, config.listen.workers).map_err(text)?);
     let (stops, mut stop_orders) = mpsc::channel(STOPS);
     let daemon = Arc::new(ThisDaemon {

@@ -112,16 +112,29 @@ impl DataDirectory {
 
     /// Removes everything in it and in `wal`; of the tablespaces at `spaces` what servers of this major version have there.
     /// The directories stay (they may be mount points). Makes it, owned by `owner`, when it is absent.
-    pub fn empty(&self, owner: &Owner, wal: Option<&Path>, spaces: &[PathBuf], major: u32) -> Result<(), NodeError> {
+    /// Asks `go_on` before each entry, and fails when it may not.
+    pub fn empty(
+        &self,
+        owner: &Owner,
+        wal: Option<&Path>,
+        spaces: &[PathBuf],
+        major: u32,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<(), NodeError> {
         let ours = format!("PG_{major}_");
         for place in spaces {
-            remove_entries(place, |name| name.starts_with(&ours))?;
+            remove_entries(place, go_on, |name| name.starts_with(&ours))?;
         }
         if let Some(place) = wal {
-            remove_entries(place, |_| true)?;
+            remove_entries(place, go_on, |_| true)?;
         }
         if self.0.exists() {
-            remove_entries(&self.0, |_| true)?;
+            // Databases one by one, so that a big directory can be left in its middle.
+            let databases = self.0.join("base");
+            if std::fs::symlink_metadata(&databases).is_ok_and(|m| m.is_dir()) {
+                remove_entries(&databases, go_on, |_| true)?;
+            }
+            remove_entries(&self.0, go_on, |_| true)?;
         } else {
             std::fs::create_dir_all(&self.0).map_err(NodeError::file(&self.0))?;
             chown_if_root(&self.0, owner)?;
@@ -146,7 +159,7 @@ fn resolve(path: &Path) -> Option<PathBuf> {
     Some(if rest.as_os_str().is_empty() { real } else { real.join(rest) })
 }
 
-fn remove_entries(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), NodeError> {
+fn remove_entries(directory: &Path, go_on: &dyn Fn() -> bool, wanted: impl Fn(&str) -> bool) -> Result<(), NodeError> {
     let entries = match std::fs::read_dir(directory) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(NodeError::file(directory))?,
@@ -155,6 +168,9 @@ fn remove_entries(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<(),
         let entry = entry.map_err(NodeError::file(directory))?;
         if !wanted(&entry.file_name().to_string_lossy()) {
             continue;
+        }
+        if !go_on() {
+            return Err(NodeError::Stopped("emptying the data directory".to_owned()));
         }
         let path = entry.path();
         // A link is removed, never followed.
@@ -240,7 +256,9 @@ mod tests {
         assert_eq!(directory.wal_link(), Some(wal.clone()));
         assert_eq!(directory.tablespaces(), vec![("16400".to_owned(), space.clone())]);
         let owner = Owner { uid: 0, gid: 0, name: "root".into(), home: "/".into() };
-        directory.empty(&owner, Some(&wal), std::slice::from_ref(&space), 15).unwrap();
+        let stopped = directory.empty(&owner, Some(&wal), &[], 15, &|| false);
+        assert!(matches!(stopped, Err(NodeError::Stopped(_))) && wal.join("000").exists());
+        directory.empty(&owner, Some(&wal), std::slice::from_ref(&space), 15, &|| true).unwrap();
         assert!(directory.is_empty() && wal.exists() && space.join("other").exists());
         assert!(space.join("PG_14_1").exists(), "another version's server may live there");
         assert!(!wal.join("000").exists() && !space.join("PG_15_1").exists());

@@ -11,6 +11,8 @@ use crate::workflow::Failure;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -173,13 +175,19 @@ impl Run {
             let mapping = format!("{}={}", escaped(old), escaped(&new.display().to_string()));
             command.extend(["-T".into(), mapping.into()]);
         }
-        self.empty(directory, owner, links).await?;
+        self.empty(directory, owner, links, stop).await?;
         let child = self.with_password(Child::new(command, Some(owner.clone())), password);
         self.watched(child, "pg_basebackup", "FirstStage.Copy", directory, stop).await
     }
 
     /// Empties the target's directory, the places of its links too; the links are journalled, for they go with the rest.
-    async fn empty(&self, directory: &DataDirectory, owner: &Owner, links: &Links) -> Result<(), Failure> {
+    async fn empty(
+        &self,
+        directory: &DataDirectory,
+        owner: &Owner,
+        links: &Links,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
         if let Some(pid) = node::running_pid(&directory.0) {
             return Err(Failure::new(format!("the PostgreSQL of node {} was started meanwhile", self.target.id))
                 .detail(format!("process {pid} runs on {}", directory.0.display())));
@@ -194,7 +202,12 @@ impl Run {
         )?;
         self.job.note("emptying the data directory");
         let (emptied, by, wal, major) = (directory.clone(), owner.clone(), links.kept.wal.clone(), self.facts()?.major);
-        let result = tokio::task::spawn_blocking(move || emptied.empty(&by, wal.as_deref(), &places, major)).await;
+        let (under_way, stop) = (Emptying::begin(&self.inner.emptying), stop.clone());
+        let work = move || {
+            let _under_way = under_way;
+            emptied.empty(&by, wal.as_deref(), &places, major, &|| !stop.is_cancelled())
+        };
+        let result = tokio::task::spawn_blocking(work).await;
         let bad = |e: String| Failure::new("the target's data directory could not be emptied").detail(e);
         result.map_err(|e| bad(e.to_string()))?.map_err(|e| bad(e.to_string()))
     }
@@ -252,6 +265,22 @@ impl Run {
     fn with_password(&self, child: Child, password: &Secret) -> Child {
         // In the environment and not among the arguments, which everybody can list.
         if password.is_empty() { child } else { child.env("PGPASSWORD", password.expose()) }
+    }
+}
+
+/// Counted as long as a directory is being emptied: the thread that does it outlives a recovery that is dropped.
+struct Emptying(Arc<AtomicUsize>);
+
+impl Emptying {
+    fn begin(count: &Arc<AtomicUsize>) -> Emptying {
+        count.fetch_add(1, Ordering::AcqRel);
+        Emptying(count.clone())
+    }
+}
+
+impl Drop for Emptying {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -6,6 +6,7 @@ use crate::node::{self, DataDirectory, Programs, is_this_machine};
 use crate::server::sql::{Sql, literal};
 use crate::workflow::Failure;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -131,6 +132,9 @@ impl Run {
                 .detail(what)
                 .hint("wait for its end or end it yourself; nothing was changed")
         };
+        if self.inner.emptying.load(Ordering::Acquire) > 0 {
+            return Err(old("pgmend itself is still emptying the data directory".into()));
+        }
         let ours = literal(&self.our_name());
         let leftover =
             format!("SELECT pid FROM pg_stat_activity WHERE application_name = {ours} AND pid <> pg_backend_pid()");

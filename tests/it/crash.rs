@@ -3,28 +3,31 @@
 
 use crate::recovery::{assert_whole, first_stage_script, remote_start_script};
 use crate::support::process::run_for;
-use crate::support::{Cluster, Config, Pgmend, as_postgres, bin};
+use crate::support::{Cluster, Config, Pgmend, Ran, as_postgres, bin};
 use std::time::Duration;
 
 const DIES_AFTER: &str = "PGMEND_CRASH_AFTER_RECORD";
 
-/// A recovery dies after this record; the next daemon, and what it had to say.
-fn dead_after(config: &Config, record: &str, args: &[&str]) -> (Pgmend, String) {
+/// A recovery dies after this record; the next daemon, what it had to say, and how the operator's tool ended.
+fn dead_after(config: &Config, record: &str, args: &[&str]) -> (Pgmend, String, Ran) {
     let mut doomed = config.clone();
     doomed.env(DIES_AFTER, record);
     let doomed = doomed.start();
     doomed.wait_node(1, "down");
     let before = doomed.log().len();
-    let ran = doomed.cli(args);
-    assert!(!ran.ok, "{record}: the tool must notice that the daemon died: {}", ran.all());
-    doomed.wait_end();
-    let pgmend = config.start();
-    let told = pgmend.log().split_off(before);
-    (pgmend, told)
+    std::thread::scope(|scope| {
+        let (binary, of) = (doomed.binary.clone(), config.clone());
+        let recover = scope.spawn(move || Pgmend::cli_of(&binary, &of, args));
+        doomed.wait_end();
+        let pgmend = config.start();
+        let told = pgmend.log().split_off(before);
+        (pgmend, told, recover.join().expect("no panic"))
+    })
 }
 
 fn interrupted(config: &Config, record: &str, args: &[&str]) -> Pgmend {
-    let (pgmend, told) = dead_after(config, record, args);
+    let (pgmend, told, ran) = dead_after(config, record, args);
+    assert!(!ran.ok, "{record}: the tool must notice that the daemon died: {}", ran.all());
     // The number of a child is journalled beside the effect that it belongs to.
     let wanted =
         if record == "Child" { "was interrupted" } else { &format!("was interrupted; last journal record {record};") };
@@ -77,7 +80,8 @@ fn at_the_end() {
 fn when_all_is_done() {
     let cluster = Cluster::pair();
     cluster.kill9(1);
-    let (pgmend, told) = dead_after(&Config::of(&cluster), "Done", &["recover", "1"]);
+    let (pgmend, told, ran) = dead_after(&Config::of(&cluster), "Done", &["recover", "1"]);
+    assert!(ran.ok, "the tool finds the job again: {}", ran.all());
     assert!(!told.contains("was interrupted"), "{told}");
     assert!(pgmend.cli(&["jobs", "--json"]).must().out.contains("succeeded"));
     pgmend.wait_node(1, "up");

@@ -11,19 +11,17 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Begins a recovery, kills the daemon once the condition holds, checks what must go on, and starts the next daemon.
 fn killed_when(pgmend: Pgmend, what: &str, condition: impl FnMut() -> bool, goes_on: impl Fn()) -> Pgmend {
-    let config = std::thread::scope(|scope| {
-        let socket = pgmend.config.clone();
-        let binary = pgmend.binary.clone();
-        let recover = scope.spawn(move || Pgmend::cli_of(&binary, &socket, &["recover", "1"]));
+    let (config, binary) = (pgmend.config.clone(), pgmend.binary.clone());
+    std::thread::scope(|scope| {
+        let recover = scope.spawn(|| Pgmend::cli_of(&binary, &config, &["recover", "1"]));
         wait_until(what, SOON, condition);
-        let config = pgmend.kill9();
+        pgmend.kill9();
+        goes_on();
+        let next = config.start();
+        assert_ne!(next.node_status(1), "up", "an unfinished node is not in routing");
         assert!(!recover.join().expect("no panic").ok, "the tool must notice that the daemon died");
-        config
-    });
-    goes_on();
-    let next = config.start();
-    assert_ne!(next.node_status(1), "up", "an unfinished node is not in routing");
-    next
+        next
+    })
 }
 
 /// What the next daemon found, as its log and its list of jobs tell it.
