@@ -91,6 +91,11 @@ impl RuntimeConfig {
         }
     }
 
+    /// True when the secret files hold only a hash of a role's password.
+    pub fn has_hash_of(&self, user: &str) -> bool {
+        matches!(self.secrets.load().lookup(user), Some(StoredSecret::Md5(_) | StoredSecret::Scram(_)))
+    }
+
     /// Reads all files anew and puts them in force together; with any mistake nothing changes. Returns a line for people.
     pub fn reload(
         &self,

@@ -81,6 +81,7 @@ fn ask(pgmend: &Pgmend) -> Ran {
 /// Clients get an error that says so within the bound, and the log tells the operator why.
 #[track_caller]
 fn assert_refused(config: &Config, why: &str) {
+    config.forget_log();
     let pgmend = config.spawn();
     wait_until(&format!("the log says `{why}`"), Duration::from_secs(15), || pgmend.log().contains(why));
     let said = ask(&pgmend);
@@ -146,6 +147,7 @@ fn a_certificate_of_an_unknown_authority_is_refused_until_it_is_known() {
     }
     // The operator does as he is told: a reload is enough, for both planes.
     let mut config = config(&cluster, "verify-full");
+    config.forget_log();
     let pgmend = config.set("tls", "server_ca_file = \"other.crt\"").spawn();
     wait_until("it is refused", Duration::from_secs(15), || pgmend.log().contains("not signed by an authority"));
     config.set("tls", "server_ca_file = \"ca.crt\"").write();
