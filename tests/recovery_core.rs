@@ -169,6 +169,7 @@ impl Bench {
             runner: Runner::Builtin,
             user: "postgres".into(),
             password: Secret::default(),
+            password_is_hash: false,
             database: "postgres".into(),
             first_stage_command: "copy.sh".into(),
             timeout: Duration::from_secs(30),

@@ -87,7 +87,7 @@ pub struct RecoveryJobs {
 
 impl RecoveryPort for RecoveryJobs {
     fn start(&self, node: NodeId, overwrite: bool, accept_loss: bool) -> Result<u64, CommandError> {
-        let options = RecoverOptions { overwrite, accept_loss, via_pgpool_texts: false };
+        let options = RecoverOptions { overwrite, accept_loss };
         self.recovery.start(node, options).map_err(|r| CommandError {
             message: r.message,
             detail: r.detail,

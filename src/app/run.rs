@@ -4,6 +4,7 @@ use super::adapters::{KeeperAttach, KeeperPort, RecoveryJobs, StoreMemory};
 use super::data_plane::DataPlane;
 use super::runtime_config::{RuntimeConfig, plane_settings, startup_context};
 use crate::admin::{self, Admin, Daemon, PcpOperator, PoolAnswers, StopMode};
+use crate::auth::Secrets;
 use crate::client::{Order, Plane};
 use crate::cluster::Board;
 use crate::config::{Config, Source};
@@ -26,6 +27,8 @@ const CONTROL_THREADS: usize = 2;
 const FAST_STOP: Duration = Duration::from_secs(5);
 /// How long a stop waits for running jobs to undo what they can.
 const JOBS_STOP: Duration = Duration::from_secs(10);
+/// How long the start waits for the end of what an interrupted recovery left.
+const CLEANUP_PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks whether the last client has gone.
 const LOOK: Duration = Duration::from_millis(50);
 /// Stop orders that may wait.
@@ -56,9 +59,11 @@ fn try_run(source: Source, options: RunOptions) -> Result<(), String> {
     for (name, why) in &config.not_honoured {
         tracing::warn!(event = "config.not_honoured", parameter = %name, "{why}");
     }
-    let (startup, secrets) = startup_context(&config)?;
     // The lock comes before the sockets: SO_REUSEPORT would let a second daemon bind without a word.
     let store = Store::open(&config.store).map_err(|e| e.to_string())?;
+    let mock_key = store.login_key().map_err(|e| e.to_string())?;
+    let secrets = Secrets::load(&config.auth, mock_key).map_err(|e| e.to_string())?;
+    let (startup, secrets) = startup_context(&config, secrets)?;
     let memory = Arc::new(StoreMemory { store: store.clone(), discard: config.store.discard_status });
     let board = Board::new(initial_view(&config.nodes, &*memory, unix_seconds()));
     let listeners = net::bind(&config.listen).map_err(|e| e.to_string())?;
@@ -118,9 +123,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         Arc::new(move || with_passwords(&recovery_settings)),
         ca_file,
     );
-    for finding in recovery.cleanup_after_crash().await {
-        tracing::warn!(event = "recovery.found_after_crash", "{finding}");
-    }
+    recovery.cleanup_within(CLEANUP_PATIENCE).await;
     let data = Arc::new(DataPlane::start(plane.clone(), listeners, config.listen.workers).map_err(text)?);
     let (stops, mut stop_orders) = mpsc::channel(STOPS);
     let daemon = Arc::new(ThisDaemon {
@@ -213,6 +216,7 @@ fn with_passwords(runtime: &RuntimeConfig) -> crate::recovery::Settings {
     let mut settings = runtime.now().recovery.clone();
     if settings.password.is_empty() {
         settings.password = runtime.password_of(&settings.user).unwrap_or_default();
+        settings.password_is_hash = settings.password.is_empty() && runtime.has_hash_of(&settings.user);
     }
     if settings.replication_password.is_empty() {
         settings.replication_password = runtime.password_of(&settings.replication_user).unwrap_or_default();

@@ -23,12 +23,32 @@ pub struct RuntimeConfig {
 }
 
 /// What clients' logins need, read from the files that the configuration names.
-pub fn startup_context(config: &Config) -> Result<(StartupContext, Arc<Secrets>), String> {
+pub fn startup_context(config: &Config, secrets: Secrets) -> Result<(StartupContext, Arc<Secrets>), String> {
     let tls = config.listen.tls.as_ref().map(TlsAcceptor::load).transpose().map_err(|e| e.to_string())?;
     let hba = Arc::new(HbaRules::load(&config.auth).map_err(|e| e.to_string())?);
-    let secrets = Arc::new(Secrets::load(&config.auth).map_err(|e| e.to_string())?);
+    let secrets = Arc::new(secrets);
+    derive_in_background(&secrets)?;
     let login_timeout = config.client.login_timeout;
     Ok((StartupContext { tls, hba, secrets: secrets.clone(), login_timeout }, secrets))
+}
+
+/// Many users with plain passwords: a daemon does not wait for their verifiers. The thread ends with the last of them, or
+/// when a reload has replaced them.
+fn derive_in_background(secrets: &Arc<Secrets>) -> Result<(), String> {
+    if secrets.is_ready() {
+        return Ok(());
+    }
+    let secrets = Arc::downgrade(secrets);
+    let derive = move || {
+        while let Some(secrets) = secrets.upgrade() {
+            if !secrets.derive_next() {
+                tracing::info!(event = "secrets.ready", users = secrets.len());
+                return;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("secrets".into());
+    thread.spawn(derive).map(drop).map_err(|e| format!("no thread for the secrets: {e}"))
 }
 
 /// The data plane's part.
@@ -71,6 +91,11 @@ impl RuntimeConfig {
         }
     }
 
+    /// True when the secret files hold only a hash of a role's password.
+    pub fn has_hash_of(&self, user: &str) -> bool {
+        matches!(self.secrets.load().lookup(user), Some(StoredSecret::Md5(_) | StoredSecret::Scram(_)))
+    }
+
     /// Reads all files anew and puts them in force together; with any mistake nothing changes. Returns a line for people.
     pub fn reload(
         &self,
@@ -97,7 +122,8 @@ impl RuntimeConfig {
         let old = self.now();
         let found = changes(&old, &read);
         let next = effective(&old, &read);
-        let (startup, secrets) = startup_context(&next)?;
+        let secrets = self.secrets.load().reload(&next.auth).map_err(|e| e.to_string())?;
+        let (startup, secrets) = startup_context(&next, secrets)?;
         telemetry::set_level(&next.log_level).map_err(|e| e.to_string())?;
         self.secrets.store(secrets);
         data.plane.reload(plane_settings(&next), startup);

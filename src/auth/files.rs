@@ -2,7 +2,7 @@
 
 use super::hba::{HbaRules, Method};
 use super::secrets::Secrets;
-use super::{AuthError, Settings, pool_passwd, userlist};
+use super::{AuthError, Settings, StoredSecret, pool_passwd, userlist};
 use crate::base::Secret;
 use std::fmt::Display;
 use std::fs::File;
@@ -15,21 +15,35 @@ const MAX_FILE: u64 = 32 << 20;
 const MAX_KEY: usize = 256;
 
 impl Secrets {
-    /// Reads the files of the settings. A user of `userlist_file` hides one of the same name in `pool_passwd_file`;
-    /// within the first the last line counts, within the second the first, as in PgBouncer and Pgpool-II.
-    pub fn load(settings: &Settings) -> Result<Secrets, AuthError> {
-        let mut users = Vec::new();
-        if let Some(file) = &settings.userlist_file {
-            users.extend(userlist::parse(&read(file)?, &name(file))?.into_iter().rev());
-        }
-        if let Some(file) = &settings.pool_passwd_file {
-            let key = settings.key_file.as_deref().map(read_key).transpose()?;
-            users.extend(pool_passwd::parse(&read(file)?, &name(file), key.as_ref())?);
-        }
-        let mut mock_key = [0u8; 32];
-        getrandom::fill(&mut mock_key).map_err(|e| AuthError::Setting(format!("no random numbers: {e}")))?;
-        Ok(Secrets::new(users, mock_key))
+    /// Reads the files of the settings, for the first time. A user of `userlist_file` hides one of the same name in
+    /// `pool_passwd_file`; within the first the last line counts, within the second the first, as in PgBouncer and
+    /// Pgpool-II.
+    pub fn load(settings: &Settings, mock_key: [u8; 32]) -> Result<Secrets, AuthError> {
+        Ok(Secrets::new(read_users(settings)?, mock_key))
     }
+
+    /// Reads the files again; what has not changed is not derived again.
+    pub fn reload(&self, settings: &Settings) -> Result<Secrets, AuthError> {
+        Ok(self.renewed(read_users(settings)?))
+    }
+
+    /// Reads the files only for their mistakes.
+    pub fn check(settings: &Settings) -> Result<(), AuthError> {
+        read_users(settings).map(drop)
+    }
+}
+
+/// All users in order of rank.
+fn read_users(settings: &Settings) -> Result<Vec<(String, StoredSecret)>, AuthError> {
+    let mut users = Vec::new();
+    if let Some(file) = &settings.userlist_file {
+        users.extend(userlist::parse(&read(file)?, &name(file))?.into_iter().rev());
+    }
+    if let Some(file) = &settings.pool_passwd_file {
+        let key = settings.key_file.as_deref().map(read_key).transpose()?;
+        users.extend(pool_passwd::parse(&read(file)?, &name(file), key.as_ref())?);
+    }
+    Ok(users)
 }
 
 impl HbaRules {
@@ -73,7 +87,6 @@ fn failed(file: &Path, why: &dyn Display) -> AuthError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::StoredSecret;
 
     #[test]
     fn files_are_merged_by_rank() {
@@ -89,13 +102,13 @@ mod tests {
             pool_passwd_file: file("pool_passwd", "a:three\nb:AESrKikG1lnoTVl89QqlcBNaA==\n"),
             key_file: file(".pgpoolkey", "mykey\n"),
         };
-        let secrets = Secrets::load(&settings).unwrap();
+        let secrets = Secrets::load(&settings, [0; 32]).unwrap();
         assert_eq!(secrets.lookup("a"), Some(&StoredSecret::Plain(Secret::new("two"))));
         assert_eq!(secrets.lookup("b"), Some(&StoredSecret::Plain(Secret::new("TESTPW"))));
         assert_eq!(HbaRules::load(&settings).unwrap(), HbaRules::uniform(Method::Scram));
         settings.default_method = "peer".into();
         assert!(HbaRules::load(&settings).unwrap_err().to_string().contains("valid are"));
         settings.userlist_file = Some(dir.path().join("missing"));
-        assert!(Secrets::load(&settings).unwrap_err().to_string().contains("missing: "));
+        assert!(Secrets::load(&settings, [0; 32]).unwrap_err().to_string().contains("missing: "));
     }
 }

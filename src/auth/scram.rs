@@ -306,6 +306,8 @@ impl Client {
 fn derive_keys(password: &str, salt: &[u8], iterations: u32) -> (Key, Key) {
     // As PostgreSQL: what SASLprep refuses is taken as it is.
     let prepared = stringprep::saslprep(password).unwrap_or(password.into());
+    #[cfg(test)]
+    WORK.set(Work { iterations: WORK.get().iterations + u64::from(iterations), ..WORK.get() });
     let mut salted = Zeroizing::new([0u8; 32]);
     pbkdf2::pbkdf2_hmac::<Sha256>(prepared.as_bytes(), salt, iterations, salted.as_mut());
     (hmac(salted.as_ref(), b"Client Key"), hmac(salted.as_ref(), b"Server Key"))
@@ -313,9 +315,32 @@ fn derive_keys(password: &str, salt: &[u8], iterations: u32) -> (Key, Key) {
 
 /// HMAC-SHA-256.
 pub(super) fn hmac(key: &[u8], message: &[u8]) -> Key {
+    #[cfg(test)]
+    WORK.set(Work { hmacs: WORK.get().hmacs + 1, ..WORK.get() });
     let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes keys of every length");
     mac.update(message);
     mac.finalize().into_bytes().into()
+}
+
+/// What this thread has computed, for the proof that unknown users cost as much as known ones.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Iterations of PBKDF2.
+    pub iterations: u64,
+    /// HMACs outside it.
+    pub hmacs: u64,
+}
+
+#[cfg(test)]
+thread_local! {
+    static WORK: std::cell::Cell<Work> = const { std::cell::Cell::new(Work { iterations: 0, hmacs: 0 }) };
+}
+
+/// The work of this thread so far.
+#[cfg(test)]
+pub fn work() -> Work {
+    WORK.get()
 }
 
 fn sha256(bytes: &[u8]) -> Key {

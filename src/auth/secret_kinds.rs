@@ -16,16 +16,6 @@ pub enum StoredSecret {
 }
 
 impl StoredSecret {
-    /// Compares a password that came in clear text, in constant time for equal lengths.
-    pub fn fits_password(&self, user: &str, password: &str) -> bool {
-        use subtle::ConstantTimeEq;
-        match self {
-            StoredSecret::Plain(secret) => secret.expose().as_bytes().ct_eq(password.as_bytes()).into(),
-            StoredSecret::Md5(stored) => super::md5_password(user, password).as_bytes().ct_eq(stored.as_bytes()).into(),
-            StoredSecret::Scram(verifier) => verifier.fits_password(password),
-        }
-    }
-
     /// True for `md5` and 32 hexadecimal digits; an `md5` of another length is a plain password.
     pub(super) fn is_md5(text: &str) -> bool {
         text.strip_prefix("md5").is_some_and(|rest| rest.len() == 32 && rest.bytes().all(|b| b.is_ascii_hexdigit()))

@@ -1,5 +1,6 @@
 //! Why a session ends, and the one place that decides what its client sees of it.
 
+use super::worker::End;
 use crate::wire::backend::ErrorFields;
 use std::time::Duration;
 
@@ -45,6 +46,16 @@ pub enum Fault {
     /// `client_idle_limit`.
     #[error("terminating connection due to client_idle_limit")]
     Idle,
+}
+
+impl From<End> for Fault {
+    fn from(end: End) -> Fault {
+        match end {
+            End::Shutdown => Fault::Shutdown,
+            End::Idle => Fault::Idle,
+            End::Vanished => Fault::ClientGone,
+        }
+    }
 }
 
 impl Fault {

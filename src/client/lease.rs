@@ -3,7 +3,7 @@
 use super::cancel::{CancelSlot, CancelTarget};
 use super::fault::Fault;
 use super::params;
-use super::worker::{Control, End, Route, Way, Worker};
+use super::worker::{Control, Route, Way, Worker};
 use crate::pool::{Asked, Grant, Local, Permit, Pooled};
 use crate::server::{self, Login, ParamSet, ServerConn, ServerError, SimpleError};
 use std::future::poll_fn;
@@ -54,7 +54,7 @@ impl Borrower {
         let ended = poll_fn(|cx| self.control.check(cx, true).map_or(Poll::Pending, Poll::Ready));
         tokio::select! {
             biased;
-            end = ended => Err(match end { End::Shutdown => Fault::Shutdown, End::Idle => Fault::Idle }),
+            end = ended => Err(end.into()),
             outcome = waiting => outcome,
         }
     }

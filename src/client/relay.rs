@@ -117,7 +117,8 @@ pub enum Until {
 pub struct Exchange {
     need_client: usize,
     need_server: usize,
-    client_closed: bool,
+    /// The client has closed its direction.
+    pub client_closed: bool,
     free: bool,
     worked: bool,
 }
@@ -151,7 +152,10 @@ impl Relay<'_> {
             if state.free || self.may_end() && self.is_over(state) {
                 return Poll::Ready(Ok(Ended::Transaction));
             }
-            if state.client_closed && self.up.is_sent() && self.core.is_settled() {
+            // A closed client's last requests are still answered, as it may have closed only its own direction; the worker
+            // ends what takes long.
+            let over = self.core.is_settled() || self.core.awaits_client();
+            if state.client_closed && self.up.is_sent() && over {
                 return Poll::Ready(Ok(Ended::Client));
             }
             moved |= self.receive(state, cx)?;
@@ -249,8 +253,6 @@ impl Relay<'_> {
         let mut moved = false;
         if !state.client_closed && self.up.direct == 0 && !self.up.input.is_full() && self.wants_client(state) {
             match self.up.poll_receive(self.client, cx) {
-                // Who closes without a Terminate while an answer is owed has vanished: nobody wants it any more.
-                Poll::Ready(Ok(0) | Err(_)) if !self.core.is_settled() => return Err(Fault::ClientGone),
                 Poll::Ready(Ok(0) | Err(_)) => {
                     state.client_closed = true;
                     moved = true;

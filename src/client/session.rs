@@ -10,7 +10,7 @@ use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
 use super::scan::Traces;
 use super::startup::{self, Arrival, NewSession};
-use super::worker::{Control, End, Worker};
+use super::worker::{Control, Worker};
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode, Pooled};
 use crate::server::{Login, ParamSet, ServerConn, SimpleError};
@@ -36,10 +36,11 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>) {
     let context = worker.plane.startup.load_full();
     match startup::accept(stream, &context).await {
         Ok(Arrival::Session(new)) => run(worker, new, control).await,
-        Ok(Arrival::Cancel { pid, key, stream }) => {
-            // The client takes the close as the sign that its cancel has been carried out.
+        Ok(Arrival::Cancel { pid, key, mut stream }) => {
+            // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
+            // without a farewell for an error.
             worker.plane.cancels.cancel(pid, &key).await;
-            drop(stream);
+            let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
         }
         Ok(Arrival::Gone) => {}
         Err(error) => tracing::info!(event = "client.login_failed", %error),
@@ -307,10 +308,7 @@ impl Session {
                     down.input.release();
                 }
                 if let Some(end) = borrower.control.check(cx, true) {
-                    return Poll::Ready(Err(match end {
-                        End::Shutdown => Fault::Shutdown,
-                        End::Idle => Fault::Idle,
-                    }));
+                    return Poll::Ready(Err(end.into()));
                 }
                 match core.front(up.input.bytes(), up.input.is_full())? {
                     Front::Stray(count) => {
@@ -340,14 +338,17 @@ impl Session {
         let mut state = Exchange::default();
         poll_fn(|cx| {
             if let Some(end) = borrower.control.check(cx, core.is_clean()) {
-                return Poll::Ready(Err(match end {
-                    End::Shutdown => Fault::Shutdown,
-                    End::Idle => Fault::Idle,
-                }));
+                return Poll::Ready(Err(end.into()));
             }
-            borrower.control.active_s.set(borrower.worker.now_s());
-            Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until }
-                .poll(&mut state, cx)
+            let now_s = borrower.worker.now_s();
+            borrower.control.active_s.set(now_s);
+            let outcome =
+                Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until }
+                    .poll(&mut state, cx);
+            if state.client_closed && borrower.control.closed_s.get().is_none() {
+                borrower.control.closed_s.set(Some(now_s));
+            }
+            outcome
         })
         .await
     }

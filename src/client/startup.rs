@@ -13,11 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 
 /// Greatest answer to an authentication request, bytes (PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH).
 const MAX_ANSWER: usize = 65_535;
 /// A refused client that does not read gets this long to take its error.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Derivations at once: each takes a core for milliseconds, and guessers must not take them all from the clients within.
+static DERIVATIONS: Semaphore = Semaphore::const_new(2);
+/// Bytes that a refused client may still be sending; the most that fits into sockets, several times over.
+const MAX_DRAINED: usize = 16 << 20;
 /// First byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -112,12 +117,26 @@ pub async fn accept(stream: Stream, ctx: &StartupContext) -> Result<Arrival, Sta
         backend::error_response(&mut out, fields);
         let farewell = async {
             stream.write_all(&out).await?;
-            stream.shutdown().await
+            stream.shutdown().await?;
+            drain(stream).await
         };
         // The client may be gone already; the login has failed in any case.
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
     outcome
+}
+
+/// What the client has sent beyond what was read: closing over it would reset the connection, and the client would lose
+/// the error that explains it. Ends when the client closes.
+async fn drain(stream: &mut Stream) -> io::Result<()> {
+    let (mut left, mut scrap) = (MAX_DRAINED, [0u8; 4096]);
+    while left > 0 {
+        match stream.read(&mut scrap).await? {
+            0 => break,
+            count => left = left.saturating_sub(count),
+        }
+    }
+    Ok(())
 }
 
 fn refused(code: &str, message: impl Into<String>) -> StartupError {
@@ -254,8 +273,8 @@ async fn authenticate(
             Some(StoredSecret::Scram(_)) | None => ServerSecret::None,
         }),
         (Method::Password, _) => by_password(stream, user, out, ctx).await,
-        // As PostgreSQL: `md5` means SCRAM for a user whose secret is a verifier.
-        (Method::Md5, Some(StoredSecret::Scram(_))) | (Method::Scram, _) => by_scram(stream, user, out, ctx).await,
+        (Method::Scram, _) => by_scram(stream, user, out, ctx).await,
+        (Method::Md5, _) if ctx.secrets.scram_by_md5(user) => by_scram(stream, user, out, ctx).await,
         (Method::Md5, _) => by_md5(stream, user, out, ctx).await,
         (Method::Reject | Method::Cert, _) => {
             let host = ask.peer.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
@@ -284,11 +303,9 @@ async fn by_password(
     send(stream, out).await?;
     let body = read_answer(stream).await?;
     let password = crate::base::Secret::new(frontend::parse_password(&body)?);
-    // One derivation for every user, known or not, whatever is stored: the time tells nothing. It takes milliseconds, so
-    // it runs beside the other clients of this thread.
-    let (verifier, given) = (ctx.secrets.scram_verifier(user), password.clone());
-    let fits_verifier = tokio::task::spawn_blocking(move || verifier.fits_password(given.expose()));
-    let fits_verifier = fits_verifier.await.map_err(|e| io::Error::other(e.to_string()))?;
+    // One derivation for every user, known or not, whatever is stored: the time tells nothing.
+    let (verifier, given) = (verifier_of(user, ctx).await?, password.clone());
+    let fits_verifier = derivation(move || verifier.fits_password(given.expose())).await?;
     let md5 = md5_password(user, password.expose());
     let fits = match ctx.secrets.lookup(user) {
         Some(StoredSecret::Md5(stored)) => md5.as_bytes().ct_eq(stored.as_bytes()).into(),
@@ -338,7 +355,7 @@ async fn by_scram(
     };
     let mut nonce = [0u8; 18];
     random(&mut nonce)?;
-    let verifier = ctx.secrets.scram_verifier(user);
+    let verifier = verifier_of(user, ctx).await?;
     let (salt, iterations, server_key) = (verifier.salt.clone(), verifier.iterations, verifier.server_key);
     let mut server = scram::Server::new(verifier, stream.tls_server_end_point().map(<[u8]>::to_vec), nonce);
     backend::auth_sasl(out, server.mechanisms());
@@ -366,6 +383,26 @@ async fn by_scram(
     })
 }
 
+/// The user's verifier or a mock; for everybody at once, or, while verifiers are still being derived, for everybody after
+/// a derivation.
+async fn verifier_of(user: &str, ctx: &StartupContext) -> Result<scram::ScramVerifier, StartupError> {
+    if ctx.secrets.is_ready() {
+        return Ok(ctx.secrets.scram_verifier(user));
+    }
+    let (secrets, user) = (ctx.secrets.clone(), user.to_owned());
+    derivation(move || secrets.scram_verifier(&user)).await
+}
+
+/// Work of milliseconds, beside the other clients of this thread.
+async fn derivation<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StartupError> {
+    let turn = DERIVATIONS.acquire().await.map_err(|e| io::Error::other(e.to_string()))?;
+    let done = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    });
+    Ok(done.await.map_err(|e| io::Error::other(e.to_string()))?)
+}
+
 fn random(bytes: &mut [u8]) -> Result<(), StartupError> {
     getrandom::fill(bytes).map_err(|e| StartupError::Io(io::Error::other(e.to_string())))
 }
@@ -389,7 +426,9 @@ async fn read_answer(stream: &mut Stream) -> Result<Vec<u8>, StartupError> {
         return Err(refused("08P01", format!("expected password response, got message type '{tag}'")));
     }
     if length > MAX_ANSWER {
-        return Err(WireError::Length(u32::try_from(length).unwrap_or(u32::MAX)).into());
+        // As the length field has it, which counts itself and not the tag.
+        let told = u32::try_from(frame.total.saturating_sub(1)).unwrap_or(u32::MAX);
+        return Err(WireError::Length(told).into());
     }
     let mut body = vec![0u8; length];
     stream.read_exact(&mut body).await?;

@@ -137,3 +137,72 @@ async fn the_login_is_bounded() {
     assert!(matches!(outcome, Err(StartupError::Refused(f)) if f.code == "57014"));
     drop(ours);
 }
+
+/// Everything that a guesser sees and costs: the daemon's messages with the random parts blanked, and the work it did.
+async fn guess(method: Method, secrets: &Arc<Secrets>, user: &str) -> (Vec<(u8, String)>, scram::Work) {
+    let ctx = StartupContext { secrets: secrets.clone(), ..context(method) };
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let name = user.to_owned();
+    let guesser = tokio::spawn(async move {
+        let mut out = Vec::new();
+        frontend::startup(&mut out, 0, &[("user", &name), ("database", "d")]);
+        let mut seen = Vec::new();
+        loop {
+            ours.write_all(&out).await.unwrap();
+            out.clear();
+            let mut head = [0; 5];
+            if ours.read_exact(&mut head).await.is_err() {
+                return seen;
+            }
+            let mut body = vec![0; u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize - 4];
+            ours.read_exact(&mut body).await.unwrap();
+            let text = String::from_utf8_lossy(&body).into_owned();
+            match (head[0], body.get(3)) {
+                (b'R', Some(3 | 5)) => frontend::password(&mut out, "md500000000000000000000000000000000"),
+                (b'R', Some(10)) => frontend::sasl_initial(&mut out, scram::SCRAM_SHA_256, b"n,,n=,r=abc"),
+                (b'R', Some(11)) => {
+                    let nonce = text[4..].split(',').next().unwrap().to_owned();
+                    let proof = format!("c=biws,{nonce},p=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+                    frontend::sasl_response(&mut out, proof.as_bytes());
+                }
+                _ => {}
+            }
+            // Of random parts only the length may be told.
+            let shown = match (head[0], body.get(3)) {
+                (b'R', Some(5)) => format!("md5 and {} bytes", body.len() - 4),
+                (b'R', Some(11)) => format!("{} bytes, {}", text.len(), text.rsplit(',').next().unwrap()),
+                _ => text.replace(&format!("\"{name}\""), "USER"),
+            };
+            seen.push((head[0], shown));
+        }
+    });
+    let before = scram::work();
+    let refused = accept(Stream::Unix(theirs), &ctx).await;
+    assert!(matches!(&refused, Err(StartupError::Refused(f)) if f.code == "28P01"), "{refused:?}");
+    let after = scram::work();
+    let work = scram::Work { iterations: after.iterations - before.iterations, hmacs: after.hmacs - before.hmacs };
+    (guesser.await.unwrap(), work)
+}
+
+#[tokio::test]
+async fn a_guesser_cannot_tell_an_unknown_user_from_a_wrong_password() {
+    let verifier = scram::ScramVerifier::derive("pw", vec![1; 24], 5000);
+    let kinds = [
+        StoredSecret::Plain(Secret::new("pw")),
+        StoredSecret::Md5(md5_password("known", "pw")),
+        StoredSecret::Scram(verifier),
+    ];
+    for stored in kinds {
+        let secrets = Arc::new(Secrets::new([("known".to_owned(), stored.clone())], [3; 32]));
+        for method in [Method::Password, Method::Md5, Method::Scram] {
+            let known = guess(method, &secrets, "known").await;
+            assert_eq!(known, guess(method, &secrets, "nobody").await, "{method:?} {stored:?}");
+            let messages = known.0.len();
+            let sasl = method == Method::Scram || method == Method::Md5 && matches!(stored, StoredSecret::Scram(_));
+            assert_eq!(messages, if sasl { 3 } else { 2 }, "{method:?} {stored:?}");
+            // Neither derives anything on this thread: verifiers of plain passwords are made beforehand.
+            assert_eq!(known.1.iterations, 0, "{method:?} {stored:?}");
+            assert!(known.1.hmacs > 0, "the counter counts");
+        }
+    }
+}

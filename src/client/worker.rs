@@ -75,6 +75,8 @@ pub enum End {
     Shutdown,
     /// `client_idle_limit`.
     Idle,
+    /// The client closed without saying goodbye, and what it asked for takes long.
+    Vanished,
 }
 
 /// The handle by which the worker reaches a session: its waker, and what it shall do.
@@ -84,6 +86,8 @@ pub struct Control {
     ending: Cell<Option<Ending>>,
     /// Coarse seconds of its last sign of life.
     pub active_s: Cell<u64>,
+    /// Since when (coarse seconds) it is closed while an answer is owed.
+    pub closed_s: Cell<Option<u64>>,
 }
 
 impl Control {
@@ -313,6 +317,12 @@ impl Worker {
             let limits = &settings.server;
             pool.sweep(route, self.now_s.get(), limits.idle_timeout.as_secs(), limits.lifetime.as_secs());
             pool.serve_waiters();
+        }
+        let now = self.now_s.get();
+        for control in self.sessions.borrow().values() {
+            if control.closed_s.get().is_some_and(|since| now > since) && control.ending.get().is_none() {
+                control.end(Ending::Now(End::Vanished));
+            }
         }
         let limit = settings.client.idle_limit.as_secs();
         if limit > 0 {

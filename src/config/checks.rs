@@ -38,7 +38,7 @@ fn check_contents(config: &Config) -> Vec<ConfigError> {
     });
     let unnamed = PathBuf::new();
     let main = config.sources.first().unwrap_or(&unnamed);
-    let secrets = Secrets::load(&config.auth).map(|_| ()).map_err(|error| (main, error));
+    let secrets = Secrets::check(&config.auth).map_err(|error| (main, error));
     let failed = rules.into_iter().chain([secrets]).filter_map(Result::err);
     let told = failed.map(|(path, error)| match error {
         AuthError::Line { file, line, message } => ConfigError { file: file.into(), line, key: String::new(), message },

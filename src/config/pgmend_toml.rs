@@ -4,7 +4,8 @@ use super::checks;
 use super::error::{ConfigError, ConfigErrors};
 use super::section::{Notes, Section};
 use super::{Config, values};
-use crate::base::NodeId;
+use crate::auth::{StoredSecret, pool_secret, read_key};
+use crate::base::{NodeId, Secret};
 use crate::cluster::{Host, NodeSpec, SslMode};
 use crate::pool::{DatabaseSettings, PoolMode};
 use crate::recovery::Runner;
@@ -70,8 +71,8 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     listen.tls = tls_towards_clients(&tls, folder);
     server.ca_file = tls.path("server_ca_file", folder);
     tls.finish();
-    let health = health(root.section("health"));
-    let recovery = recovery(root.section("recovery"), folder);
+    let health = health(root.section("health"), auth.key_file.as_deref());
+    let recovery = recovery(root.section("recovery"), folder, auth.key_file.as_deref());
     let admin = admin(root.section("admin"), folder);
     let state = root.section("state");
     let directory = state.path("directory", folder).unwrap_or_else(|| "/var/lib/pgmend".into());
@@ -273,10 +274,10 @@ fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration
     (settings, timeout)
 }
 
-fn health(section: Section<'_>) -> crate::keeper::Settings {
+fn health(section: Section<'_>, key_file: Option<&Path>) -> crate::keeper::Settings {
     let settings = crate::keeper::Settings {
         user: section.text_or("health_check_user", "postgres"),
-        password: section.secret("health_check_password"),
+        password: login_password(&section, "health_check_password", key_file),
         database: section.text_or("health_check_database", "postgres"),
         period: section.duration("health_check_period", "5s"),
         timeout: section.duration("health_check_timeout", "5s"),
@@ -287,18 +288,37 @@ fn health(section: Section<'_>) -> crate::keeper::Settings {
     settings
 }
 
-fn recovery(section: Section<'_>, folder: &Path) -> crate::recovery::Settings {
+/// A password to log in with: plain, `TEXT`, or `AES` with `auth.key_file`. A hash is of no use.
+fn login_password(section: &Section<'_>, key: &'static str, key_file: Option<&Path>) -> Secret {
+    let text = section.secret(key);
+    let file = key_file.filter(|_| text.expose().starts_with("AES"));
+    let secret = file.map(read_key).transpose().map_err(|e| e.to_string());
+    match secret.and_then(|key| pool_secret(text.expose(), key.as_ref())) {
+        Ok(StoredSecret::Plain(password)) => password,
+        Ok(StoredSecret::Md5(_) | StoredSecret::Scram(_)) => {
+            section.error(key, "expected a plain, TEXT or AES password, found a hash, with which nobody can log in");
+            Secret::default()
+        }
+        Err(message) => {
+            section.error(key, message);
+            Secret::default()
+        }
+    }
+}
+
+fn recovery(section: Section<'_>, folder: &Path, key_file: Option<&Path>) -> crate::recovery::Settings {
     let user = section.text_or("recovery_user", "postgres");
     let settings = crate::recovery::Settings {
         runner: section.choice("recovery_runner", "builtin", RUNNERS).unwrap_or_default(),
-        password: section.secret("recovery_password"),
+        password: login_password(&section, "recovery_password", key_file),
+        password_is_hash: false,
         database: section.text_or("recovery_database", "postgres"),
         first_stage_command: section.text("recovery_1st_stage_command").unwrap_or_default(),
         timeout: section.duration("recovery_timeout", "90s"),
         first_stage_timeout: section.duration("recovery_1st_stage_timeout", "0s"),
         no_progress_timeout: section.duration("no_progress_timeout", "60s"),
         replication_user: section.text_or("replication_user", &user),
-        replication_password: section.secret("replication_password"),
+        replication_password: login_password(&section, "replication_password", key_file),
         bin_directory: section.path("bin_directory", folder),
         use_rewind: section.boolean("use_rewind", true),
         user,

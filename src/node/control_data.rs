@@ -11,8 +11,6 @@ pub struct ControlData {
     pub timeline: u32,
     /// The farthest position that the file proves: last checkpoint or minimum recovery end.
     pub position: Lsn,
-    /// `Latest checkpoint location`: where reading on finds what came after.
-    pub checkpoint: Lsn,
     /// `Database cluster state`, e.g. `shut down` or `in production`.
     pub state: String,
     /// `wal_log_hints` or data checksums are on: pg_rewind is possible.
@@ -34,16 +32,15 @@ impl ControlData {
             system_identifier: value("Database system identifier")?.parse().ok()?,
             timeline: number("Latest checkpoint's TimeLineID")?.max(end_timeline),
             position: checkpoint.max(end),
-            checkpoint,
             state: value("Database cluster state")?,
             rewindable: value("wal_log_hints setting").is_some_and(|v| v == "on")
                 || number("Data page checksum version").is_some_and(|v| v > 0),
         })
     }
 
-    /// It was stopped in an orderly way.
-    pub fn is_clean(&self) -> bool {
-        self.state.starts_with("shut down")
+    /// It wrote a history of its own when it was last seen: it was no standby.
+    pub fn was_primary(&self) -> bool {
+        matches!(self.state.as_str(), "shut down" | "shutting down" | "in production")
     }
 }
 
@@ -63,8 +60,8 @@ mod tests {
             Data page checksum version:           1\n";
         let data = ControlData::parse(text).unwrap();
         assert_eq!(data.system_identifier, 7301000000000000001);
-        assert_eq!((data.timeline, data.position, data.checkpoint), (2, Lsn(0x400_0000), Lsn(0x300_0060)));
-        assert!(data.rewindable && !data.is_clean());
+        assert_eq!((data.timeline, data.position), (2, Lsn(0x400_0000)));
+        assert!(data.rewindable && data.was_primary());
         assert_eq!(ControlData::parse("nonsense"), None);
     }
 }

@@ -48,7 +48,8 @@ impl DataDirectory {
 
     /// Where `pg_wal` leads when it is a link.
     pub fn wal_link(&self) -> Option<PathBuf> {
-        std::fs::read_link(self.0.join("pg_wal")).ok()
+        // A relative link is meant from where it lies.
+        std::fs::read_link(self.0.join("pg_wal")).ok().map(|place| self.0.join(place))
     }
 
     /// The tablespaces' links: oid and place.
@@ -56,21 +57,31 @@ impl DataDirectory {
         let Ok(entries) = std::fs::read_dir(self.0.join("pg_tblspc")) else { return Vec::new() };
         let link = |entry: std::io::Result<std::fs::DirEntry>| {
             let entry = entry.ok()?;
-            Some((entry.file_name().to_str()?.to_owned(), std::fs::read_link(entry.path()).ok()?))
+            let place = std::fs::read_link(entry.path()).ok()?;
+            Some((entry.file_name().to_str()?.to_owned(), self.0.join("pg_tblspc").join(place)))
         };
         entries.filter_map(link).collect()
+    }
+
+    /// Where its files are: itself, and what `pg_wal` and the tablespaces' links lead to, of a tablespace the directories of
+    /// servers (`PG_*`). Links are resolved.
+    pub fn places(&self) -> Vec<PathBuf> {
+        let spaces = self.tablespaces().into_iter().flat_map(|(_, place)| server_directories(&place));
+        std::iter::once(self.0.clone()).chain(self.wal_link()).chain(spaces).filter_map(|p| resolve(&p)).collect()
     }
 
     /// Processes that have a file in it open: nothing may write while it is rebuilt. (pid, name.) Other users' processes
     /// are seen by root only.
     pub fn users(&self) -> Vec<(u32, String)> {
-        let Ok(directory) = self.0.canonicalize() else { return Vec::new() };
+        let places = self.places();
         let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
         let mut found = Vec::new();
         for process in processes.flatten() {
             let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
             let Ok(open) = std::fs::read_dir(process.path().join("fd")) else { continue };
-            let uses = open.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|p| p.starts_with(&directory)));
+            let uses = open.flatten().any(|fd| {
+                std::fs::read_link(fd.path()).is_ok_and(|file| places.iter().any(|place| file.starts_with(place)))
+            });
             if uses && pid != std::process::id() {
                 let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
                 found.push((pid, name.trim().to_owned()));
@@ -79,9 +90,9 @@ impl DataDirectory {
         found
     }
 
-    /// Bytes in it, roughly: whether a copy that tells nothing goes on.
+    /// Bytes in it and where its links lead, roughly: whether a copy that tells nothing goes on.
     pub fn size_bytes(&self) -> u64 {
-        let (mut total, mut seen, mut todo) = (0_u64, 0_usize, vec![self.0.clone()]);
+        let (mut total, mut seen, mut todo) = (0_u64, 0_usize, self.places());
         while let Some(directory) = todo.pop() {
             let Ok(entries) = std::fs::read_dir(directory) else { continue };
             for entry in entries.flatten() {
@@ -99,17 +110,31 @@ impl DataDirectory {
         total
     }
 
-    /// Removes everything in it, and in what `pg_wal` links to; of tablespaces the `PG_*` directories of their links.
-    /// The directory itself stays (it may be a mount point). Makes it, owned by `owner`, when it is absent.
-    pub fn empty(&self, owner: &Owner) -> Result<(), NodeError> {
-        for (_, place) in self.tablespaces() {
-            remove_entries(&place, |name| name.starts_with("PG_"))?;
+    /// Removes everything in it and in `wal`; of the tablespaces at `spaces` what servers of this major version have there.
+    /// The directories stay (they may be mount points). Makes it, owned by `owner`, when it is absent.
+    /// Asks `go_on` before each entry, and fails when it may not.
+    pub fn empty(
+        &self,
+        owner: &Owner,
+        wal: Option<&Path>,
+        spaces: &[PathBuf],
+        major: u32,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<(), NodeError> {
+        let ours = format!("PG_{major}_");
+        for place in spaces {
+            remove_entries(place, go_on, |name| name.starts_with(&ours))?;
         }
-        if let Some(place) = self.wal_link() {
-            remove_entries(&place, |_| true)?;
+        if let Some(place) = wal {
+            remove_entries(place, go_on, |_| true)?;
         }
         if self.0.exists() {
-            remove_entries(&self.0, |_| true)?;
+            // Databases one by one, so that a big directory can be left in its middle.
+            let databases = self.0.join("base");
+            if std::fs::symlink_metadata(&databases).is_ok_and(|m| m.is_dir()) {
+                remove_entries(&databases, go_on, |_| true)?;
+            }
+            remove_entries(&self.0, go_on, |_| true)?;
         } else {
             std::fs::create_dir_all(&self.0).map_err(NodeError::file(&self.0))?;
             chown_if_root(&self.0, owner)?;
@@ -119,7 +144,22 @@ impl DataDirectory {
     }
 }
 
-fn remove_entries(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), NodeError> {
+/// What servers have in a tablespace: `PG_15_202209061` and the like.
+fn server_directories(tablespace: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(tablespace).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_name().to_string_lossy().starts_with("PG_")).map(|e| e.path()).collect()
+}
+
+/// A path with its links resolved, also when its end does not exist yet.
+fn resolve(path: &Path) -> Option<PathBuf> {
+    let existing = path.ancestors().find(|p| p.exists())?;
+    let rest = path.strip_prefix(existing).ok()?;
+    // Joining an empty rest would add a slash.
+    let real = existing.canonicalize().ok()?;
+    Some(if rest.as_os_str().is_empty() { real } else { real.join(rest) })
+}
+
+fn remove_entries(directory: &Path, go_on: &dyn Fn() -> bool, wanted: impl Fn(&str) -> bool) -> Result<(), NodeError> {
     let entries = match std::fs::read_dir(directory) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(NodeError::file(directory))?,
@@ -128,6 +168,9 @@ fn remove_entries(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<(),
         let entry = entry.map_err(NodeError::file(directory))?;
         if !wanted(&entry.file_name().to_string_lossy()) {
             continue;
+        }
+        if !go_on() {
+            return Err(NodeError::Stopped("emptying the data directory".to_owned()));
         }
         let path = entry.path();
         // A link is removed, never followed.
@@ -201,7 +244,7 @@ mod tests {
     fn emptying_keeps_links_targets_and_other_files_of_a_tablespace() {
         let dir = tempfile::tempdir().unwrap();
         let (data, wal, space) = (dir.path().join("data"), dir.path().join("wal"), dir.path().join("space"));
-        for d in [&data.join("pg_tblspc"), &wal, &space.join("PG_15_1"), &data.join("base/1")] {
+        for d in [&data.join("pg_tblspc"), &wal, &space.join("PG_15_1"), &space.join("PG_14_1"), &data.join("base/1")] {
             std::fs::create_dir_all(d).unwrap();
         }
         for f in [wal.join("000"), space.join("PG_15_1/x"), space.join("other"), data.join("PG_VERSION")] {
@@ -213,8 +256,11 @@ mod tests {
         assert_eq!(directory.wal_link(), Some(wal.clone()));
         assert_eq!(directory.tablespaces(), vec![("16400".to_owned(), space.clone())]);
         let owner = Owner { uid: 0, gid: 0, name: "root".into(), home: "/".into() };
-        directory.empty(&owner).unwrap();
+        let stopped = directory.empty(&owner, Some(&wal), &[], 15, &|| false);
+        assert!(matches!(stopped, Err(NodeError::Stopped(_))) && wal.join("000").exists());
+        directory.empty(&owner, Some(&wal), std::slice::from_ref(&space), 15, &|| true).unwrap();
         assert!(directory.is_empty() && wal.exists() && space.join("other").exists());
+        assert!(space.join("PG_14_1").exists(), "another version's server may live there");
         assert!(!wal.join("000").exists() && !space.join("PG_15_1").exists());
     }
 }

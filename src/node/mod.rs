@@ -1,7 +1,7 @@
 //! What can be done to a PostgreSQL server from outside: start, stop, base backup, rewind, run a script.
 //!
 //! It knows nothing of recoveries. Read `process` (a bounded child), `owner` (as whom), `programs` (where PostgreSQL's
-//! are), `control_data` (what a stopped server's data say), `data_directory` (its files), `postmaster` (start, stop, alive).
+//! are), `control_data` and `wal` (what a stopped server's data say), `data_directory` (its files), `postmaster` (start, stop, alive).
 
 mod control_data;
 mod data_directory;
@@ -9,6 +9,7 @@ mod owner;
 mod postmaster;
 mod process;
 mod programs;
+mod wal;
 
 pub use control_data::ControlData;
 pub use data_directory::{DataDirectory, set_streaming};
@@ -16,6 +17,7 @@ pub use owner::{Owner, is_this_machine};
 pub use postmaster::{Postmaster, answers, running_pid};
 pub use process::{Child, Finished, Lines, Output, group_is_alive, kill_group, marked_processes, run};
 pub use programs::Programs;
+pub use wal::{LogEnd, Segment, is_unused_copy};
 
 /// What went wrong outside.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -13,6 +13,11 @@ use tokio_util::sync::CancellationToken;
 /// The start log of a node is begun anew above this size (bytes).
 const MAX_LOG_BYTES: u64 = 4 * 1024 * 1024;
 
+/// Bound on a stop; pg_ctl's own is half of it.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// Bound on a node's own status command.
+const STATUS_LIMIT: Duration = Duration::from_secs(10);
+
 /// What starts and stops one node: its own commands, or `pg_ctl` for a directory of this machine.
 #[derive(Clone, Debug)]
 pub struct Postmaster {
@@ -24,6 +29,8 @@ pub struct Postmaster {
     pub programs: Programs,
     /// The folder for `node-<id>.log`, where a server that we start writes until its own logging is up.
     pub log_directory: PathBuf,
+    /// Put into the environment of its commands, so that a later daemon finds what outlived this one.
+    pub mark: Option<(&'static str, String)>,
 }
 
 impl Postmaster {
@@ -59,7 +66,7 @@ impl Postmaster {
             return Ok(());
         }
         let child = self.child(&self.spec.stop_command, &["stop", "-m", "fast", "-w", "-t", "30"])?;
-        process::run(child, lines, |_| (), stop).await?.success("the stop command")?;
+        bounded(child, lines, STOP_LIMIT, stop).await?.success("the stop command")?;
         Ok(())
     }
 
@@ -67,21 +74,22 @@ impl Postmaster {
     pub async fn status(&self, stop: &CancellationToken) -> Option<bool> {
         self.spec.status_command.as_ref()?;
         let child = self.child(&self.spec.status_command, &[]).ok()?;
-        match process::run(child, Arc::new(|_: &str| ()), |_| (), stop).await.ok()?.code {
+        match bounded(child, Arc::new(|_: &str| ()), STATUS_LIMIT, stop).await.ok()?.code {
             Some(0) => Some(true),
             Some(3) => Some(false),
             _ => None,
         }
     }
 
-    fn starter(&self) -> &str {
+    /// What starts it, for people.
+    pub fn starter(&self) -> &'static str {
         if self.spec.start_command.is_some() { "the node's start_command" } else { "pg_ctl start" }
     }
 
     fn child(&self, own: &Option<String>, pg_ctl: &[&str]) -> Result<Child, NodeError> {
         let owner = self.local.as_deref().map(Owner::of).transpose()?;
         if let Some(command) = own {
-            return Ok(Child::new(["sh", "-c", command], owner));
+            return Ok(self.marked(Child::new(["sh", "-c", command], owner)));
         }
         let Some(directory) = &self.local else {
             return Err(NodeError::NoPrograms(format!(
@@ -92,7 +100,28 @@ impl Postmaster {
         let program = self.programs.path("pg_ctl");
         let mut command = vec![program.into_os_string(), "-D".into(), directory.clone().into_os_string()];
         command.extend(pg_ctl.iter().map(Into::into));
-        Ok(Child::new(command, owner))
+        Ok(self.marked(Child::new(command, owner)))
+    }
+
+    fn marked(&self, child: Child) -> Child {
+        match &self.mark {
+            Some((name, value)) => child.env(name, value),
+            None => child,
+        }
+    }
+}
+
+/// A command that hangs is ended with its group at its limit and counts as stopped.
+async fn bounded(child: Child, lines: Lines, limit: Duration, stop: &CancellationToken) -> Result<Finished, NodeError> {
+    let inner = stop.child_token();
+    let work = process::run(child, lines, |_| (), &inner);
+    tokio::pin!(work);
+    match tokio::time::timeout(limit, &mut work).await {
+        Ok(finished) => finished,
+        Err(_) => {
+            inner.cancel();
+            work.await
+        }
     }
 }
 

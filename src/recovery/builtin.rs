@@ -1,20 +1,29 @@
 //! The first stage without a script: `pg_rewind` when that is enough and possible, else `pg_basebackup`.
 
+use super::earlier::KeptLinks;
 use super::preflight::with_words;
 use super::run::{Run, SHORT, stoppable};
 use crate::base::Secret;
 use crate::cluster::{NodeSpec, SslMode};
-use crate::node::{Child, DataDirectory, NodeError, Owner, set_streaming};
-use crate::server::sql::literal;
+use crate::node::{self, Child, DataDirectory, NodeError, Owner, set_streaming};
+use crate::server::sql::{Sql, SqlError, literal};
 use crate::workflow::Failure;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Tries to drop a slot, and the pause between two.
+const SLOT_TRIES: u32 = 25;
+const SLOT_POLL: Duration = Duration::from_millis(200);
 
 /// What a copy does with links, planned before anything is removed.
 struct Links {
-    wal: Option<PathBuf>,
+    /// What the target had.
+    kept: KeptLinks,
     /// Source's place → target's place.
     tablespaces: Vec<(String, PathBuf)>,
 }
@@ -44,26 +53,45 @@ impl Run {
                    WHERE pg_tablespace_location(oid) <> ''";
         let rows = source.rows_within(ask, SHORT).await;
         let rows = rows.map_err(|e| Failure::new("the source's tablespaces are not known").detail(e.to_string()))?;
-        let ours = directory.tablespaces();
+        let kept = self.links_of(directory);
+        self.target_is_apart(kept.wal.as_slice(), self.facts()?)?;
         let mut tablespaces = Vec::new();
         for row in rows {
             let [oid, name, place] =
                 super::preflight::fields(vec![row]).ok_or_else(|| Failure::new("odd tablespace"))?;
-            let wanted = ours.iter().find(|(o, _)| *o == oid).map_or_else(|| PathBuf::from(&place), |(_, p)| p.clone());
-            if self.facts()?.source_is_local && wanted == Path::new(&place) {
-                return Err(Failure::new(format!(
-                    "tablespace {name} at {place} is in use by the source on this machine"
-                ))
-                .hint("make a link with its oid in the target's pg_tblspc to another place, or use a script"));
-            }
-            let foreign = std::fs::read_dir(&wanted).into_iter().flatten().flatten();
-            if let Some(entry) = foreign.into_iter().find(|e| !e.file_name().to_string_lossy().starts_with("PG_")) {
-                return Err(Failure::new(format!("{} holds other files than tablespace {name}", wanted.display()))
-                    .detail(entry.file_name().to_string_lossy().into_owned()));
-            }
+            let ours = kept.tablespaces.iter().find(|(o, _)| *o == oid);
+            let wanted = ours.map_or_else(|| PathBuf::from(&place), |(_, p)| p.clone());
+            self.tablespace_has_room(&name, &place, &wanted)?;
             tablespaces.push((place, wanted));
         }
-        Ok(Links { wal: directory.wal_link(), tablespaces })
+        Ok(Links { kept, tablespaces })
+    }
+
+    /// The links that the directory has, and those that it had when an earlier recovery emptied it.
+    fn links_of(&self, directory: &DataDirectory) -> KeptLinks {
+        let mut links = self.earlier().links(&directory.0);
+        links.wal = directory.wal_link().or(links.wal);
+        let now = directory.tablespaces();
+        links.tablespaces.retain(|(oid, _)| now.iter().all(|(o, _)| o != oid));
+        links.tablespaces.extend(now);
+        links
+    }
+
+    /// What pg_basebackup would refuse is refused before anything is removed: a place in use, or with other files.
+    fn tablespace_has_room(&self, name: &str, place: &str, wanted: &Path) -> Result<(), Failure> {
+        let real = |p: &Path| p.canonicalize().unwrap_or_else(|_| p.to_owned());
+        if self.facts()?.source_is_local && real(wanted) == real(Path::new(place)) {
+            return Err(Failure::new(format!("tablespace {name} at {place} is in use by the source on this machine"))
+                .hint("make a link with its oid in the target's pg_tblspc to another place, or use a script"));
+        }
+        // `empty` removes what is of this version only.
+        let ours = format!("PG_{}_", self.facts()?.major);
+        let foreign = std::fs::read_dir(wanted).into_iter().flatten().flatten();
+        match foreign.into_iter().find(|e| !e.file_name().to_string_lossy().starts_with(&ours)) {
+            Some(entry) => Err(Failure::new(format!("{} holds other files than tablespace {name}", wanted.display()))
+                .detail(entry.file_name().to_string_lossy().into_owned())),
+            None => Ok(()),
+        }
     }
 
     fn slot_name(&self) -> String {
@@ -90,20 +118,17 @@ impl Run {
     }
 
     /// A slot that nobody reads keeps log for ever; the next recovery makes a new one.
-    pub(super) async fn drop_slot(&self, slot: &str) -> String {
-        let ask = format!(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {} AND NOT active",
-            literal(slot)
-        );
-        let dropped = match self.connect(&self.source, &self.settings.database).await {
-            Ok(source) => source.rows_within(&ask, SHORT).await.map(|rows| !rows.is_empty()),
-            Err(error) => Err(error),
-        };
-        match dropped {
-            Ok(true) => format!("replication slot {slot} was dropped"),
-            Ok(false) => format!("replication slot {slot} was not there or is in use"),
+    async fn drop_slot(&self, slot: &str) -> String {
+        match self.connect(&self.source, &self.settings.database).await {
+            Ok(source) => drop_slot(&source, slot).await,
             Err(error) => format!("replication slot {slot} could not be dropped and holds back log: {error}"),
         }
+    }
+
+    /// Drops the slot that was made. Called by undo.
+    pub(super) async fn undo_slot(&mut self) -> Option<String> {
+        let slot = self.slot.take()?;
+        Some(self.drop_slot(&slot).await)
     }
 
     /// False when it failed: then a whole copy follows.
@@ -147,7 +172,7 @@ impl Run {
         let mut command: Vec<OsString> = vec![program.into(), "-D".into(), directory.0.clone().into()];
         command.extend(["-d".into(), server.into()]);
         command.extend(["-X", "stream", "-c", "fast", "-w", "-S", &self.slot_name()].map(OsString::from));
-        if let Some(wal) = &links.wal {
+        if let Some(wal) = &links.kept.wal {
             command.extend(["--waldir".into(), wal.clone().into_os_string()]);
         }
         for (old, new) in &links.tablespaces {
@@ -155,14 +180,41 @@ impl Run {
             let mapping = format!("{}={}", escaped(old), escaped(&new.display().to_string()));
             command.extend(["-T".into(), mapping.into()]);
         }
-        self.record("FirstStage.Empty", json!({ "directory": directory.0 }))?;
-        self.job.note("emptying the data directory");
-        let (emptied, by) = (directory.clone(), owner.clone());
-        let result = tokio::task::spawn_blocking(move || emptied.empty(&by)).await;
-        let bad = |e: String| Failure::new("the target's data directory could not be emptied").detail(e);
-        result.map_err(|e| bad(e.to_string()))?.map_err(|e| bad(e.to_string()))?;
+        self.empty(directory, owner, links, stop).await?;
         let child = self.with_password(Child::new(command, Some(owner.clone())), password);
         self.watched(child, "pg_basebackup", "FirstStage.Copy", directory, stop).await
+    }
+
+    /// Empties the target's directory, the places of its links too; the links are journalled, for they go with the rest.
+    async fn empty(
+        &self,
+        directory: &DataDirectory,
+        owner: &Owner,
+        links: &Links,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        if let Some(pid) = node::running_pid(&directory.0) {
+            return Err(Failure::new(format!("the PostgreSQL of node {} was started meanwhile", self.target.id))
+                .detail(format!("process {pid} runs on {}", directory.0.display())));
+        }
+        let spaces: serde_json::Map<String, Value> =
+            links.kept.tablespaces.iter().map(|(oid, place)| (oid.clone(), json!(place))).collect();
+        let places: Vec<PathBuf> =
+            links.tablespaces.iter().chain(&links.kept.tablespaces).map(|l| l.1.clone()).collect();
+        self.record(
+            "FirstStage.Empty",
+            json!({ "directory": directory.0, "wal": links.kept.wal, "tablespaces": spaces }),
+        )?;
+        self.job.note("emptying the data directory");
+        let (emptied, by, wal, major) = (directory.clone(), owner.clone(), links.kept.wal.clone(), self.facts()?.major);
+        let (under_way, stop) = (Emptying::begin(&self.inner.emptying), stop.clone());
+        let work = move || {
+            let _under_way = under_way;
+            emptied.empty(&by, wal.as_deref(), &places, major, &|| !stop.is_cancelled())
+        };
+        let result = tokio::task::spawn_blocking(work).await;
+        let bad = |e: String| Failure::new("the target's data directory could not be emptied").detail(e);
+        result.map_err(|e| bad(e.to_string()))?.map_err(|e| bad(e.to_string()))
     }
 
     async fn watched(
@@ -203,7 +255,8 @@ impl Run {
 
     fn replication_login(&self) -> (&str, &Secret) {
         let s = &self.settings;
-        if s.replication_user.is_empty() {
+        let same = s.replication_user.is_empty() || s.replication_user == s.user;
+        if same && s.replication_password.is_empty() {
             (&s.user, &s.password)
         } else {
             (&s.replication_user, &s.replication_password)
@@ -217,6 +270,52 @@ impl Run {
     fn with_password(&self, child: Child, password: &Secret) -> Child {
         // In the environment and not among the arguments, which everybody can list.
         if password.is_empty() { child } else { child.env("PGPASSWORD", password.expose()) }
+    }
+}
+
+/// Counted as long as a directory is being emptied: the thread that does it outlives a recovery that is dropped.
+struct Emptying(Arc<AtomicUsize>);
+
+impl Emptying {
+    fn begin(count: &Arc<AtomicUsize>) -> Emptying {
+        count.fetch_add(1, Ordering::AcqRel);
+        Emptying(count.clone())
+    }
+}
+
+impl Drop for Emptying {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Drops a slot that nobody may use any more. The walsender of a reader that has just ended needs a moment to notice, so
+/// it is ended and its end awaited.
+pub(super) async fn drop_slot(source: &Sql, slot: &str) -> String {
+    let quoted = literal(slot);
+    let ours = format!("FROM pg_replication_slots WHERE slot_name = {quoted} AND slot_type = 'physical'");
+    for _ in 0..SLOT_TRIES {
+        let drop = format!("SELECT pg_drop_replication_slot(slot_name) {ours} AND NOT active");
+        match source.rows_within(&drop, SHORT).await {
+            Ok(dropped) if !dropped.is_empty() => return format!("replication slot {slot} was dropped"),
+            // Between the look and the drop somebody may have begun to read it.
+            Ok(_) | Err(SqlError::Server { .. }) => {}
+            Err(error) => return format!("replication slot {slot} could not be dropped and holds back log: {error}"),
+        }
+        match source.value(&format!("SELECT count(*) {ours}"), SHORT).await {
+            Ok(Some(count)) if count == "0" => return format!("replication slot {slot} is not there"),
+            Ok(_) | Err(_) => {}
+        }
+        drop_reader(source, &ours).await;
+        tokio::time::sleep(SLOT_POLL).await;
+    }
+    format!("replication slot {slot} is in use and was left; if nobody reads it, it holds back log: drop it")
+}
+
+async fn drop_reader(source: &Sql, of_slot: &str) {
+    let end = format!("SELECT pg_terminate_backend(active_pid) {of_slot} AND active");
+    if let Err(error) = source.rows_within(&end, SHORT).await {
+        tracing::debug!(event = "recovery.reader_not_ended", %error);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::preflight::fields;
 use super::run::{Run, SHORT};
 use crate::base::Lsn;
-use crate::cluster::NodeStatus;
+use crate::cluster::{NodeStatus, NodeView};
 use crate::server::sql::{Sql, literal};
 use crate::workflow::{Failure, Progress};
 use std::time::{Duration, Instant};
@@ -54,24 +54,32 @@ impl Run {
             Err(error) => return (Lsn::default(), Some(format!("the target does not answer: {error}"))),
         };
         let replayed = position(&target, "SELECT pg_last_wal_replay_lsn()").await.unwrap_or_default();
-        let ask = "SELECT status, coalesce(sender_port::text, '') FROM pg_stat_wal_receiver";
+        let ask = "SELECT status, coalesce(sender_host, ''), coalesce(sender_port::text, ''), coalesce(conninfo, '') \
+                   FROM pg_stat_wal_receiver";
         let rows = target.rows_within(ask, SHORT).await.unwrap_or_default();
-        let Some([status, port]) = fields(rows) else {
+        let Some([status, host, port, conninfo]) = fields(rows) else {
             return (replayed, Some("its WAL receiver does not run".to_owned()));
         };
         if status != "streaming" {
             return (replayed, Some(format!("its WAL receiver is {status}")));
         }
-        let name = literal(&self.target.application_name);
-        let ask =
-            format!("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name = {name}");
-        let named = source.value(&ask, SHORT).await.ok().flatten().is_some_and(|n| n != "0");
-        // A script may stream under another name; then the receiver's port must be the source's, and somebody stream there.
-        let ask = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
-        let somebody = source.value(ask, SHORT).await.ok().flatten().is_some_and(|n| n != "0");
-        let by_port = port == self.source.port.to_string() && somebody;
-        let why = (!named && !by_port).then(|| "it does not stream from the source".to_owned());
-        (replayed, why)
+        let wrong =
+            |n: &&NodeView| n.spec.id != self.source.id && n.spec.host.0 == host && n.spec.port.to_string() == port;
+        if let Some(other) = self.inner.board.view().nodes.iter().find(wrong) {
+            return (replayed, Some(format!("it streams from node {} and not from the source", other.spec.id)));
+        }
+        // A script may stream under another name, and by another network than clients use.
+        let names = [Some(self.target.application_name.clone()), receiver_name(&conninfo)];
+        let [named, other] = names.map(|name| async move {
+            let Some(name) = name else { return false };
+            let ask = format!(
+                "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name = {}",
+                literal(&name)
+            );
+            source.value(&ask, SHORT).await.ok().flatten().is_some_and(|n| n != "0")
+        });
+        let streams = named.await || (port == self.source.port.to_string() && other.await);
+        (replayed, (!streams).then(|| format!("it streams from {host}:{port}, but the source does not list it")))
     }
 
     /// Same system, same timeline, in recovery, and the source still the primary.
@@ -133,7 +141,45 @@ impl Run {
     }
 }
 
+/// The name by which a WAL receiver is known to its sender, from its connection string as PostgreSQL shows it.
+fn receiver_name(conninfo: &str) -> Option<String> {
+    let value = |key: &str| {
+        let (_, rest) =
+            format!(" {conninfo}").split_once(&format!(" {key}=")).map(|(a, b)| (a.to_owned(), b.to_owned()))?;
+        let mut name = String::new();
+        let mut letters = rest.chars();
+        let quoted = rest.starts_with('\'');
+        if quoted {
+            letters.next();
+        }
+        while let Some(letter) = letters.next() {
+            match letter {
+                '\\' => name.extend(letters.next()),
+                '\'' if quoted => break,
+                ' ' if !quoted => break,
+                other => name.push(other),
+            }
+        }
+        Some(name)
+    };
+    value("application_name").or_else(|| value("fallback_application_name"))
+}
+
 async fn position(sql: &Sql, ask: &str) -> Result<Lsn, Failure> {
     let answer = sql.value(ask, SHORT).await.map_err(|e| Failure::new("no position").detail(e.to_string()))?;
     answer.unwrap_or_default().parse().map_err(|e| Failure::new("no position").detail(format!("{e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::receiver_name;
+
+    #[test]
+    fn a_receivers_name_is_read_as_libpq_reads_it() {
+        let name = |text| receiver_name(text);
+        assert_eq!(name("user=a application_name=n1 fallback_application_name=w").as_deref(), Some("n1"));
+        assert_eq!(name("fallback_application_name='15/main' host=b").as_deref(), Some("15/main"));
+        assert_eq!(name(r"application_name='a\'b c'").as_deref(), Some("a'b c"));
+        assert_eq!(name("host=b"), None);
+    }
 }

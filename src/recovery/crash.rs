@@ -1,13 +1,20 @@
 //! What a new daemon does about a recovery that the old one did not end: observed reality wins over the journal.
 
+use super::builtin::drop_slot;
+use super::run::application_name;
 use super::{Inner, KIND, MARK};
 use crate::base::NodeId;
 use crate::node::{self, Postmaster, Programs};
+use crate::server::sql::{Sql, SqlTarget};
 use crate::store::JournalFile;
 use crate::workflow::Outcome;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Bound on dropping a slot at start.
+const SLOT_LIMIT: Duration = Duration::from_secs(8);
 
 pub(super) async fn clean_up(inner: &Arc<Inner>) -> Vec<String> {
     let journals = match inner.store.open_journals() {
@@ -51,11 +58,8 @@ async fn one(inner: &Arc<Inner>, journal: &JournalFile) -> String {
         0 => "no process of it was left".to_owned(),
         n => format!("{n} process group(s) of it were ended"),
     });
-    if journal.last("FirstStage.Backend").is_some() {
+    if journal.last("FirstStage.Backend").or(journal.last("Starting.Backend")).is_some() {
         words.push("its script may still run on the source; the next recovery ends it first".to_owned());
-    }
-    if let Some(slot) = journal.last("FirstStage.Slot").and_then(|r| r.data.get("slot")).and_then(Value::as_str) {
-        words.push(format!("replication slot {slot} may be left on the source; the next recovery makes it anew"));
     }
     if journal.last("FirstStage.Empty").is_some() && journal.last("Starting").is_none() {
         words.push("the target's data directory holds half a copy".to_owned());
@@ -63,11 +67,46 @@ async fn one(inner: &Arc<Inner>, journal: &JournalFile) -> String {
     if let (Some(node), Some(_)) = (node, journal.last("Starting")) {
         words.push(stop_target(inner, node).await);
     }
+    if let Some(node) = node {
+        words.extend(leftover_slot(inner, journal, node).await);
+    }
     words.push(match node {
         Some(node) => format!("recover it again: pgmend recover {node}"),
         None => "nothing more is known of it".to_owned(),
     });
     words.join("; ")
+}
+
+/// The built-in stage's slot holds back the source's log until somebody drops it. A node in routing needs it.
+async fn leftover_slot(inner: &Arc<Inner>, journal: &JournalFile, node: NodeId) -> Option<String> {
+    let slot = journal.last("FirstStage.Slot")?.data.get("slot")?.as_str()?.to_owned();
+    let left = |why: &str| {
+        format!(
+            "replication slot {slot} may be left on the source and hold back log ({why}); the next recovery makes it anew"
+        )
+    };
+    let view = inner.board.view();
+    if view.node(node).is_some_and(|n| n.status.is_live()) {
+        return journal.last("Attaching").is_none().then(|| left("the node is attached"));
+    }
+    let source = journal.records.first()?.data.get("data")?.get("source")?.as_u64()?;
+    let Some(source) = u16::try_from(source).ok().and_then(|id| view.node(NodeId(id))) else {
+        return Some(left("it is no longer configured"));
+    };
+    let settings = (inner.settings)();
+    let ca = (inner.ca_file)();
+    let mut address = SqlTarget::of(&source.spec, &settings.database, &settings.user, &settings.password, ca);
+    address.application_name = application_name(node);
+    let dropped = async {
+        let source = Sql::connect(&address, SLOT_LIMIT).await.map_err(|e| e.to_string())?;
+        Ok::<String, String>(drop_slot(&source, &slot).await)
+    };
+    // The clients wait for the end of this.
+    Some(match tokio::time::timeout(SLOT_LIMIT, dropped).await {
+        Ok(Ok(told)) => told,
+        Ok(Err(why)) => left(&why),
+        Err(_) => left("no answer in time"),
+    })
 }
 
 /// A target that was started but not attached is stopped; one that is in routing was attached before the crash.
@@ -89,7 +128,7 @@ async fn stop_target(inner: &Arc<Inner>, id: NodeId) -> String {
         Err(error) => return format!("the target may run and could not be stopped: {error}"),
     };
     let log_directory = inner.store.directory().to_owned();
-    let postmaster = Postmaster { spec, local, programs, log_directory };
+    let postmaster = Postmaster { spec, local, programs, log_directory, mark: None };
     match postmaster.stop(Arc::new(|_: &str| ()), &CancellationToken::new()).await {
         Ok(()) if postmaster.can_start() => "the target does not run".to_owned(),
         Ok(()) => "the target may run: stop it before the next recovery".to_owned(),

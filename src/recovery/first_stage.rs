@@ -98,7 +98,7 @@ impl Run {
             literal(self.source.host.for_scripts())
         );
         self.record("FirstStage.Script", json!({ "runner": "sql", "script": script }))?;
-        let result = self.in_source(&source, &call, stop).await?;
+        let result = self.in_source(&source, &call, "FirstStage.Backend", stop).await?;
         let log = self.log_of_source().await;
         match result.map(fields) {
             Ok(Some([answer])) if answer == "t" => Ok(()),
@@ -122,15 +122,16 @@ impl Run {
 
     /// Runs statements on the source until they end, or until `stop`: then the backend and, by its process group, the
     /// script are terminated, and its end is awaited.
-    async fn in_source(
+    pub(super) async fn in_source(
         &self,
         source: &Sql,
         sql: &str,
+        record: &str,
         stop: &CancellationToken,
     ) -> Result<Result<Vec<crate::server::sql::Row>, crate::server::sql::SqlError>, Failure> {
         let pid = source.value("SELECT pg_backend_pid()", SHORT).await;
         let pid: i32 = pid.ok().flatten().and_then(|p| p.parse().ok()).ok_or_else(|| Failure::new("no backend pid"))?;
-        self.record("FirstStage.Backend", json!({ "backend": pid }))?;
+        self.record(record, json!({ "backend": pid }))?;
         tokio::select! {
             result = source.rows(sql) => return Ok(result),
             () = stop.cancelled() => {}
@@ -238,7 +239,7 @@ impl Run {
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         self.record("FirstStage.Script", json!({ "runner": "program", "script": script }))?;
-        self.program(script, arguments, stop).await.map_err(|detail| self.failed(script, detail))
+        self.program(script, arguments, "FirstStage.Backend", stop).await.map_err(|detail| self.failed(script, detail))
     }
 
     /// Runs a script of the source's data directory by `COPY … FROM PROGRAM`; its lines go to the job's output.
@@ -246,12 +247,13 @@ impl Run {
         &self,
         script: &str,
         arguments: &[String],
+        record: &str,
         stop: &CancellationToken,
     ) -> Result<(), String> {
         let source = self.script_connection(stop).await.map_err(|f| f.detail.unwrap_or(f.message))?;
         let directory = self.facts().map_err(|f| f.message)?.source_data.clone();
         let sql = copy_from_program(&format!("{directory}/{script}"), arguments);
-        let result = self.in_source(&source, &sql, stop).await.map_err(|f| f.detail.unwrap_or(f.message))?;
+        let result = self.in_source(&source, &sql, record, stop).await.map_err(|f| f.detail.unwrap_or(f.message))?;
         let rows = result.map_err(|e| e.to_string())?;
         let mut lines: Vec<String> = rows.into_iter().flatten().flatten().collect();
         let status = lines.pop().unwrap_or_default();
@@ -273,9 +275,7 @@ impl Run {
             let gone = node::kill_group(group).await;
             told.push(format!("process group {group} {}", if gone { "ended" } else { "does not end" }));
         }
-        if let Some(slot) = self.slot.take() {
-            told.push(self.drop_slot(&slot).await);
-        }
+        told.extend(self.undo_slot().await);
         (!told.is_empty()).then(|| told.join("; "))
     }
 }

@@ -1,13 +1,15 @@
 //! Online recovery: a lost node is rebuilt from the primary while clients work.
 //!
 //! Never touches a client and never writes the view: attaching goes through [`Attach`]. Read `stages` (the table), `run`
-//! (the work behind it), then a file per stage: `preflight`, `first_stage` (scripts), `builtin` (copy and rewind),
+//! (the work behind it), then a file per stage: `preflight` (with `judge` and `earlier`), `first_stage` (scripts), `builtin` (copy and rewind),
 //! `starting`, `catch_up`; `crash` is what the next daemon does about an interrupted one.
 
 mod builtin;
 mod catch_up;
 mod crash;
+mod earlier;
 mod first_stage;
+mod judge;
 mod preflight;
 mod progress;
 mod run;
@@ -25,6 +27,8 @@ use serde_json::json;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// The kind of these jobs in the registry.
 pub const KIND: &str = "recovery";
@@ -38,8 +42,6 @@ pub struct RecoverOptions {
     pub overwrite: bool,
     /// Data of the target that the source does not have may be lost.
     pub accept_loss: bool,
-    /// The order came by PCP.
-    pub via_pgpool_texts: bool,
 }
 
 /// Why a recovery was not begun; the words of PCP's M and D fields.
@@ -76,6 +78,10 @@ struct Inner {
     jobs: Jobs,
     settings: Arc<dyn Fn() -> Settings + Send + Sync>,
     ca_file: CaFile,
+    /// What a crashed daemon left is still being ended: no recovery begins meanwhile.
+    cleaning: AtomicBool,
+    /// Directories that are being emptied; a cancelled recovery does not wait for a long one.
+    emptying: Arc<AtomicUsize>,
 }
 
 impl Inner {
@@ -95,7 +101,8 @@ impl Recovery {
         settings: Arc<dyn Fn() -> Settings + Send + Sync>,
         ca_file: CaFile,
     ) -> Recovery {
-        Recovery(Arc::new(Inner { board, attach, store, jobs, settings, ca_file }))
+        let (cleaning, emptying) = (AtomicBool::new(false), Arc::new(AtomicUsize::new(0)));
+        Recovery(Arc::new(Inner { board, attach, store, jobs, settings, ca_file, cleaning, emptying }))
     }
 
     /// Checks what can be checked at once, in Pgpool-II's order and words, then begins the job and returns its number.
@@ -105,6 +112,15 @@ impl Recovery {
         let known = refused_at_once(&view, node)?;
         if self.0.jobs.running(KIND).is_some() {
             return Err(busy());
+        }
+        if self.0.cleaning.load(Ordering::Acquire) {
+            return Err(Refused {
+                message: "process recovery request failed".into(),
+                detail: Some(
+                    "what an interrupted recovery left is still being ended; see the log, try again soon".into(),
+                ),
+                fatal: false,
+            });
         }
         refused_by_state(&view, node)?;
         let Some(source) = view.primary_spec().cloned() else {
@@ -132,6 +148,25 @@ impl Recovery {
     /// before anybody can ask for a recovery.
     pub async fn cleanup_after_crash(&self) -> Vec<String> {
         crash::clean_up(&self.0).await
+    }
+
+    /// The same, its findings to the log. Returns when it is done, at the latest after `patience`: clients wait for the
+    /// start. It then goes on by itself, and recoveries are refused until it is done.
+    pub async fn cleanup_within(&self, patience: Duration) {
+        self.0.cleaning.store(true, Ordering::Release);
+        let this = self.clone();
+        let work = tokio::spawn(async move {
+            for finding in this.cleanup_after_crash().await {
+                tracing::warn!(event = "recovery.found_after_crash", "{finding}");
+            }
+            this.0.cleaning.store(false, Ordering::Release);
+        });
+        if tokio::time::timeout(patience, work).await.is_err() {
+            tracing::warn!(
+                event = "recovery.cleanup_goes_on",
+                "what an interrupted recovery left is still being ended"
+            );
+        }
     }
 }
 

@@ -1,32 +1,33 @@
-//! Preflight: the source is a proven primary, the target is stopped, its data may be overwritten, nothing old still writes.
+//! Preflight: the source is a proven primary, the target is stopped, nothing old still writes; then `judge` has its say.
 
+use super::earlier::Earlier;
 use super::run::{Facts, Run, SHORT, stoppable};
-use super::{KIND, Runner};
-use crate::base::Lsn;
-use crate::node::{self, ControlData, DataDirectory, Lines, Programs, is_this_machine};
+use crate::node::{self, DataDirectory, Programs, is_this_machine};
 use crate::server::sql::{Sql, literal};
-use crate::store::JournalFile;
-use crate::workflow::{Failure, Outcome};
-use serde_json::Value;
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::workflow::Failure;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Reading a crashed server's log to its end is bounded by this; beyond it the last checkpoint counts.
-const READ_LOG_TIMEOUT: Duration = Duration::from_secs(60);
-
 impl Run {
     pub(super) async fn preflight(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
-        if self.settings.password.expose().starts_with("md5") && self.settings.password.expose().len() == 35 {
-            let user = &self.settings.user;
-            return Err(Failure::new(format!("the password of recovery_user {user} is invalid format"))
-                .detail("recovery_password is not allowed to be md5 hashed format"));
-        }
-        let source = stoppable(self.connect_source(), stop).await?;
+        let source = match stoppable(self.connect_source(), stop).await {
+            Err(failure) if self.settings.password_is_hash => {
+                let user = &self.settings.user;
+                let said = failure.detail.unwrap_or_default();
+                return Err(Failure::new(format!("the password of recovery_user {user} is invalid format"))
+                    .detail(format!(
+                        "recovery_password is not allowed to be md5 hashed format; the source said: {said}"
+                    ))
+                    .hint("give recovery_password as it is, or as TEXT or AES"));
+            }
+            other => other?,
+        };
         let mut facts = stoppable(self.prove_source(&source), stop).await?;
         self.target_is_stopped(&facts, stop).await?;
         stoppable(self.nothing_old_writes(&source, &facts), stop).await?;
-        self.data_may_go(&mut facts, stop).await?;
+        self.data_may_go(&source, &mut facts, stop).await?;
         self.facts = Some(facts);
         Ok(())
     }
@@ -69,6 +70,7 @@ impl Run {
             source_is_local,
             target_local: self.target.data_directory.clone().filter(|_| target_is_local),
             programs,
+            major,
             rewind: false,
         })
     }
@@ -81,29 +83,44 @@ impl Run {
                 .hint("stop it, then recover the node; nothing was changed")
         };
         if let Some(directory) = &facts.target_local {
-            if let (Ok(a), Ok(b)) = (directory.canonicalize(), std::path::Path::new(&facts.source_data).canonicalize())
-                && facts.source_is_local
-                && a == b
-            {
-                return Err(
-                    Failure::new("the target's data directory is the source's").detail(facts.source_data.clone())
-                );
-            }
+            self.target_is_apart(&DataDirectory(directory.clone()).places(), facts)?;
             if let Some(pid) = node::running_pid(directory) {
                 return Err(running(format!("process {pid} runs on {}", directory.display())));
             }
         }
-        let postmaster = node::Postmaster {
-            spec: target.clone(),
-            local: facts.target_local.clone(),
-            programs: facts.programs.clone(),
-            log_directory: self.inner.store.directory().to_owned(),
-        };
+        let postmaster = self.postmaster_of(facts);
         if postmaster.status(stop).await == Some(true) {
             return Err(running("its status command says that it runs".into()));
         }
         if node::answers(target, Duration::from_secs(3)).await {
             return Err(running(format!("somebody accepts connections at {}", target.label())));
+        }
+        Ok(())
+    }
+
+    /// Neither the source's data nor another node's lie in the target's directory, or it in theirs, also by links.
+    pub(super) fn target_is_apart(&self, ours: &[PathBuf], facts: &Facts) -> Result<(), Failure> {
+        let view = self.inner.board.view();
+        let others = view.nodes.iter().filter(|n| n.spec.id != self.target.id && n.spec.host == self.target.host);
+        let others = others.filter_map(|n| n.spec.data_directory.clone());
+        let source = Some(PathBuf::from(&facts.source_data)).filter(|_| facts.source_is_local);
+        for other in source.into_iter().chain(others) {
+            let theirs = DataDirectory(other.clone()).places();
+            if let Some((a, b)) =
+                ours.iter().flat_map(|a| theirs.iter().map(move |b| (a, b))).find(|(a, b)| overlap(a, b))
+            {
+                return Err(Failure::new(
+                    "the target's data directory is the source's or another node's, or shares a place",
+                )
+                .detail(format!(
+                    "{} of node {} and {} of {}",
+                    a.display(),
+                    self.target.id,
+                    b.display(),
+                    other.display()
+                ))
+                .hint("correct data_directory, or the links in it; nothing was changed"));
+            }
         }
         Ok(())
     }
@@ -115,6 +132,9 @@ impl Run {
                 .detail(what)
                 .hint("wait for its end or end it yourself; nothing was changed")
         };
+        if self.inner.emptying.load(Ordering::Acquire) > 0 {
+            return Err(old("pgmend itself is still emptying the data directory".into()));
+        }
         let ours = literal(&self.our_name());
         let leftover =
             format!("SELECT pid FROM pg_stat_activity WHERE application_name = {ours} AND pid <> pg_backend_pid()");
@@ -132,13 +152,12 @@ impl Run {
         if let Some(pid) = pids.into_iter().flatten().flatten().next() {
             return Err(old(format!("backend {pid} of the source, in which its script runs, does not end")));
         }
-        if let Some((from, to)) = self.last_unfinished() {
+        let then: Vec<String> = self.earlier().spans().into_iter().map(backup_began_within).collect();
+        if !then.is_empty() {
             let ask = format!(
                 "SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'local') \
-                 FROM pg_stat_progress_basebackup b JOIN pg_stat_activity a USING (pid) \
-                 WHERE extract(epoch FROM a.backend_start) BETWEEN {} AND {}",
-                from.saturating_sub(5),
-                to.saturating_add(60)
+                 FROM pg_stat_progress_basebackup b JOIN pg_stat_activity a USING (pid) WHERE {}",
+                then.join(" OR ")
             );
             if let Some([pid, name, client]) = fields(source.rows_within(&ask, SHORT).await.map_err(gone)?) {
                 return Err(old(format!(
@@ -158,119 +177,20 @@ impl Run {
         Ok(())
     }
 
-    /// First and last second of the newest recovery of this node when it did not succeed.
-    fn last_unfinished(&self) -> Option<(u64, u64)> {
-        let jobs = self.inner.jobs.list();
-        let last = jobs.iter().find(|j| j.kind == KIND && j.node == self.target.id && j.id != self.job.id())?;
-        (last.outcome != Outcome::Succeeded).then(|| (last.started_at_s, last.ended_at_s.unwrap_or(u64::MAX - 60)))
+    /// What earlier recoveries of this node left.
+    pub(super) fn earlier(&self) -> Earlier {
+        Earlier::of(self.inner.store.journals().unwrap_or_default(), self.target.id, self.job.id())
     }
+}
 
-    async fn data_may_go(&self, facts: &mut Facts, stop: &CancellationToken) -> Result<(), Failure> {
-        let Some(path) = facts.target_local.clone() else {
-            if self.settings.runner == Runner::Builtin {
-                return Err(Failure::new(format!(
-                    "the data directory of node {} is not on this machine",
-                    self.target.id
-                ))
-                .detail("the built-in first stage writes to a local directory named by data_directory")
-                .hint("set data_directory, or use recovery_runner sql, local or program with a script"));
-            }
-            return Ok(());
-        };
-        let directory = DataDirectory(path);
-        if directory.is_empty() {
-            return Ok(());
-        }
-        if !directory.has_control_file() {
-            if self.settings.runner != Runner::Builtin || self.options.overwrite || self.left_by_us(&directory) {
-                return Ok(());
-            }
-            return Err(Failure::new(format!("{} is not empty and holds no PostgreSQL data", directory.0.display()))
-                .hint("empty it, or recover with --overwrite"));
-        }
-        let data = directory
-            .control_data(&facts.programs, stop)
-            .await
-            .map_err(|e| with_words(Failure::new("the target's data cannot be judged"), &e))?;
-        if data.system_identifier != facts.system_identifier {
-            if self.settings.runner == Runner::Builtin && !self.options.overwrite {
-                return Err(Failure::new(format!("the data of node {} belong to another system", self.target.id))
-                    .detail(format!(
-                        "system identifier {} in {}, {} on the source",
-                        data.system_identifier,
-                        directory.0.display(),
-                        facts.system_identifier
-                    ))
-                    .hint("if they may be overwritten, recover with --overwrite"));
-            }
-            return Ok(());
-        }
-        let end = self.end_of_log(&directory, &data, facts, stop).await;
-        let ahead = data.timeline > facts.timeline || end > facts.position;
-        if ahead && !self.options.accept_loss {
-            return Err(Failure::new(format!(
-                "node {} is ahead of the source: it has data that would be lost",
-                self.target.id
-            ))
-            .detail(format!(
-                "timeline {} position {end} in {}, timeline {} position {} on the source",
-                data.timeline,
-                directory.0.display(),
-                facts.timeline,
-                facts.position
-            ))
-            .hint("save what only it has; if that may be lost, recover with --accept-loss"));
-        }
-        let other_history = ahead || data.timeline != facts.timeline;
-        facts.rewind = self.settings.use_rewind && other_history && data.rewindable;
-        Ok(())
-    }
+fn overlap(a: &Path, b: &Path) -> bool {
+    a.starts_with(b) || b.starts_with(a)
+}
 
-    /// Half a copy of an earlier, unsuccessful recovery has no control file (it comes last); its journal names the place.
-    fn left_by_us(&self, directory: &DataDirectory) -> bool {
-        let wanted = directory.0.display().to_string();
-        let ours = |journal: &JournalFile| {
-            let emptied = journal.last("FirstStage.Empty");
-            emptied.is_some_and(|r| r.data.get("directory").and_then(Value::as_str) == Some(&wanted))
-        };
-        self.inner.store.journals().is_ok_and(|all| all.iter().any(ours))
-    }
-
-    /// The last record in the target's log: a crashed primary may have written beyond its last checkpoint.
-    async fn end_of_log(
-        &self,
-        directory: &DataDirectory,
-        data: &ControlData,
-        facts: &Facts,
-        stop: &CancellationToken,
-    ) -> Lsn {
-        let Ok(owner) = node::Owner::of(&directory.0) else { return data.position };
-        let program = facts.programs.path("pg_waldump");
-        let wal = directory.0.join("pg_wal");
-        let (timeline, from) = (data.timeline.to_string(), data.checkpoint.to_string());
-        let mut command = vec![program.into_os_string(), "-p".into(), wal.into_os_string()];
-        command.extend(["-t", &timeline, "-s", &from].map(Into::into));
-        let last = Arc::new(Mutex::new(data.position));
-        let to = last.clone();
-        // Each record's line says `lsn: 0/3000060, prev …`; the newest one seen is the end.
-        let lines: Lines = Arc::new(move |line: &str| {
-            let lsn = line.split_once("lsn: ").and_then(|(_, rest)| rest.split([',', ' ']).next()?.parse::<Lsn>().ok());
-            if let Some(lsn) = lsn {
-                let mut last = to.lock().unwrap_or_else(PoisonError::into_inner);
-                *last = lsn.max(*last);
-            }
-        });
-        let child = node::Child::new(command, Some(owner)).env("LC_ALL", "C");
-        let bounded = stop.child_token();
-        let read = node::run(child, lines, |_| (), &bounded);
-        tokio::pin!(read);
-        if tokio::time::timeout(READ_LOG_TIMEOUT, &mut read).await.is_err() {
-            bounded.cancel();
-            drop(read.await);
-            self.job.output("the target's log is long; it was read only in part");
-        }
-        *last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// A script may begin its copy some time after the last journal record.
+fn backup_began_within((from, to): (u64, u64)) -> String {
+    let (from, to) = (from.saturating_sub(5), to.saturating_add(60));
+    format!("extract(epoch FROM a.backend_start) BETWEEN {from} AND {to}")
 }
 
 /// The first row as an array of texts; `None` when there is none, a NULL, or another number of columns.

@@ -1,8 +1,8 @@
 //! The work behind the step table: what is known of this recovery, and which file does which stage.
 
 use super::stages::Stage;
-use super::{Inner, RecoverOptions, Settings};
-use crate::base::Lsn;
+use super::{Inner, MARK, RecoverOptions, Settings};
+use crate::base::{Lsn, NodeId};
 use crate::cluster::NodeSpec;
 use crate::node::{Lines, Postmaster, Programs};
 use crate::server::sql::{Sql, SqlError, SqlTarget};
@@ -48,6 +48,8 @@ pub(super) struct Facts {
     /// The target's data directory when the target is on this machine.
     pub target_local: Option<PathBuf>,
     pub programs: Programs,
+    /// The source's major version.
+    pub major: u32,
     /// pg_rewind would do: same system, another history, and possible.
     pub rewind: bool,
 }
@@ -101,7 +103,7 @@ impl Run {
 
     /// Our connections and copies for this node are known on the source by this name.
     pub fn our_name(&self) -> String {
-        format!("pgmend_recovery_{}", self.target.id)
+        application_name(self.target.id)
     }
 
     /// Lines of programs go to the job's output.
@@ -115,13 +117,17 @@ impl Run {
     }
 
     pub fn postmaster(&self) -> Option<Postmaster> {
-        let facts = self.facts.as_ref()?;
-        Some(Postmaster {
+        self.facts.as_ref().map(|facts| self.postmaster_of(facts))
+    }
+
+    pub fn postmaster_of(&self, facts: &Facts) -> Postmaster {
+        Postmaster {
             spec: self.target.clone(),
             local: facts.target_local.clone(),
             programs: facts.programs.clone(),
             log_directory: self.inner.store.directory().to_owned(),
-        })
+            mark: Some((MARK, self.inner.mark(self.job.id()))),
+        }
     }
 
     pub fn target_directory(&self) -> String {
@@ -158,6 +164,11 @@ impl Work for Run {
             self.target.id, self.source.id, self.how
         )
     }
+}
+
+/// `application_name` of everything that is done for a node's recovery.
+pub(super) fn application_name(target: NodeId) -> String {
+    format!("pgmend_recovery_{target}")
 }
 
 /// Ends at once when `stop` is cancelled; for effects that only wait and ask.

@@ -29,11 +29,13 @@ pub struct Settings {
     pub user: String,
     /// `recovery_password`.
     pub password: Secret,
+    /// No password was found, only a hash of it, by which nobody can log in.
+    pub password_is_hash: bool,
     /// `recovery_database`.
     pub database: String,
     /// `recovery_1st_stage_command`, a file name in the source's data directory; empty skips the stage (script runners).
     pub first_stage_command: String,
-    /// `recovery_timeout`: bounds the waits (start of the target, catching up, attach).
+    /// `recovery_timeout`: bounds the start of the target; catching up may not stand still for longer.
     pub timeout: Duration,
     /// `recovery_1st_stage_timeout`; zero = none.
     pub first_stage_timeout: Duration,

@@ -2,9 +2,10 @@
 
 use super::Runner;
 use super::preflight::with_words;
-use super::run::{Run, SHORT, stoppable};
+use super::run::{Run, stoppable};
 use crate::server::sql::literal;
 use crate::workflow::Failure;
+use serde_json::json;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -14,25 +15,67 @@ const REMOTE_START: &str = "pgpool_remote_start";
 const POLL: Duration = Duration::from_millis(500);
 
 impl Run {
+    /// `recovery_timeout` bounds all of it: the start and the wait for a login.
     pub(super) async fn starting(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
         self.started = true;
+        let began = Instant::now();
+        let limit = self.settings.timeout;
+        let inner = stop.child_token();
+        let work = self.start(&inner);
+        tokio::pin!(work);
+        match tokio::time::timeout(limit, &mut work).await {
+            Ok(started) => started?,
+            Err(_) => {
+                inner.cancel();
+                // What was begun is ended before anything is told.
+                let ended = work.await.err();
+                let words = ended.map(|f| f.detail.unwrap_or(f.message)).unwrap_or_default();
+                let by = self.starter();
+                return Err(failed(&format!("{by} did not end within {} seconds", limit.as_secs()))
+                    .detail(words)
+                    .hint(
+                        "recovery_timeout bounds the start of the target; it was ended with all that it had started",
+                    ));
+            }
+        }
+        stoppable(self.wait_for_login(began), stop).await
+    }
+
+    async fn start(&self, stop: &CancellationToken) -> Result<(), Failure> {
         let arguments = [self.target.host.for_scripts().to_owned(), self.target_directory()];
+        let words = |f: Failure| failed(&f.detail.unwrap_or(f.message));
         match self.settings.runner {
-            Runner::Sql => self.start_by_function(&arguments, stop).await?,
-            Runner::Program => self.program(REMOTE_START, &arguments, stop).await.map_err(|words| failed(&words))?,
+            Runner::Sql => {
+                let source = stoppable(self.connect_source(), stop).await?;
+                let [host, directory] = &arguments;
+                let call = format!("SELECT {REMOTE_START}({}, {})", literal(host), literal(directory));
+                let result = self.in_source(&source, &call, "Starting.Backend", stop).await.map_err(words)?;
+                result.map(|_| ()).map_err(|e| failed(&e.to_string()))
+            }
+            Runner::Program => {
+                self.program(REMOTE_START, &arguments, "Starting.Backend", stop).await.map_err(|words| failed(&words))
+            }
             Runner::Local if self.has_remote_start() => {
-                self.script_here(REMOTE_START, &arguments, "Starting.Script", stop)
-                    .await
-                    .map_err(|f| failed(&f.detail.unwrap_or(f.message)))?;
+                self.script_here(REMOTE_START, &arguments, "Starting.Script", stop).await.map_err(words)
             }
             Runner::Local | Runner::Builtin => {
                 let postmaster = self.postmaster().ok_or_else(|| failed("the preflight has not been done"))?;
-                // Its words are in the detail; a timeout of pg_ctl while the server replays is judged by the wait below.
+                self.record("Starting.Script", json!({ "program": postmaster.starter() }))?;
+                // Its words are in the detail; a server that replays for longer is ended by the bound on all of it.
                 let started = postmaster.start(self.settings.timeout, self.lines(), stop).await;
-                started.map_err(|e| with_words(failed(&e.to_string()), &e))?;
+                started.map_err(|e| with_words(failed(&e.to_string()), &e))
             }
         }
-        stoppable(self.wait_for_login(), stop).await
+    }
+
+    fn starter(&self) -> String {
+        match self.settings.runner {
+            Runner::Local if !self.has_remote_start() => {
+                self.postmaster().map(|p| p.starter().to_owned()).unwrap_or_default()
+            }
+            Runner::Builtin => self.postmaster().map(|p| p.starter().to_owned()).unwrap_or_default(),
+            Runner::Sql | Runner::Program | Runner::Local => REMOTE_START.to_owned(),
+        }
     }
 
     fn has_remote_start(&self) -> bool {
@@ -40,19 +83,7 @@ impl Run {
         Path::new(data).join(REMOTE_START).is_file()
     }
 
-    async fn start_by_function(&self, arguments: &[String; 2], stop: &CancellationToken) -> Result<(), Failure> {
-        let source = stoppable(self.connect_source(), stop).await?;
-        let [host, directory] = arguments;
-        let call = format!("SELECT pgpool_remote_start({}, {})", literal(host), literal(directory));
-        let work = async {
-            let rows = source.rows_within(&call, self.settings.timeout.max(SHORT)).await;
-            rows.map(|_| ()).map_err(|e| failed(&e.to_string()))
-        };
-        stoppable(work, stop).await
-    }
-
-    async fn wait_for_login(&self) -> Result<(), Failure> {
-        let began = Instant::now();
+    async fn wait_for_login(&self, began: Instant) -> Result<(), Failure> {
         let databases = [self.settings.database.as_str(), "postgres", "template1"];
         let mut last = String::new();
         for database in databases.iter().cycle() {

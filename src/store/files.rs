@@ -16,10 +16,19 @@ pub(super) fn make_directory(directory: &Path) -> Result<(), StoreError> {
 
 /// Replaces `name` so that after a crash either the old or the new content is there, whole.
 pub(super) fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<(), StoreError> {
+    write(directory, name, content, 0o644)
+}
+
+/// As [`replace`], readable for nobody else.
+pub(super) fn replace_secret(directory: &Path, name: &str, content: &[u8]) -> Result<(), StoreError> {
+    write(directory, name, content, 0o600)
+}
+
+fn write(directory: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), StoreError> {
     let path = directory.join(name);
     let aside = directory.join(format!(".{name}.new"));
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o644);
+    options.write(true).create(true).truncate(true).mode(mode);
     let mut file = options.open(&aside).map_err(StoreError::io(&aside))?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(StoreError::io(&aside))?;
     std::fs::rename(&aside, &path).map_err(StoreError::io(&path))?;

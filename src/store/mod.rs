@@ -1,11 +1,12 @@
 //! What must survive: node states, generation, epoch, journals of jobs, and the lock that keeps a second daemon out. A folder of files today.
 //!
 //! Nothing else may assume that it is alone on the cluster: a store shared by several daemons goes behind the same names.
-//! Read `states` (nodes, generation, epoch), `pgpool_status` (Pgpool-II's file of the same), `journal`, `lock`.
+//! Read `states` (nodes, generation, epoch), `pgpool_status` (Pgpool-II's file of the same), `journal`, `lock`, `login_key`.
 
 mod files;
 mod journal;
 mod lock;
+mod login_key;
 mod pgpool_status;
 mod settings;
 mod states;
@@ -142,6 +143,12 @@ impl Store {
     /// Saves the epoch.
     pub fn save_epoch(&self, epoch: Option<Epoch>) -> Result<(), StoreError> {
         self.save(Saved { epoch, ..self.all() })
+    }
+
+    /// A random key of this installation, made at the very first start. From it the data plane makes what unknown users
+    /// look like, which therefore stays the same over restarts.
+    pub fn login_key(&self) -> Result<[u8; 32], StoreError> {
+        login_key::read_or_make(&self.0.directory)
     }
 
     /// A new journal for this job. It must not exist yet. Old finished journals beyond the last 20 go.

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
@@ -29,6 +30,12 @@ pub enum LogError {
 pub fn init(level: &str) -> Result<(), LogError> {
     let (filter, handle) = reload::Layer::new(filter(level)?);
     let lines = fmt::layer().compact().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    // One line for each event, whatever its values hold: names come from clients, and must not forge lines.
+    let fields = fmt::format::debug_fn(|to, field, value| match field.name() {
+        "message" => write!(to, "{}", one_line(&format!("{value:?}"))),
+        name => write!(to, "{name}={}", one_line(&format!("{value:?}"))),
+    });
+    let lines = lines.fmt_fields(fields.delimited(" "));
     tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| LogError::Already)?;
     LEVEL.set(handle).map_err(|_| LogError::Already)
 }
@@ -37,6 +44,15 @@ pub fn init(level: &str) -> Result<(), LogError> {
 pub fn set_level(level: &str) -> Result<(), LogError> {
     let filter = filter(level)?;
     LEVEL.get().ok_or(LogError::NotSetUp)?.reload(filter).map_err(|_| LogError::NotSetUp)
+}
+
+/// Control characters, line ends among them, written out.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
@@ -50,6 +66,11 @@ fn filter(level: &str) -> Result<EnvFilter, LogError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_stays_on_its_line() {
+        assert_eq!(one_line("für \"x\"\n\u{1b}[1m\ty"), "für \"x\"\\n\\u{1b}[1m\\ty");
+    }
 
     #[test]
     fn the_level_changes_while_it_runs() {

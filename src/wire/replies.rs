@@ -384,6 +384,11 @@ impl Replies {
         self.queue.is_empty() && !self.open && !self.failed && self.copy == Copy::None && self.doubtful_syncs == 0
     }
 
+    /// True when the server will not come to ReadyForQuery before the client has sent more: COPY data, or a Sync.
+    pub fn awaits_client(&self) -> bool {
+        self.copy == Copy::In || (self.ready_owed == 0 && !self.is_quiet())
+    }
+
     /// True when nothing should be read from the client until replies have come.
     #[inline]
     pub fn is_full(&self) -> bool {
@@ -456,6 +461,23 @@ mod tests {
             assert_eq!(r.owes_ready(), 0);
             refused(&mut r, b'C');
         }
+    }
+
+    #[test]
+    fn who_waits_for_whom() {
+        assert!(!Replies::new().awaits_client());
+        let mut r = sent(&[Query]);
+        assert!(!r.awaits_client());
+        feed(&mut r, "G");
+        assert!(r.awaits_client(), "COPY data is wanted");
+        assert_eq!(r.push(CopyEnd), Ok(Pushed::NoReply));
+        assert!(!r.awaits_client());
+        let mut r = sent(&[PARSE, BIND, Execute]);
+        assert!(r.awaits_client(), "a Sync is wanted");
+        feed(&mut r, "E");
+        assert!(r.awaits_client(), "a Sync is wanted after the error");
+        assert_eq!(r.push(Sync), Ok(Pushed::Kept));
+        assert!(!r.awaits_client());
     }
 
     #[test]

@@ -3,7 +3,10 @@
 mod support;
 
 mod admin;
+mod attacks;
+mod auth;
 mod crash;
+mod crash_outside;
 mod drivers;
 mod harness;
 mod health;
@@ -12,6 +15,9 @@ mod pcp;
 mod pgpool_setup;
 mod pooling;
 mod recovery;
+mod recovery_data;
+mod recovery_limits;
+mod recovery_logins;
 mod server_tls;
 mod servers;
 mod session;

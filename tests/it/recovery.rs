@@ -32,7 +32,7 @@ pub fn remote_start_script() -> String {
 }
 
 /// A pair whose standby is lost, with a daemon before it that has noticed, and the script in the primary's directory.
-fn lost_standby(runner: &str, script: &str, more: impl FnOnce(&mut Config)) -> (Cluster, Pgmend) {
+pub fn lost_standby(runner: &str, script: &str, more: impl FnOnce(&mut Config)) -> (Cluster, Pgmend) {
     let cluster = Cluster::pair();
     cluster.pgbench_tables("postgres", 3);
     let mut config = Config::of(&cluster);
@@ -53,7 +53,7 @@ fn lost_standby(runner: &str, script: &str, more: impl FnOnce(&mut Config)) -> (
 }
 
 /// Node 1 is up, streams, and holds what the primary holds.
-fn assert_whole(cluster: &Cluster, pgmend: &Pgmend) {
+pub fn assert_whole(cluster: &Cluster, pgmend: &Pgmend) {
     assert_eq!(pgmend.node_status(1), "up");
     cluster.wait_streaming(1);
     cluster.wait_same(1, "postgres", "SELECT count(*), sum(delta) FROM pgbench_history");
@@ -134,7 +134,7 @@ fn a_failing_script_behind_the_sql_function_is_told_with_where_to_look() {
 }
 
 /// The id of the job that runs now.
-fn running_job(pgmend: &Pgmend) -> Option<u64> {
+pub fn running_job(pgmend: &Pgmend) -> Option<u64> {
     let reply: Value = serde_json::from_str(&pgmend.cli(&["jobs", "--json"]).out).ok()?;
     let jobs = reply.get("jobs").unwrap_or(&reply).as_array()?.clone();
     jobs.iter().find(|job| job["outcome"] == "running")?["id"].as_u64()

@@ -89,6 +89,7 @@ fn wait_for_words(pgmend: &Pgmend, words: &str) {
 /// Clients get an error that says so within the bound, and the log tells the operator why.
 #[track_caller]
 fn assert_refused(config: &Config, why: &str) {
+    config.forget_log();
     let pgmend = config.spawn();
     wait_for_words(&pgmend, why);
     let said = ask(&pgmend);
@@ -154,6 +155,7 @@ fn a_certificate_of_an_unknown_authority_is_refused_until_it_is_known() {
     }
     // The operator does as he is told: a reload is enough, for both planes.
     let mut config = config(&cluster, "verify-full");
+    config.forget_log();
     let pgmend = config.set("tls", "server_ca_file = \"other.crt\"").spawn();
     wait_for_words(&pgmend, "not signed by an authority");
     config.set("tls", "server_ca_file = \"ca.crt\"").write();

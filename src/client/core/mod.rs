@@ -169,6 +169,11 @@ impl Core {
         self.replies.is_quiet() && self.to_pass == 0 && self.back_to_pass == 0
     }
 
+    /// True when nothing more will come of the server before the client has sent more. Of a client that is gone: never.
+    pub fn awaits_client(&self) -> bool {
+        self.to_pass > 0 || self.replies.awaits_client()
+    }
+
     /// Looks at the input of a client that has no server. `full`: no more can be read before something is consumed.
     pub fn front(&mut self, input: &[u8], full: bool) -> Result<Front, Fault> {
         if self.to_drop > 0 && !input.is_empty() {

@@ -332,6 +332,7 @@ fn recovery(values: &Values, key: Option<&Path>) -> crate::recovery::Settings {
         use_rewind: true,
         user,
         password,
+        password_is_hash: false,
     }
 }
 

@@ -8,11 +8,14 @@
 pub mod cluster;
 pub mod load;
 pub mod pgmend;
+pub mod postgres_programs;
 pub mod process;
+pub mod raw;
 pub mod scratch;
 
 pub use cluster::Cluster;
 pub use load::Load;
 pub use pgmend::{Config, Pgmend};
 pub use process::{Ran, as_postgres, bin, run};
+pub use raw::Raw;
 pub use scratch::{Scratch, free_port};

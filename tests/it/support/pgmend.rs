@@ -138,6 +138,12 @@ impl Config {
         write_as_postgres(&self.folder.join("pgmend.toml"), &self.text(), "644")
     }
 
+    /// Takes the log of earlier daemons away, so that what is found in it is the next one's.
+    pub fn forget_log(&self) {
+        // There may be none yet.
+        let _ = std::fs::remove_file(self.folder.join("pgmend.log"));
+    }
+
     /// Starts the daemon and waits until it says that all nodes are known.
     #[track_caller]
     pub fn start(&self) -> Pgmend {
@@ -208,8 +214,14 @@ impl Pgmend {
     /// `pgmend --socket … <args>`.
     #[track_caller]
     pub fn cli(&self, args: &[&str]) -> Ran {
-        let mut command = as_postgres(&self.binary);
-        command.arg("--socket").arg(self.config.folder.join("pgmend.sock")).args(args);
+        Self::cli_of(&self.binary, &self.config, args)
+    }
+
+    /// The same, for who does not have the daemon because somebody is about to kill it.
+    #[track_caller]
+    pub fn cli_of(binary: &std::path::Path, config: &Config, args: &[&str]) -> Ran {
+        let mut command = as_postgres(binary);
+        command.arg("--socket").arg(config.folder.join("pgmend.sock")).args(args);
         run_for(&mut command, Duration::from_secs(180))
     }
 
