@@ -6,7 +6,7 @@
 mod buffer;
 mod cancel;
 mod commands;
-mod core;
+pub mod core;
 mod fault;
 mod lease;
 mod params;
@@ -21,4 +21,5 @@ mod worker;
 pub use commands::{Answer, PoolCommands};
 pub use plane::{Admitted, Plane, PlaneSettings};
 pub use settings::Settings;
+pub use statements::Statements;
 pub use worker::{Nudge, Order, Worker};

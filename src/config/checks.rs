@@ -29,11 +29,9 @@ pub fn check(config: &Config, file: &Path, lines: &BTreeMap<String, usize>) -> V
 
 /// The rules and secrets are read as they will be at start, so that a mistake in them is found by `check` too.
 fn check_contents(config: &Config) -> Vec<ConfigError> {
-    let rules = config.auth.hba_file.as_ref().map(|path| match std::fs::read_to_string(path) {
-        Ok(text) => HbaRules::parse(&text, &path.display().to_string()).map(|_| ()).map_err(|error| (path, error)),
-        Err(error) => {
-            Err((path, AuthError::Line { file: path.display().to_string(), line: 0, message: error.to_string() }))
-        }
+    let rules = config.auth.hba_file.as_ref().map(|path| match HbaRules::load(&config.auth) {
+        Err(AuthError::File { file, message }) => Err((path, AuthError::Line { file, line: 0, message })),
+        rules => rules.map(|_| ()).map_err(|error| (path, error)),
     });
     let unnamed = PathBuf::new();
     let main = config.sources.first().unwrap_or(&unnamed);

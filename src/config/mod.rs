@@ -52,7 +52,19 @@ impl Source {
 
 /// Reads and checks a `pgmend.toml`.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    pgmend_toml::parse(path, &read_text(path)?)
+    parse_toml(path, &read_text(path)?)
+}
+
+/// Reads and checks the text of a `pgmend.toml`; relative paths are taken from the folder of `file`.
+pub fn parse_toml(file: &Path, text: &str) -> Result<Config, ConfigErrors> {
+    pgmend_toml::parse(file, text)
+}
+
+/// Reads and checks the text of a `pgpool.conf` that includes no other file; relative paths are taken from the folder of
+/// `file`.
+pub fn parse_pgpool(file: &Path, text: &str) -> Result<Config, ConfigErrors> {
+    let files = pgpool::Files { conf: file.to_owned(), pcp: None, hba: None, key: None };
+    pgpool::load_by(&files, &|path| if path == file { Ok(text.to_owned()) } else { Err("not read here".to_owned()) })
 }
 
 /// Reads and checks Pgpool-II's files.

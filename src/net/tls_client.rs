@@ -3,6 +3,7 @@
 use crate::cluster::SslMode;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use std::path::Path;
@@ -51,7 +52,7 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, TlsClientError> 
     let bad = |e: &dyn std::fmt::Display| TlsClientError::Authorities(format!("{}: {e}", path.display()));
     let pem = std::fs::read(path).map_err(|e| bad(&e))?;
     let mut roots = RootCertStore::empty();
-    for cert in rustls_pemfile::certs(&mut pem.as_slice()) {
+    for cert in CertificateDer::pem_slice_iter(&pem) {
         roots.add(cert.map_err(|e| bad(&e))?).map_err(|e| bad(&e))?;
     }
     if roots.is_empty() {

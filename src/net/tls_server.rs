@@ -2,6 +2,7 @@
 
 use super::{NetError, Stream, TlsSettings};
 use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
@@ -97,7 +98,7 @@ pub(super) fn end_point_hash(certificate: &CertificateDer<'_>) -> Option<Vec<u8>
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, NetError> {
     let pem = std::fs::read(file).map_err(|e| bad(file, &e))?;
-    let found = rustls_pemfile::certs(&mut pem.as_slice()).collect::<Result<Vec<_>, _>>().map_err(|e| bad(file, &e))?;
+    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().map_err(|e| bad(file, &e))?;
     if found.is_empty() {
         return Err(bad(file, &"holds no certificate"));
     }
@@ -112,11 +113,10 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, NetError> {
                    write it without a passphrase (openssl pkey -in KEY -out NEW) in a file of mode 0600";
         return Err(bad(file, &why));
     }
-    match rustls_pemfile::private_key(&mut pem.as_slice()) {
-        Ok(Some(key)) => Ok(key),
-        Ok(None) => Err(bad(file, &"holds no private key")),
-        Err(e) => Err(bad(file, &e)),
-    }
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
+        pem::Error::NoItemsFound => bad(file, &"holds no private key"),
+        error => bad(file, &error),
+    })
 }
 
 fn bad(file: &Path, why: &dyn fmt::Display) -> NetError {
