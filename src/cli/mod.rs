@@ -99,7 +99,12 @@ fn now_s() -> u64 {
 fn failed_call(error: &api::CallError) -> ExitCode {
     eprintln!("pgmend: {error}");
     match error {
-        api::CallError::NotReachable { .. } => ExitCode::from(NOT_REACHABLE),
+        api::CallError::NotReachable { .. } => {
+            eprintln!(
+                "hint: name the daemon's socket by --socket, or by -c the configuration file that it was started with"
+            );
+            ExitCode::from(NOT_REACHABLE)
+        }
         api::CallError::Refused(refusal) => {
             if let Some(hint) = &refusal.hint {
                 eprintln!("hint: {hint}");
@@ -143,6 +148,9 @@ fn check_configuration(source: &Source) -> ExitCode {
         Ok(config) => {
             for (name, why) in &config.not_honoured {
                 println!("not honoured: {name}: {why}");
+            }
+            for (key, why) in crate::config::remarks(&config) {
+                println!("remark: {key}: {why}");
             }
             println!("configuration is good");
             ExitCode::SUCCESS

@@ -27,6 +27,19 @@ pub fn check(config: &Config, file: &Path, lines: &BTreeMap<String, usize>) -> V
     errors
 }
 
+/// What is allowed and yet hardly meant, for people: (key, why).
+pub fn remarks(config: &Config) -> Vec<(String, String)> {
+    let method = &config.auth.default_method;
+    let by_method = config.auth.hba_file.is_none() && method != "trust";
+    if by_method && Secrets::load(&config.auth).is_ok_and(|secrets| secrets.is_empty()) {
+        let why = format!(
+            "{method} needs secrets, and neither userlist_file nor pool_passwd_file holds one: nobody can log in"
+        );
+        return vec![("auth.method".to_owned(), why)];
+    }
+    Vec::new()
+}
+
 /// The rules and secrets are read as they will be at start, so that a mistake in them is found by `check` too.
 fn check_contents(config: &Config) -> Vec<ConfigError> {
     let rules = config.auth.hba_file.as_ref().map(|path| match HbaRules::load(&config.auth) {
@@ -49,7 +62,8 @@ fn check_nodes(config: &Config, wrong: &mut impl FnMut(&str, String)) {
         wrong("node", format!("expected at most {MAX_NODES} nodes, found {}", config.nodes.len()));
     }
     for (number, node) in config.nodes.iter().enumerate() {
-        let earlier = config.nodes.iter().take(number);
+        // A missing host has its own error; two of them are not the same place.
+        let earlier = config.nodes.iter().take(number).filter(|other| !other.host.0.is_empty());
         for other in earlier.filter(|other| other.host == node.host && other.port == node.port) {
             wrong(
                 &format!("node[{number}].port"),

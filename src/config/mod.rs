@@ -9,6 +9,7 @@ mod section;
 mod settings;
 mod values;
 
+pub use checks::remarks;
 pub use error::{ConfigError, ConfigErrors};
 pub use reload::{Changes, changes, effective};
 pub use settings::Config;

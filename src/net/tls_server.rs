@@ -163,7 +163,7 @@ a2eSS1Rc+QCPwXlPwPNG6jvuNh2hRANCAARZP+sev/3xgL1d9Q2lguHRIBNfXPjK\n\
             dir.join(name)
         };
         let (cert_file, key_file) = (file("cert", CERTIFICATE), file("key", key));
-        TlsSettings { client_ca_file: Some(cert_file.clone()), cert_file, key_file, key_passphrase: None }
+        TlsSettings { client_ca_file: Some(cert_file.clone()), cert_file, key_file }
     }
 
     #[tokio::test]

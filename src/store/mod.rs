@@ -30,7 +30,7 @@ pub enum StoreError {
         pid: String,
     },
     /// The system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), advice(source))]
     Io {
         /// Which file.
         path: PathBuf,
@@ -53,6 +53,16 @@ pub enum StoreError {
         /// The bound.
         limit: usize,
     },
+}
+
+/// What to do about an error that is of this user's making.
+fn advice(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "; the state directory must belong to the user who runs pgmend: name another one (directory in [state]) or run it as that user"
+        }
+        _ => "",
+    }
 }
 
 impl StoreError {
