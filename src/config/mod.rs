@@ -84,6 +84,14 @@ pub fn pgpool_pid_file(conf: &Path) -> Result<PathBuf, ConfigErrors> {
     pgpool::pid_file(conf)
 }
 
+/// The admin socket that a `pgmend.toml` names, whatever else is wrong with the file; `None` when it names none.
+pub fn socket_of(source: &Source) -> Option<PathBuf> {
+    let Source::Toml(file) = source else { return None };
+    let table: toml::Table = read_text(file).ok()?.parse().ok()?;
+    let socket = table.get("admin")?.get("socket")?.as_str()?;
+    Some(file.parent().unwrap_or(Path::new("")).join(socket))
+}
+
 fn read_text(path: &Path) -> Result<String, ConfigErrors> {
     let wrong = |message: String| {
         ConfigErrors(vec![ConfigError { file: path.to_owned(), line: 0, key: String::new(), message }])

@@ -199,6 +199,16 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_of_somebody_else_is_answered_with_advice() {
+        let denied = |kind: std::io::ErrorKind| StoreError::io(Path::new("/s/lock"))(kind.into()).to_string();
+        assert!(
+            denied(std::io::ErrorKind::PermissionDenied)
+                .starts_with("/s/lock: permission denied; the state directory must")
+        );
+        assert_eq!(denied(std::io::ErrorKind::StorageFull), "/s/lock: no storage space");
+    }
+
+    #[test]
     fn a_second_daemon_is_refused_and_told_the_process_id() {
         let dir = tempfile::tempdir().unwrap();
         let first = Store::open(&settings(dir.path())).unwrap();
