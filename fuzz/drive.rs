@@ -5,8 +5,9 @@
 use pgmend::auth::scram::{Client, ClientSecret, Server};
 use pgmend::auth::{Ask, HbaRules, ScramVerifier, pool_passwd, userlist};
 use pgmend::client::{Statements, core};
-use pgmend::server::ParamSet;
+use pgmend::server::{ParamSet, ServerConn};
 use pgmend::wire::{backend, frame, frontend, replies, startup};
+use std::cell::RefCell;
 use std::path::Path;
 
 #[path = "idle.rs"]
@@ -100,9 +101,20 @@ fn reply_queue(data: &[u8]) {
 /// what it forwards as it stands it does not copy. The first byte chooses the pooling; then, piece after piece, one byte
 /// says from whom and how long.
 fn session(data: &[u8]) {
+    // One connection for all inputs: a socket per input would be most of the time.
+    thread_local!(static SERVER: RefCell<ServerConn> = RefCell::new(idle::server_conn()));
+    SERVER.with_borrow_mut(|server| {
+        server.reported.clear();
+        server.prepared.clear();
+        server.applied = ParamSet::default();
+        server.unnamed_is_ours = false;
+        exchange(data, server);
+    });
+}
+
+fn exchange(data: &[u8], server: &mut ServerConn) {
     let Some((mode, mut rest)) = data.split_first() else { return };
     let statements = Statements::default();
-    let mut server = idle::server_conn();
     let mut core = core::Core::new(mode & 1 == 1, ParamSet::default(), 1 << 16);
     let (mut up, mut down): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
     while let Some((say, more)) = rest.split_first() {
@@ -122,14 +134,14 @@ fn session(data: &[u8]) {
                     Err(_) => return,
                 }
             }
-            let Ok(taken) = core.on_client(&up, &mut server, &statements, &mut out) else { return };
+            let Ok(taken) = core.on_client(&up, server, &statements, &mut out) else { return };
             assert!(taken.consumed <= up.len() && (taken.rewritten || out.is_empty()));
             up.drain(..taken.consumed);
         } else {
             core.due_fakes(&mut out);
             down.extend_from_slice(piece);
             let before = out.len();
-            let Ok(taken) = core.on_server(&down, &mut server, &mut out) else { return };
+            let Ok(taken) = core.on_server(&down, server, &mut out) else { return };
             assert!(taken.consumed <= down.len());
             assert!(taken.rewritten || out.len() == before);
             assert!(!taken.end || core.is_clean());
