@@ -1,7 +1,13 @@
-//! Drives the parsers that face the network with mutated messages, on stable Rust, for some seconds: no panic, no bad claim.
+//! Drives what the fuzz targets drive, with mutated messages and files, on stable Rust, for some seconds: no panic, no bad claim.
 
-use pgmend::wire::{backend, frame, frontend, replies, startup};
+#[path = "../fuzz/drive.rs"]
+mod drive;
+
+use pgmend::wire::{backend, frontend};
 use std::time::{Duration, Instant};
+
+/// How long each target is driven.
+const EACH: Duration = Duration::from_millis(400);
 
 /// Xorshift: repeatable by its seed.
 struct Dice(u64);
@@ -57,60 +63,77 @@ fn seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-fn drive(bytes: &[u8], dice: &mut Dice) {
-    // PCP: an outcome of any kind, but no panic.
-    let _ = pgmend::admin::pcp::parse(bytes);
-    if let Ok(startup::Packet::Startup(s)) = startup::parse(bytes.get(4..).unwrap_or_default()) {
-        assert!(!s.user.is_empty() && !s.database.is_empty() && s.negotiated_minor() != 1);
+/// Pieces of a session in transaction pooling, as the target `session` reads them.
+fn made_session() -> Vec<u8> {
+    let mut client = Vec::new();
+    frontend::parse(&mut client, b"s1", b"select $1\0\0\x01\0\0\0\x17");
+    backend::raw(&mut client, b'B', b"\0s1\0\0\0\0\0\0\0");
+    backend::raw(&mut client, b'E', b"\0\0\0\0\0");
+    frontend::sync(&mut client);
+    let mut server = Vec::new();
+    backend::parse_complete(&mut server);
+    backend::bare(&mut server, b'2');
+    backend::command_complete(&mut server, "SELECT 1");
+    backend::ready_for_query(&mut server, b'I');
+    let mut out = vec![1];
+    for _ in 0..2 {
+        for (from, bytes) in [(0, &client), (1, &server)] {
+            out.push(u8::try_from(bytes.len() * 2 + from).expect("a short piece"));
+            out.extend_from_slice(bytes);
+        }
     }
-    for body in [bytes, bytes.get(5..).unwrap_or_default()] {
-        let _ = (backend::parse_auth(body), backend::parse_error(body), backend::parse_parameter_status(body));
-        let _ = (backend::parse_key_data(body), frontend::describe_or_close(body), frontend::query_text(body));
-        let _ = (frontend::parse_password(body), frontend::parse_sasl_initial(body));
-        assert!(frontend::bind(body).map_or(0, |b| b.rest_offset) <= body.len());
-        assert!(frontend::parse_names(body).map_or(0, |p| p.query().len()) <= body.len());
-    }
-    let mut rest = bytes;
-    while let Ok(Some(message)) = frame::split(rest) {
-        assert_eq!(message.body.len() + message.rest.len() + frame::HEADER, rest.len());
-        rest = message.rest;
-    }
-    drive_replies(dice);
+    out
 }
 
-/// Requests and replies in any order: counts stay consistent, nothing panics.
-fn drive_replies(dice: &mut Dice) {
-    use replies::Expect::*;
-    let parse = Parse { forward: true, statement: 1 };
-    let requests =
-        [Query, Function, parse, FakeParse, Bind { statement: 1 }, Describe, Execute, Close, FakeClose, Sync, CopyEnd];
-    let mut queue = replies::Replies::new();
-    for _ in 0..dice.roll(24) {
-        if dice.roll(2) == 0 {
-            let _ = queue.push(requests[dice.roll(requests.len())]);
-        } else {
-            let tags = b"123CDEGHITVZcdnstSAN";
-            let _ = queue.on_backend(tags[dice.roll(tags.len())], Some(b'I'));
-        }
-        while queue.take_fake().is_some() {}
-        assert!(queue.owes_ready() <= queue.len());
-        assert!(!queue.is_quiet() || queue.owes_ready() == 0);
-    }
+fn text_seeds() -> Vec<Vec<u8>> {
+    let texts: [&str; 10] = [
+        include_str!("../conf/pgmend.toml"),
+        include_str!("../conf/pgmend-minimal.toml"),
+        "backend_hostname0 = 'a'\nbackend_port0 = 5433\nbackend_flag0 = 'ALLOW_TO_FAILOVER|ALWAYS_PRIMARY'\npcp_port = 9\n",
+        "recovery_timeout = 90s # c\nload_balance_mode on\ninclude 'x'\nbackend_clustering_mode = 'snapshot_isolation'\n",
+        "\"a\" \"md5900150983cd24fb0d6963f7d28e17f72\"\n\"b\"\"c\" \"plain\" ; x\n",
+        "a:md5900150983cd24fb0d6963f7d28e17f72\nb:AESrKikG1lnoTVl89QqlcBNaA==\nc:TEXTclear\n",
+        "host all \"u\",+g 10.0.0.0/8 scram-sha-256 clientcert=verify-full\nlocal d all trust\nhostssl all all ::1 255.0.0.0 md5\n",
+        "n,,n=,r=abcdef\nc=biws,r=abcdefAAAAAAAAAAAAAAAAAAAAAAAA,p=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\nv=AAAA",
+        "x,s=AQEBAQEBAQEBAQEBAQEBAQ==,i=4096",
+        "{\"command\":\"recover\",\"node\":1,\"overwrite\":true}",
+    ];
+    texts.into_iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
 #[test]
 fn mutated_messages_never_panic() {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    let seeds = seeds();
-    let end = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < end {
-        for seed in &seeds {
-            let mut bytes = seed.clone();
+    let mut seeds = seeds();
+    seeds.push(made_session());
+    seeds.extend(text_seeds());
+    for (name, target) in drive::TARGETS {
+        // A configuration takes a thousand times as long as a message: each target has its own time.
+        let end = Instant::now() + EACH;
+        let mut rounds = 0;
+        while Instant::now() < end {
+            let mut bytes = seeds[dice.roll(seeds.len())].clone();
             if dice.roll(3) == 0 {
                 bytes.extend_from_slice(&seeds[dice.roll(seeds.len())]);
             }
             dice.mutate(&mut bytes);
-            drive(&bytes, &mut dice);
+            target(&bytes);
+            // The same message without its header.
+            target(bytes.get(4..).unwrap_or_default());
+            target(bytes.get(5..).unwrap_or_default());
+            rounds += 3;
         }
+        println!("{name}: {rounds}");
     }
+}
+
+#[test]
+fn every_target_has_its_fuzzer() {
+    let manifest = include_str!("../fuzz/Cargo.toml");
+    for (name, _) in drive::TARGETS {
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
+        assert!(std::path::Path::new(&format!("fuzz/fuzz_targets/{name}.rs")).exists(), "{name}");
+        drive::drive(name, b"");
+    }
+    assert_eq!(manifest.matches("[[bin]]").count(), drive::TARGETS.len());
 }

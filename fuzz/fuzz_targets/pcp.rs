@@ -1,8 +1,7 @@
-//! Any bytes as a packet of Pgpool-II's control protocol.
+//! Any bytes as packets of Pgpool-II's control protocol.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
+#[path = "../drive.rs"]
+mod drive;
 
-fuzz_target!(|data: &[u8]| {
-    let _ = pgmend::admin::pcp::parse(data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| drive::drive("pcp", data));

@@ -1,8 +1,7 @@
 //! Any bytes as a first packet.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
+#[path = "../drive.rs"]
+mod drive;
 
-fuzz_target!(|data: &[u8]| {
-    let _ = pgmend::wire::startup::parse(data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| drive::drive("startup", data));

@@ -7,6 +7,7 @@ use crate::workflow::JobSnapshot;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+const WHICH_NODES: &str = "`pgmend nodes` lists the nodes";
 /// Pgpool-II's bound in its texts on node ids that are out of range.
 const MAX_NODES: u16 = 128;
 
@@ -94,7 +95,8 @@ impl Admin {
 
     fn recover(&self, node: NodeId, overwrite: bool, accept_loss: bool) -> Result<Reply, CommandError> {
         if self.view().node(node).is_none() {
-            return Err(failed("process recovery request failed", format!("node id {node} is not valid")));
+            let refused = failed("process recovery request failed", format!("node id {node} is not valid"));
+            return Err(CommandError { hint: Some(WHICH_NODES.to_owned()), ..refused });
         }
         let id = self.recovery.start(node, overwrite, accept_loss)?;
         self.job(id)
@@ -169,7 +171,7 @@ fn out_of_range(request: &str, node: NodeId) -> CommandError {
             "invalid {request} request, node id: {node} is out of range. node id must be between [0 and {MAX_NODES}]"
         ),
         detail: None,
-        hint: None,
+        hint: Some(WHICH_NODES.to_owned()),
         fatal: false,
     }
 }

@@ -89,9 +89,13 @@ impl RecoveryPort for RecoveryJobs {
     fn start(&self, node: NodeId, overwrite: bool, accept_loss: bool) -> Result<u64, CommandError> {
         let options = RecoverOptions { overwrite, accept_loss };
         self.recovery.start(node, options).map_err(|r| CommandError {
+            hint: r.message.ends_with("is alive").then(|| {
+                format!(
+                    "only a node that is down is recovered: stop its PostgreSQL, and `pgmend detach {node}` if need be"
+                )
+            }),
             message: r.message,
             detail: r.detail,
-            hint: None,
             fatal: r.fatal,
         })
     }

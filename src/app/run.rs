@@ -59,6 +59,9 @@ fn try_run(source: Source, options: RunOptions) -> Result<(), String> {
     for (name, why) in &config.not_honoured {
         tracing::warn!(event = "config.not_honoured", parameter = %name, "{why}");
     }
+    for (key, why) in crate::config::remarks(&config) {
+        tracing::warn!(event = "config.remark", parameter = %key, "{why}");
+    }
     // The lock comes before the sockets: SO_REUSEPORT would let a second daemon bind without a word.
     let store = Store::open(&config.store).map_err(|e| e.to_string())?;
     let mock_key = store.login_key().map_err(|e| e.to_string())?;
@@ -98,7 +101,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let Parts { config, runtime, store, memory, board, listeners, plane } = parts;
     let text = |e: std::io::Error| e.to_string();
     let control = CancellationToken::new();
-    let api = admin::http::bind(&config.admin).map_err(|e| format!("{}: {e}", config.admin.socket.display()))?;
+    let api = admin::http::bind(&config.admin).map_err(text)?;
     let pcp = match &config.admin.pcp {
         Some(settings) => Some(admin::pcp::bind(settings).map_err(|e| format!("PCP: {e}"))?),
         None => None,

@@ -4,11 +4,7 @@ use super::{AuthError, ScramVerifier, StoredSecret, decrypt_aes};
 use crate::base::Secret;
 
 /// Reads a file's text, in its order. `key` decrypts `AES` secrets.
-pub(super) fn parse(
-    text: &str,
-    file_name: &str,
-    key: Option<&Secret>,
-) -> Result<Vec<(String, StoredSecret)>, AuthError> {
+pub fn parse(text: &str, file_name: &str, key: Option<&Secret>) -> Result<Vec<(String, StoredSecret)>, AuthError> {
     let mut users = Vec::new();
     for (index, line) in text.lines().enumerate() {
         if line.trim().is_empty() || line.starts_with('#') {

@@ -4,7 +4,7 @@ use super::pool_passwd::unprefixed_secret;
 use super::{AuthError, StoredSecret};
 
 /// Reads a file's text, in its order. What follows the secret on a line is ignored, as PgBouncer does.
-pub(super) fn parse(text: &str, file_name: &str) -> Result<Vec<(String, StoredSecret)>, AuthError> {
+pub fn parse(text: &str, file_name: &str) -> Result<Vec<(String, StoredSecret)>, AuthError> {
     let mut users = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim_start();

@@ -6,18 +6,27 @@ use crate::config::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+const AFTER_HELP: &str = "\
+First steps:
+  pgmend check pgmend.toml      name every mistake in a configuration
+  pgmend run pgmend.toml        be the daemon; SIGHUP reloads, SIGTERM lets transactions end, SIGINT does not wait
+  pgmend -c pgmend.toml status  ask it
+
+The daemon is looked for at --socket, at the socket that the file of -c names, at $PGMEND_SOCKET, at /run/pgmend/pgmend.sock.
+Exit codes: 0 it worked, 1 it failed, 2 the command line is wrong, 3 the daemon cannot be reached.";
+
 /// A PostgreSQL connection pooler that keeps its own cluster whole.
 #[derive(Debug, Parser)]
-#[command(name = "pgmend", version)]
+#[command(name = "pgmend", version, after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Unix socket of the daemon.
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "To reach the daemon")]
     pub socket: Option<PathBuf>,
     /// Configuration file that names the socket.
-    #[arg(short, long, global = true, value_name = "FILE")]
+    #[arg(short, long, global = true, value_name = "FILE", help_heading = "To reach the daemon")]
     pub config: Option<PathBuf>,
     /// Print the daemon's answer as JSON.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "To reach the daemon")]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]
@@ -66,7 +75,7 @@ pub enum Order {
     Reload,
     /// End the daemon.
     Stop {
-        /// smart: transactions end first; fast: clients are disconnected; immediate: at once.
+        /// What becomes of the clients.
         #[arg(short, long, value_enum, default_value = "smart")]
         mode: Mode,
     },

@@ -99,7 +99,12 @@ fn now_s() -> u64 {
 fn failed_call(error: &api::CallError) -> ExitCode {
     eprintln!("pgmend: {error}");
     match error {
-        api::CallError::NotReachable { .. } => ExitCode::from(NOT_REACHABLE),
+        api::CallError::NotReachable { .. } => {
+            eprintln!(
+                "hint: name the daemon's socket by --socket, or by -c the configuration file that it was started with"
+            );
+            ExitCode::from(NOT_REACHABLE)
+        }
         api::CallError::Refused(refusal) => {
             if let Some(hint) = &refusal.hint {
                 eprintln!("hint: {hint}");
@@ -121,7 +126,13 @@ fn find_socket(socket: Option<PathBuf>, config: Option<PathBuf>) -> Result<PathB
         } else {
             Source::Toml(config)
         };
-        return source.load().map(|config| config.admin.socket).map_err(|errors| errors.to_string());
+        return source.load().map(|config| config.admin.socket).or_else(|errors| match crate::config::socket_of(&source) {
+            Some(socket) => {
+                eprintln!("pgmend: the configuration has mistakes (`pgmend check` tells them); its socket is used nevertheless");
+                Ok(socket)
+            }
+            None => Err(errors.to_string()),
+        });
     }
     let given = std::env::var_os("PGMEND_SOCKET").filter(|socket| !socket.is_empty());
     Ok(given.map_or_else(|| crate::config::DEFAULT_SOCKET.into(), PathBuf::from))
@@ -143,6 +154,9 @@ fn check_configuration(source: &Source) -> ExitCode {
         Ok(config) => {
             for (name, why) in &config.not_honoured {
                 println!("not honoured: {name}: {why}");
+            }
+            for (key, why) in crate::config::remarks(&config) {
+                println!("remark: {key}: {why}");
             }
             println!("configuration is good");
             ExitCode::SUCCESS
@@ -169,6 +183,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pgmend.toml");
         std::fs::write(&file, "[[node]]\nhost = 'a'\n[admin]\nsocket = 'my.sock'\n").unwrap();
-        assert_eq!(find_socket(None, Some(file)), Ok(folder.path().join("my.sock")));
+        assert_eq!(find_socket(None, Some(file.clone())), Ok(folder.path().join("my.sock")));
+        // The daemon runs on with what it has read: it can be asked whatever became of the file.
+        std::fs::write(&file, "[[nod]]\n[admin]\nsocket = 'my.sock'\n").unwrap();
+        assert_eq!(find_socket(None, Some(file.clone())), Ok(folder.path().join("my.sock")));
+        std::fs::write(&file, "[[nod]]\n").unwrap();
+        assert!(find_socket(None, Some(file)).unwrap_err().contains("did you mean \"node\""));
     }
 }

@@ -6,7 +6,7 @@
 mod buffer;
 mod cancel;
 mod commands;
-mod core;
+pub mod core;
 mod fault;
 mod lease;
 mod leftovers;
@@ -21,6 +21,7 @@ pub mod startup;
 mod worker;
 
 pub use commands::{Answer, PoolCommands};
+pub use core::Statements;
 pub use plane::{Admitted, Plane, PlaneSettings};
 pub use settings::Settings;
 pub use worker::{Nudge, Order, Worker};

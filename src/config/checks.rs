@@ -28,17 +28,28 @@ pub fn check(config: &Config, file: &Path, lines: &BTreeMap<String, usize>) -> V
     errors
 }
 
+/// What is allowed and yet hardly meant, for people: (key, why).
+pub fn remarks(config: &Config) -> Vec<(String, String)> {
+    let method = &config.auth.default_method;
+    let by_method = config.auth.hba_file.is_none() && method != "trust";
+    if by_method && Secrets::check(&config.auth).is_ok_and(|users| users == 0) {
+        let why = format!(
+            "{method} needs secrets, and neither userlist_file nor pool_passwd_file holds one: nobody can log in"
+        );
+        return vec![("auth.method".to_owned(), why)];
+    }
+    Vec::new()
+}
+
 /// The rules and secrets are read as they will be at start, so that a mistake in them is found by `check` too.
 fn check_contents(config: &Config) -> Vec<ConfigError> {
-    let rules = config.auth.hba_file.as_ref().map(|path| match std::fs::read_to_string(path) {
-        Ok(text) => HbaRules::parse(&text, &path.display().to_string()).map(|_| ()).map_err(|error| (path, error)),
-        Err(error) => {
-            Err((path, AuthError::Line { file: path.display().to_string(), line: 0, message: error.to_string() }))
-        }
+    let rules = config.auth.hba_file.as_ref().map(|path| match HbaRules::load(&config.auth) {
+        Err(AuthError::File { file, message }) => Err((path, AuthError::Line { file, line: 0, message })),
+        rules => rules.map(|_| ()).map_err(|error| (path, error)),
     });
     let unnamed = PathBuf::new();
     let main = config.sources.first().unwrap_or(&unnamed);
-    let secrets = Secrets::check(&config.auth).map_err(|error| (main, error));
+    let secrets = Secrets::check(&config.auth).map(drop).map_err(|error| (main, error));
     let failed = rules.into_iter().chain([secrets]).filter_map(Result::err);
     let told = failed.map(|(path, error)| match error {
         AuthError::Line { file, line, message } => ConfigError { file: file.into(), line, key: String::new(), message },
@@ -52,7 +63,8 @@ fn check_nodes(config: &Config, wrong: &mut impl FnMut(&str, String)) {
         wrong("node", format!("expected at most {MAX_NODES} nodes, found {}", config.nodes.len()));
     }
     for (number, node) in config.nodes.iter().enumerate() {
-        let earlier = config.nodes.iter().take(number);
+        // A missing host has its own error; two of them are not the same place.
+        let earlier = config.nodes.iter().take(number).filter(|other| !other.host.0.is_empty());
         for other in earlier.filter(|other| other.host == node.host && other.port == node.port) {
             wrong(
                 &format!("node[{number}].port"),

@@ -9,6 +9,7 @@ mod section;
 mod settings;
 mod values;
 
+pub use checks::remarks;
 pub use error::{ConfigError, ConfigErrors};
 pub use reload::{Changes, changes, effective};
 pub use settings::Config;
@@ -52,7 +53,19 @@ impl Source {
 
 /// Reads and checks a `pgmend.toml`.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    pgmend_toml::parse(path, &read_text(path)?)
+    parse_toml(path, &read_text(path)?)
+}
+
+/// Reads and checks the text of a `pgmend.toml`; relative paths are taken from the folder of `file`.
+pub fn parse_toml(file: &Path, text: &str) -> Result<Config, ConfigErrors> {
+    pgmend_toml::parse(file, text)
+}
+
+/// Reads and checks the text of a `pgpool.conf` that includes no other file; relative paths are taken from the folder of
+/// `file`.
+pub fn parse_pgpool(file: &Path, text: &str) -> Result<Config, ConfigErrors> {
+    let files = pgpool::Files { conf: file.to_owned(), pcp: None, hba: None, key: None };
+    pgpool::load_by(&files, &|path| if path == file { Ok(text.to_owned()) } else { Err("not read here".to_owned()) })
 }
 
 /// Reads and checks Pgpool-II's files.
@@ -69,6 +82,14 @@ pub fn load_pgpool(
 /// The pid file that a `pgpool.conf` names, relative to its folder.
 pub fn pgpool_pid_file(conf: &Path) -> Result<PathBuf, ConfigErrors> {
     pgpool::pid_file(conf)
+}
+
+/// The admin socket that a `pgmend.toml` names, whatever else is wrong with the file; `None` when it names none.
+pub fn socket_of(source: &Source) -> Option<PathBuf> {
+    let Source::Toml(file) = source else { return None };
+    let table: toml::Table = read_text(file).ok()?.parse().ok()?;
+    let socket = table.get("admin")?.get("socket")?.as_str()?;
+    Some(file.parent().unwrap_or(Path::new("")).join(socket))
 }
 
 fn read_text(path: &Path) -> Result<String, ConfigErrors> {

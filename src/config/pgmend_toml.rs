@@ -152,14 +152,8 @@ fn tls_towards_clients(section: &Section<'_>, folder: &Path) -> Option<crate::ne
     let cert = section.path("cert_file", folder);
     let key = section.path("key_file", folder);
     let client_ca_file = section.path("client_ca_file", folder);
-    let passphrase = section.secret("key_passphrase");
     match (cert, key) {
-        (Some(cert_file), Some(key_file)) => Some(crate::net::TlsSettings {
-            cert_file,
-            key_file,
-            client_ca_file,
-            key_passphrase: Some(passphrase).filter(|text| !text.is_empty()),
-        }),
+        (Some(cert_file), Some(key_file)) => Some(crate::net::TlsSettings { cert_file, key_file, client_ca_file }),
         (None, None) => {
             if client_ca_file.is_some() {
                 section.error("client_ca_file", "expected cert_file and key_file too: TLS is off without them");

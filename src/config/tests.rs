@@ -41,6 +41,33 @@ fn several_mistakes_are_told_at_once_with_line_and_nearest_key() {
 }
 
 #[test]
+fn logins_that_cannot_succeed_are_remarked() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pgmend.toml");
+    std::fs::write(folder.path().join("userlist.txt"), "; nobody yet\n").unwrap();
+    let remarked = |auth: &str| {
+        let config = parse_toml(&file, &format!("[[node]]\nhost = 'a'\n[auth]\n{auth}\n")).unwrap();
+        remarks(&config).into_iter().map(|(key, why)| format!("{key}: {why}")).collect::<Vec<_>>()
+    };
+    let nobody = "needs secrets, and neither userlist_file nor pool_passwd_file holds one: nobody can log in";
+    assert_eq!(remarked(""), [format!("auth.method: scram-sha-256 {nobody}")]);
+    assert_eq!(remarked("method = 'md5'\nuserlist_file = 'userlist.txt'"), [format!("auth.method: md5 {nobody}")]);
+    assert!(remarked("method = 'trust'").is_empty());
+    std::fs::write(folder.path().join("userlist.txt"), "\"me\" \"secret\"\n").unwrap();
+    assert!(remarked("userlist_file = 'userlist.txt'").is_empty());
+}
+
+#[test]
+fn two_missing_hosts_are_not_one_place() {
+    let missing = "expected a host name, an address or the directory of a Unix socket; it is missing";
+    let told = errors("[[node]]\n[[node]]\n");
+    assert_eq!(
+        told,
+        [format!("pgmend.toml:1: node[0].host: {missing}"), format!("pgmend.toml:2: node[1].host: {missing}")]
+    );
+}
+
+#[test]
 fn contradictions_are_found() {
     let text = "[listen]\nport = 5432\n[[node]]\nhost = 'localhost'\n[[node]]\nhost = 'b'\n[[node]]\nhost = 'b'\n\
                 [recovery]\nrecovery_timeout = 0\nrecovery_1st_stage_command = '../evil'\n";

@@ -1,6 +1,5 @@
 //! Where clients reach pgmend, and with which certificate.
 
-use crate::base::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,10 +29,8 @@ pub struct Settings {
 pub struct TlsSettings {
     /// PEM chain.
     pub cert_file: PathBuf,
-    /// PEM key.
+    /// PEM key, without a passphrase.
     pub key_file: PathBuf,
     /// PEM authorities that may sign clients' certificates.
     pub client_ca_file: Option<PathBuf>,
-    /// Passphrase of the key.
-    pub key_passphrase: Option<Secret>,
 }

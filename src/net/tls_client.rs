@@ -4,6 +4,7 @@ use crate::cluster::SslMode;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -66,7 +67,7 @@ fn authorities(ca_file: Option<&Path>) -> Result<(RootCertStore, Vec<Certificate
     })?;
     let bad = |e: &dyn std::fmt::Display| TlsClientError::Authorities(format!("{}: {e}", path.display()));
     let pem = std::fs::read(path).map_err(|e| bad(&e))?;
-    let known = rustls_pemfile::certs(&mut pem.as_slice()).collect::<Result<Vec<_>, _>>().map_err(|e| bad(&e))?;
+    let known = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().map_err(|e| bad(&e))?;
     if known.is_empty() {
         return Err(bad(&"holds no certificate"));
     }

@@ -2,6 +2,7 @@
 
 use super::{NetError, Stream, TlsSettings};
 use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
@@ -97,7 +98,7 @@ pub(super) fn end_point_hash(certificate: &CertificateDer<'_>) -> Option<Vec<u8>
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, NetError> {
     let pem = std::fs::read(file).map_err(|e| bad(file, &e))?;
-    let found = rustls_pemfile::certs(&mut pem.as_slice()).collect::<Result<Vec<_>, _>>().map_err(|e| bad(file, &e))?;
+    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().map_err(|e| bad(file, &e))?;
     if found.is_empty() {
         return Err(bad(file, &"holds no certificate"));
     }
@@ -112,11 +113,10 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, NetError> {
                    write it without a passphrase (openssl pkey -in KEY -out NEW) in a file of mode 0600";
         return Err(bad(file, &why));
     }
-    match rustls_pemfile::private_key(&mut pem.as_slice()) {
-        Ok(Some(key)) => Ok(key),
-        Ok(None) => Err(bad(file, &"holds no private key")),
-        Err(e) => Err(bad(file, &e)),
-    }
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
+        pem::Error::NoItemsFound => bad(file, &"holds no private key"),
+        error => bad(file, &error),
+    })
 }
 
 fn bad(file: &Path, why: &dyn fmt::Display) -> NetError {
@@ -163,7 +163,7 @@ a2eSS1Rc+QCPwXlPwPNG6jvuNh2hRANCAARZP+sev/3xgL1d9Q2lguHRIBNfXPjK\n\
             dir.join(name)
         };
         let (cert_file, key_file) = (file("cert", CERTIFICATE), file("key", key));
-        TlsSettings { client_ca_file: Some(cert_file.clone()), cert_file, key_file, key_passphrase: None }
+        TlsSettings { client_ca_file: Some(cert_file.clone()), cert_file, key_file }
     }
 
     /// Both ends of a connection whose server has said "hello".

@@ -31,7 +31,7 @@ pub enum StoreError {
         pid: String,
     },
     /// The system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), advice(source))]
     Io {
         /// Which file.
         path: PathBuf,
@@ -54,6 +54,16 @@ pub enum StoreError {
         /// The bound.
         limit: usize,
     },
+}
+
+/// What to do about an error that is of this user's making.
+fn advice(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "; the state directory must belong to the user who runs pgmend: name another one (directory in [state]) or run it as that user"
+        }
+        _ => "",
+    }
 }
 
 impl StoreError {
@@ -193,6 +203,16 @@ mod tests {
 
     fn node(status: NodeStatus) -> SavedNode {
         SavedNode { host: "h".into(), port: 5432, status, changed_at_s: 7, reason: "test".into() }
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_answered_with_advice() {
+        let denied = |kind: std::io::ErrorKind| StoreError::io(Path::new("/s/lock"))(kind.into()).to_string();
+        assert!(
+            denied(std::io::ErrorKind::PermissionDenied)
+                .starts_with("/s/lock: permission denied; the state directory must")
+        );
+        assert_eq!(denied(std::io::ErrorKind::StorageFull), "/s/lock: no storage space");
     }
 
     #[test]

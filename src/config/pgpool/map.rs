@@ -180,12 +180,7 @@ fn listen(values: &Values, files: &Files, clients: u32, client_ca_file: Option<P
             }
             beside(&files.conf, values.text(name))
         };
-        crate::net::TlsSettings {
-            cert_file: file("ssl_cert"),
-            key_file: file("ssl_key"),
-            client_ca_file,
-            key_passphrase: None,
-        }
+        crate::net::TlsSettings { cert_file: file("ssl_cert"), key_file: file("ssl_key"), client_ca_file }
     });
     crate::net::Settings {
         addresses: values.list("listen_addresses"),

@@ -44,7 +44,12 @@ const NAMES: &[(&str, &str)] = &[
 
 /// Reads and checks a `pgpool.conf` and finds the files beside it.
 pub fn load(files: &Files) -> Result<Config, ConfigErrors> {
-    let values = values::Values::read(&files.conf, &read);
+    load_by(files, &read)
+}
+
+/// The same; `read` brings the text of a `pgpool.conf` or of a file that it includes.
+pub fn load_by(files: &Files, read: &dyn Fn(&Path) -> Result<String, String>) -> Result<Config, ConfigErrors> {
+    let values = values::Values::read(&files.conf, read);
     let config = map::map(&values, files);
     let mut errors = values.errors.borrow().clone();
     for mut error in checks::check(&config, &files.conf, &BTreeMap::new()) {

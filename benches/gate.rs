@@ -1,0 +1,75 @@
+//! What the gate and the view cost each transaction: a worker's look at the board, and what the look would cost without
+//! the number that tells that nothing moved.
+
+// Criterion's macros make functions that cannot carry documentation.
+#![allow(missing_docs)]
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use pgmend::auth::{HbaRules, Method, Secrets};
+use pgmend::base::NodeId;
+use pgmend::client::startup::StartupContext;
+use pgmend::client::{Nudge, Plane, PlaneSettings, Worker};
+use pgmend::cluster::{Board, Gate, GateState, NodeStatus, NodeView, Published, Role, View};
+use pgmend::config;
+use std::hint::black_box;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A worker of a cluster with a primary and a standby, both up.
+fn worker() -> Rc<Worker> {
+    let text = include_str!("../conf/pgmend-minimal.toml");
+    let config = config::parse_toml(Path::new("conf/pgmend-minimal.toml"), text).expect("the sample");
+    let nodes = config.nodes.iter().map(|spec| NodeView {
+        spec: Arc::new(spec.clone()),
+        status: NodeStatus::Up,
+        role: if spec.id == NodeId(0) { Role::Primary } else { Role::Standby },
+        reachable: Some(true),
+        changed_at_s: 0,
+        reason: String::new(),
+        delay_bytes: None,
+        replication_state: None,
+        sync_state: None,
+        position: None,
+    });
+    let view = View { generation: 1, epoch: None, primary: Some(NodeId(0)), nodes: nodes.collect() };
+    let settings = PlaneSettings {
+        client: config.client,
+        pool: config.pool,
+        server: config.server,
+        keepalive: Duration::from_secs(60),
+    };
+    let startup = StartupContext {
+        tls: None,
+        hba: Arc::new(HbaRules::uniform(Method::Trust)),
+        secrets: Arc::new(Secrets::new([], [0; 32])),
+        login_timeout: Duration::from_secs(60),
+    };
+    Worker::new(Plane::new(Board::new(view), settings, startup), Nudge::default())
+}
+
+/// Publishes the gate anew, as an order does.
+fn publish(board: &Board, state: GateState) {
+    let gate = Gate { state, ..Gate::default() };
+    assert!(board.publish(|now| Some(Published { view: now.view.clone(), gate: Arc::new(gate.clone()) })));
+}
+
+fn gate(criterion: &mut Criterion) {
+    let worker = worker();
+    let board = &worker.plane.board;
+    let mut group = criterion.benchmark_group("gate, one transaction");
+    group.bench_function("a worker's look, nothing moved", |b| b.iter(|| black_box(worker.way())));
+    group.bench_function("the number alone", |b| b.iter(|| black_box(board.version())));
+    group.bench_function("not done: view and gate read each time", |b| b.iter(|| black_box(board.read())));
+    for (name, state) in [("held", GateState::Held), ("open", GateState::Open)] {
+        let setup = || publish(board, state);
+        group.bench_function(format!("a worker's first look after a change: {name}"), |b| {
+            b.iter_batched(setup, |()| black_box(worker.way()), BatchSize::PerIteration);
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, gate);
+criterion_main!(benches);
