@@ -4,7 +4,7 @@
 #![allow(missing_docs)]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use pgmend::client::{Statements, core::Core};
+use pgmend::client::core::{Core, Rules, Statements};
 use pgmend::server::{ParamSet, ServerConn};
 use pgmend::wire::{backend, frontend};
 use std::hint::black_box;
@@ -24,10 +24,18 @@ struct Session {
 
 impl Session {
     fn new(transaction_pooling: bool) -> Session {
+        let statements = Statements::default();
+        let rules = Rules {
+            transactions: transaction_pooling,
+            single_statements: false,
+            max_message: 1 << 20,
+            max_prepared: 200,
+            pool_commands: true,
+        };
         Session {
-            core: Core::new(transaction_pooling, ParamSet::default(), 1 << 20),
+            core: Core::new(rules, ParamSet::default(), &statements),
             server: idle::server_conn(),
-            statements: Statements::default(),
+            statements,
             out: Vec::new(),
         }
     }
@@ -43,7 +51,7 @@ impl Session {
         let sent = if up.rewritten { out.len() } else { up.consumed };
         out.clear();
         core.due_fakes(out);
-        let down = core.on_server(answer, server, out).expect("an answer");
+        let down = core.on_server(answer, server, statements, out).expect("an answer");
         assert!(up.consumed == batch.len() && down.consumed == answer.len() && core.is_clean());
         sent + if down.rewritten { out.len() } else { down.consumed }
     }

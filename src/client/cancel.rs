@@ -43,6 +43,17 @@ pub struct CancelSlot {
 }
 
 impl CancelSlot {
+    /// A slot that no cancel can reach, for a client that has no key yet.
+    pub fn unlisted() -> Arc<CancelSlot> {
+        Arc::new(CancelSlot { pid: 0, key: Vec::new(), state: Mutex::default(), landed: Notify::new() })
+    }
+
+    /// The client has got its key: the server that it has goes with it.
+    pub fn become_listed(&self, listed: &CancelSlot) {
+        let target = self.lock().target.take();
+        listed.lock().target = target;
+    }
+
     /// The client has borrowed this server.
     pub fn borrowed(&self, target: CancelTarget) {
         self.lock().target = Some(target);
@@ -86,38 +97,55 @@ impl Drop for InFlight {
 /// All clients that can be cancelled, by the process id told to them.
 #[derive(Debug, Default)]
 pub struct Cancels {
-    slots: Mutex<HashMap<u32, Arc<CancelSlot>>>,
+    slots: Mutex<HashMap<u32, Vec<Arc<CancelSlot>>>>,
+}
+
+/// A slot that can be reached; dropping it takes it off the list.
+#[derive(Debug)]
+pub struct Listing {
+    cancels: Arc<Cancels>,
+    /// The slot.
+    pub slot: Arc<CancelSlot>,
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        let mut slots = self.cancels.lock();
+        if let Some(same) = slots.get_mut(&self.slot.pid) {
+            same.retain(|s| !Arc::ptr_eq(s, &self.slot));
+            if same.is_empty() {
+                slots.remove(&self.slot.pid);
+            }
+        }
+    }
 }
 
 impl Cancels {
-    /// A new slot with a key from the system's random source.
-    pub fn register(&self, minor: u16) -> Result<Arc<CancelSlot>, getrandom::Error> {
+    /// A new slot with a key from the system's random source. In session pooling its process id is that of the client's
+    /// server, as a client of PostgreSQL expects (`pg_backend_pid()`); else one of pgmend's own.
+    pub fn register(self: &Arc<Self>, minor: u16, server_pid: Option<u32>) -> Result<Listing, getrandom::Error> {
         let mut key = vec![0; if minor >= 2 { 32 } else { 4 }];
         getrandom::fill(&mut key)?;
         let mut slots = self.lock();
         loop {
             // Positive as an int4, as process ids are.
-            let pid = getrandom::u32()? & 0x7FFF_FFFF;
-            if pid != 0 && !slots.contains_key(&pid) {
-                let slot = CancelSlot { pid, key, state: Mutex::default(), landed: Notify::new() };
-                let slot = Arc::new(slot);
-                slots.insert(pid, slot.clone());
-                return Ok(slot);
+            let pid = server_pid.unwrap_or(getrandom::u32()? & 0x7FFF_FFFF);
+            // Servers of two nodes may have the same process id; with the key it is one client's all the same.
+            let same = slots.get(&pid).map_or(&[][..], Vec::as_slice);
+            if server_pid.is_some() && same.iter().any(|s| s.key == key) {
+                getrandom::fill(&mut key)?;
+            } else if pid != 0 && (same.is_empty() || server_pid.is_some()) {
+                let slot = Arc::new(CancelSlot { pid, key, state: Mutex::default(), landed: Notify::new() });
+                slots.entry(pid).or_default().push(slot.clone());
+                return Ok(Listing { cancels: self.clone(), slot });
             }
         }
     }
 
-    /// The client has gone.
-    pub fn unregister(&self, slot: &CancelSlot) {
-        self.lock().remove(&slot.pid);
-    }
-
     /// Carries a cancel request out. An unknown key or a client without a server: nothing happens, as with PostgreSQL.
     pub async fn cancel(&self, pid: u32, key: &[u8]) {
-        let Some(slot) = self.lock().get(&pid).cloned() else { return };
-        if !bool::from(slot.key.as_slice().ct_eq(key)) {
-            return;
-        }
+        let same = self.lock().get(&pid).cloned().unwrap_or_default();
+        let Some(slot) = same.into_iter().find(|slot| bool::from(slot.key.as_slice().ct_eq(key))) else { return };
         let (target, _in_flight) = {
             let mut state = slot.lock();
             let Some(target) = state.target.clone() else { return };
@@ -132,7 +160,7 @@ impl Cancels {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<CancelSlot>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Arc<CancelSlot>>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,6 +6,12 @@ use std::time::Duration;
 /// The end of a session, by whose fault it is.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
+    /// Statement pooling allows no transaction blocks.
+    #[error("transaction blocks are not allowed in statement pooling (pool_mode = \"statement\")")]
+    TransactionBlock,
+    /// Too many clients of the pool are bound to their servers.
+    #[error("{0} clients of this pool are bound to their server connections already (max_pins)")]
+    Pins(usize),
     /// The client closed its connection or it broke; there is nobody to tell.
     #[error("the client has gone")]
     ClientGone,
@@ -54,6 +60,11 @@ impl Fault {
                 ),
             ),
             Fault::NoPrimary(..) => ("08006", Some("See \"pgmend status\" for the state of the nodes.")),
+            Fault::TransactionBlock => ("0A000", Some("Use transaction or session pooling for this database.")),
+            Fault::Pins(_) => (
+                "53400",
+                Some("A temporary table, session lock, held cursor, LISTEN or PREPARE binds a client; see SHOW PINS."),
+            ),
             Fault::ServerLost(_) => ("08006", Some("What the last statement did is not known.")),
             Fault::ServerProtocol(_) => ("08P01", None),
             Fault::Shutdown => ("57P01", None),

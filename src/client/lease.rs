@@ -33,6 +33,8 @@ pub struct Borrower {
     pub slot: Arc<CancelSlot>,
     /// Its ending, if it is told to.
     pub control: Rc<Control>,
+    /// Its number, never used for another.
+    pub id: u64,
 }
 
 impl Borrower {
@@ -141,7 +143,8 @@ impl Borrower {
     /// Brings the connection to the client's parameters and lets cancels reach it.
     async fn ready(&self, mut pooled: Box<Pooled>, wanted: &ParamSet, route: &Route) -> Result<Box<Pooled>, Fault> {
         let conn = &mut pooled.conn;
-        if let Some(sql) = params::difference(&conn.applied, wanted) {
+        let unsure = conn.unsure && conn.last_user != self.id;
+        if let Some(sql) = params::difference(&conn.applied, wanted, unsure) {
             match server::run(conn, &sql, OWN_STATEMENT).await {
                 Ok(()) => {}
                 Err(SimpleError::Refused(fields)) => {
@@ -153,6 +156,7 @@ impl Borrower {
             }
         }
         conn.applied = wanted.clone();
+        conn.unsure &= !unsure;
         conn.unnamed_is_ours = false;
         self.slot.borrowed(CancelTarget { server: route.target.clone(), pid: conn.pid, key: conn.cancel_key.clone() });
         Ok(pooled)
@@ -177,10 +181,7 @@ impl Borrower {
             slot.landed().await;
             if let Some(sql) = statement {
                 match server::run(&mut pooled.conn, &sql, OWN_STATEMENT).await {
-                    Ok(()) => {
-                        pooled.conn.applied = ParamSet::default();
-                        pooled.conn.prepared.clear();
-                    }
+                    Ok(()) => pooled.conn.forget_session(),
                     Err(error) => {
                         tracing::warn!(event = "server.reset_failed", %error);
                         return;
@@ -188,6 +189,23 @@ impl Borrower {
                 }
             }
             shelve(&worker, &pool, pooled);
+        });
+    }
+
+    /// The client has gone in the middle of a statement: what it began is cancelled, and the connection closed. Its place in
+    /// the budget stays taken until then, so that the server is not asked for more than the pool may have.
+    pub fn abandon(&self, pooled: Box<Pooled>) {
+        self.slot.returned();
+        let Way::Open(route) = self.worker.way() else { return };
+        if route.id != pooled.conn.route || pooled.conn.broken {
+            return;
+        }
+        tokio::task::spawn_local(async move {
+            let (pid, key) = (pooled.conn.pid, pooled.conn.cancel_key.clone());
+            if let Err(error) = server::send_cancel(&route.target, pid, &key, OWN_STATEMENT).await {
+                tracing::warn!(event = "cancel.failed", %error);
+            }
+            drop(pooled);
         });
     }
 

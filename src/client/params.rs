@@ -81,21 +81,38 @@ fn parse_options(text: &str) -> Result<Vec<(String, String)>, String> {
     Ok(settings)
 }
 
-/// The statements that turn a server at `applied` into one at `wanted`; `None` when nothing differs.
-pub fn difference(applied: &ParamSet, wanted: &ParamSet) -> Option<String> {
-    if ParamSet::ptr_eq(applied, wanted) || applied == wanted {
+/// The statements that turn a server at `applied` into one at `wanted`; `None` when nothing differs. `unsure`: it may have
+/// settings that nobody knows of, so all are reset.
+pub fn difference(applied: &ParamSet, wanted: &ParamSet, unsure: bool) -> Option<String> {
+    if !unsure && (ParamSet::ptr_eq(applied, wanted) || applied == wanted) {
         return None;
     }
     let mut sql = String::new();
-    for name in applied.keys().filter(|n| !wanted.contains_key(*n)) {
-        sql.push_str(&format!("RESET {};", identifier(name)));
+    // A role may not be allowed to do the rest: it goes first and comes last.
+    if applied.contains_key(ROLE) {
+        sql.push_str("RESET ROLE;");
     }
-    for (name, value) in wanted.iter() {
-        if applied.get(name) != Some(value) {
-            sql.push_str(&format!("SELECT pg_catalog.set_config({}, {}, false);", literal(name), literal(value)));
+    if unsure {
+        sql.push_str("RESET ALL;");
+    } else {
+        for name in applied.keys().filter(|n| *n != ROLE && !wanted.contains_key(*n)) {
+            sql.push_str(&format!("RESET {};", identifier(name)));
         }
     }
+    let known = |name: &String| applied.get(name).filter(|_| !unsure);
+    for (name, value) in wanted.iter().filter(|(n, v)| *n != ROLE && known(n) != Some(v)) {
+        sql.push_str(&set(name, value));
+    }
+    if let Some(value) = wanted.get(ROLE) {
+        sql.push_str(&set(ROLE, value));
+    }
     (!sql.is_empty()).then_some(sql)
+}
+
+const ROLE: &str = "role";
+
+fn set(name: &str, value: &str) -> String {
+    format!("SELECT pg_catalog.set_config({}, {}, false);", literal(name), literal(value))
 }
 
 /// A parameter's name, quoted part by part (`myapp.user`).
@@ -104,7 +121,7 @@ fn identifier(name: &str) -> String {
 }
 
 /// A literal that reads the same whatever `standard_conforming_strings` is.
-fn literal(text: &str) -> String {
+pub fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
@@ -134,10 +151,22 @@ mod tests {
     }
 
     #[test]
-    fn writes_the_difference_as_statements() {
-        assert_eq!(difference(&set(&[("a", "1")]), &set(&[("a", "1")])), None);
+    fn a_role_goes_first_and_comes_last() {
         assert_eq!(
-            difference(&set(&[("a", "1"), ("b.c", "2")]), &set(&[("a", r"it's\")])),
+            difference(&set(&[("role", "a")]), &set(&[("role", "b"), ("z", "1")]), true).as_deref(),
+            Some(
+                "RESET ROLE;RESET ALL;SELECT pg_catalog.set_config(E'z', E'1', false);\
+                 SELECT pg_catalog.set_config(E'role', E'b', false);"
+            )
+        );
+        assert_eq!(difference(&set(&[]), &set(&[]), true).as_deref(), Some("RESET ALL;"));
+    }
+
+    #[test]
+    fn writes_the_difference_as_statements() {
+        assert_eq!(difference(&set(&[("a", "1")]), &set(&[("a", "1")]), false), None);
+        assert_eq!(
+            difference(&set(&[("a", "1"), ("b.c", "2")]), &set(&[("a", r"it's\")]), false),
             Some(r#"RESET "b"."c";SELECT pg_catalog.set_config(E'a', E'it''s\\', false);"#.to_owned())
         );
     }

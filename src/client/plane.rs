@@ -2,8 +2,9 @@
 
 use super::cancel::Cancels;
 use super::commands::PoolCommands;
+use super::core::Statements;
+use super::pins::Pins;
 use super::startup::StartupContext;
-use super::statements::Statements;
 use crate::cluster::Board;
 use crate::pool::{PoolKey, PoolMode, SharedPool};
 use crate::{client, pool, server};
@@ -34,13 +35,17 @@ pub struct Plane {
     /// How clients log in.
     pub startup: ArcSwap<StartupContext>,
     /// Cancel keys.
-    pub cancels: Cancels,
+    pub cancels: Arc<Cancels>,
     /// Prepared statements.
     pub statements: Statements,
+    /// Clients bound to their servers.
+    pub pins: Arc<Pins>,
     /// `SHOW POOL_*`.
     pub commands: ArcSwapOption<Box<dyn PoolCommands>>,
     /// Clients connected, those that log in included.
     pub clients: AtomicUsize,
+    /// Sessions so far: the last one's number.
+    pub sessions: AtomicU64,
     /// Transactions finished.
     pub transactions: AtomicU64,
     pools: Mutex<HashMap<PoolKey, Arc<SharedPool>>>,
@@ -62,10 +67,12 @@ impl Plane {
             board,
             settings: ArcSwap::from_pointee(settings),
             startup: ArcSwap::from_pointee(startup),
-            cancels: Cancels::default(),
+            cancels: Arc::default(),
             statements: Statements::default(),
+            pins: Arc::default(),
             commands: ArcSwapOption::empty(),
             clients: AtomicUsize::new(0),
+            sessions: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             pools: Mutex::default(),
         })

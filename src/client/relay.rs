@@ -4,9 +4,9 @@
 //! that cannot be written to stops being read for, which is the back pressure.
 
 use super::buffer::Buffer;
-use super::core::{Core, Taken};
+use super::core::{Core, Statements, Taken};
 use super::fault::Fault;
-use super::statements::Statements;
+use super::scan::Traces;
 use crate::net::Stream;
 use crate::server::ServerConn;
 use std::io;
@@ -97,6 +97,19 @@ pub enum Ended {
     Transaction,
     /// The client said goodbye or closed.
     Client,
+    /// A statement that pgmend answers itself is next; the server is free and stays borrowed.
+    Command,
+}
+
+/// For how long an exchange goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// To the transaction's end.
+    Transaction,
+    /// To the end of a transaction that may have left or freed something: the client is bound to its server.
+    Traces,
+    /// As long as the client stays.
+    Session,
 }
 
 /// The state of one exchange beside the lanes.
@@ -123,19 +136,19 @@ pub struct Relay<'a> {
     pub core: &'a mut Core,
     /// For renaming.
     pub statements: &'a Statements,
-    /// End at the transaction's end (transaction pooling), or stay (session pooling).
-    pub until_transaction: bool,
+    /// When it ends.
+    pub until: Until,
 }
 
 impl Relay<'_> {
     /// Moves bytes until nothing moves. Ready when the exchange is over.
     pub fn poll(&mut self, state: &mut Exchange, cx: &mut Context<'_>) -> Poll<Result<Ended, Fault>> {
         loop {
-            if self.turn_up(state, cx)? {
-                return Poll::Ready(Ok(Ended::Client));
+            if let Some(ended) = self.turn_up(state, cx)? {
+                return Poll::Ready(Ok(ended));
             }
             let mut moved = self.turn_down(state, cx)?;
-            if self.until_transaction && (state.free || self.is_over(state)) {
+            if state.free || self.may_end() && self.is_over(state) {
                 return Poll::Ready(Ok(Ended::Transaction));
             }
             if state.client_closed && self.up.is_sent() && self.core.is_settled() {
@@ -148,15 +161,24 @@ impl Relay<'_> {
         }
     }
 
-    /// Client's bytes to the server. True: the client said Terminate.
-    fn turn_up(&mut self, state: &mut Exchange, cx: &mut Context<'_>) -> Result<bool, Fault> {
+    /// True when a transaction that ended may be the last of this exchange.
+    fn may_end(&self) -> bool {
+        match self.until {
+            Until::Transaction => true,
+            Until::Traces => self.core.traces() != Traces::NONE,
+            Until::Session => false,
+        }
+    }
+
+    /// Client's bytes to the server. `Some`: the client said Terminate, or wants an answer of pgmend's own.
+    fn turn_up(&mut self, state: &mut Exchange, cx: &mut Context<'_>) -> Result<Option<Ended>, Fault> {
         loop {
             if let Poll::Ready(result) = self.up.poll_send(&mut self.server.stream, cx) {
                 result.map_err(|e| self.server_lost(&e))?;
             }
             let input = self.up.input.bytes();
             if !self.up.is_sent() || input.is_empty() || input.len() < state.need_client {
-                return Ok(false);
+                return Ok(None);
             }
             let mut out = std::mem::take(&mut self.up.out);
             let taken = self.core.on_client(input, self.server, self.statements, &mut out);
@@ -174,10 +196,13 @@ impl Relay<'_> {
                 self.core.due_fakes(&mut self.down.out);
             }
             if taken.end && taken.consumed == 0 {
-                return Ok(true);
+                return Ok(Some(Ended::Client));
+            }
+            if taken.command && self.down.is_sent() {
+                return Ok(Some(Ended::Command));
             }
             if taken.consumed == 0 {
-                return Ok(false);
+                return Ok(None);
             }
         }
     }
@@ -197,7 +222,7 @@ impl Relay<'_> {
                 return Ok(moved);
             }
             let mut out = std::mem::take(&mut self.down.out);
-            let taken = self.core.on_server(input, self.server, &mut out);
+            let taken = self.core.on_server(input, self.server, self.statements, &mut out);
             self.down.out = out;
             let taken = taken?;
             self.down.decided(&taken);
@@ -205,7 +230,7 @@ impl Relay<'_> {
             if taken.need > self.down.input.bytes().len() && self.down.direct == 0 {
                 self.down.input.reserve(taken.need);
             }
-            if taken.end && self.until_transaction && self.up.is_sent() {
+            if taken.end && self.may_end() && self.up.is_sent() {
                 state.free = true;
             }
             if taken.consumed == 0 && self.down.is_sent() {
@@ -224,6 +249,8 @@ impl Relay<'_> {
         let mut moved = false;
         if !state.client_closed && self.up.direct == 0 && !self.up.input.is_full() && self.wants_client(state) {
             match self.up.poll_receive(self.client, cx) {
+                // Who closes without a Terminate while an answer is owed has vanished: nobody wants it any more.
+                Poll::Ready(Ok(0) | Err(_)) if !self.core.is_settled() => return Err(Fault::ClientGone),
                 Poll::Ready(Ok(0) | Err(_)) => {
                     state.client_closed = true;
                     moved = true;

@@ -1,26 +1,33 @@
 //! A client's life: login, greeting, one transaction after the other, farewell.
 
-use super::core::{Core, Front};
+use super::cancel::{CancelSlot, Listing};
+use super::core::{Core, Front, Rules};
 use super::fault::Fault;
 use super::lease::Borrower;
+use super::leftovers::{self, Leftovers};
 use super::params;
-use super::relay::{Ended, Exchange, Lane, Relay};
+use super::pins::Pinned;
+use super::relay::{Ended, Exchange, Lane, Relay, Until};
+use super::scan::Traces;
 use super::startup::{self, Arrival, NewSession};
 use super::worker::{Control, End, Worker};
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode, Pooled};
-use crate::server::{Login, ParamSet};
+use crate::server::{Login, ParamSet, ServerConn, SimpleError};
 use crate::wire::{backend, frame, frontend};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 /// Bound on telling a client why its session ends.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// What may outlive a transaction.
+const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Traces::WRITES);
 /// A statement of Pgpool-II's own is at most this long.
 const MAX_COMMAND: usize = 1024;
 
@@ -45,11 +52,7 @@ async fn run(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) {
     let key = PoolKey { user, database };
     let outcome = begin(worker.clone(), &mut stream, key, login, &parameters, minor, control).await;
     let fault = match outcome {
-        Ok(mut session) => {
-            let fault = session.transactions(&mut stream).await.err();
-            worker.plane.cancels.unregister(&session.borrower.slot);
-            fault
-        }
+        Ok(mut session) => session.run(&mut stream).await.err(),
         Err(fault) => Some(fault),
     };
     if let Some(fault) = fault {
@@ -78,12 +81,16 @@ struct Session {
     mode: PoolMode,
     up: Lane,
     down: Lane,
+    /// The server connection that stays with the client between transactions, and why, if it is an exception.
+    held: Option<Box<Pooled>>,
+    pin: Option<Pinned>,
+    max_pins: usize,
     database: String,
-    pool_commands: bool,
+    _listing: Listing,
 }
 
-/// From authentication to the first ReadyForQuery: a server is asked only for what is not known of it yet, or when the
-/// client's own parameters must be proven valid.
+/// From authentication to the first ReadyForQuery. In session pooling the client gets its server now; else one is asked
+/// only for what is not known of it yet, or when the client's own parameters must be proven valid.
 async fn begin(
     worker: Rc<Worker>,
     stream: &mut Stream,
@@ -93,29 +100,45 @@ async fn begin(
     minor: u16,
     control: Rc<Control>,
 ) -> Result<Session, Fault> {
+    let plane = worker.plane.clone();
     let wanted = worker.intern(params::wanted(parameters).map_err(Fault::Protocol)?);
-    let settings = worker.plane.settings.load_full();
+    let settings = plane.settings.load_full();
     let pool =
         worker.pool(&key).ok_or_else(|| Fault::Limit("too many different users and databases at once".into()))?;
-    let slot = worker.plane.cancels.register(minor).map_err(|e| Fault::Limit(format!("no random numbers: {e}")))?;
     let mode = settings.mode(&key.database);
-    let borrower = Borrower { worker, pool, login, slot, control };
-    let greeting = match greeting(&borrower, &wanted).await {
-        Ok(greeting) => greeting,
-        Err(fault) => {
-            borrower.worker.plane.cancels.unregister(&borrower.slot);
-            return Err(fault);
+    let id = plane.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+    let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control, id };
+    let (greeting, held) = match mode {
+        PoolMode::Session => {
+            let pooled = borrower.lease(&wanted).await?;
+            (Arc::new(pooled.conn.reported.clone()), Some(pooled))
         }
+        PoolMode::Transaction | PoolMode::Statement => (greeting(&borrower, &wanted).await?, None),
     };
-    let core = Core::new(mode == PoolMode::Transaction, wanted, settings.client.max_message);
+    let server_pid = held.as_ref().map(|p| p.conn.pid);
+    let listing =
+        plane.cancels.register(minor, server_pid).map_err(|e| Fault::Limit(format!("no random numbers: {e}")))?;
+    borrower.slot.become_listed(&listing.slot);
+    borrower.slot = listing.slot.clone();
+    let rules = Rules {
+        transactions: mode != PoolMode::Session,
+        single_statements: mode == PoolMode::Statement,
+        max_message: settings.client.max_message,
+        max_prepared: settings.pool.max_prepared,
+        pool_commands: settings.client.pool_commands,
+    };
+    let core = Core::new(rules, wanted, &plane.statements);
     let mut session = Session {
         borrower,
         core,
         mode,
         up: Lane::default(),
         down: Lane::default(),
+        held,
+        pin: None,
+        max_pins: settings.pool.max_pins,
         database: key.database,
-        pool_commands: settings.client.pool_commands,
+        _listing: listing,
     };
     let out = session.down.own();
     for (name, value) in greeting.iter() {
@@ -125,7 +148,7 @@ async fn begin(
     backend::ready_for_query(out, b'I');
     let sent = poll_fn(|cx| session.down.poll_send(stream, cx)).await;
     if sent.is_err() {
-        session.borrower.worker.plane.cancels.unregister(&session.borrower.slot);
+        session.release();
         return Err(Fault::ClientGone);
     }
     Ok(session)
@@ -152,26 +175,124 @@ async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<
 }
 
 impl Session {
+    /// The session's life; whatever ends it, a clean server goes back.
+    async fn run(&mut self, client: &mut Stream) -> Result<(), Fault> {
+        let ended = self.transactions(client).await;
+        self.release();
+        ended
+    }
+
+    fn release(&mut self) {
+        self.pin = None;
+        if let Some(pooled) = self.held.take() {
+            self.borrower.give_back(pooled, self.core.is_clean(), true);
+        }
+    }
+
     /// One transaction (or, in session pooling, one session) after the other.
     async fn transactions(&mut self, client: &mut Stream) -> Result<(), Fault> {
         loop {
-            match self.next(client).await? {
-                Front::Work => {}
-                Front::Terminate | Front::More | Front::Stray(_) => return Ok(()),
-            }
-            if self.command(client).await? || self.answered_alone()? {
-                continue;
-            }
-            let mut pooled = self.borrower.lease(&self.core.wanted).await?;
+            let mut pooled = match self.held.take() {
+                Some(pooled) => pooled,
+                None => {
+                    match self.next(client).await? {
+                        Front::Work => {}
+                        Front::Terminate | Front::More | Front::Stray(_) => return Ok(()),
+                    }
+                    if self.command(client).await? || self.answered_alone()? {
+                        continue;
+                    }
+                    self.borrower.lease(self.core.wanted()).await?
+                }
+            };
             let ended = self.exchange(client, &mut pooled).await;
-            let clean = ended.is_ok() && self.core.is_clean();
-            let session_over = self.mode == PoolMode::Session || ended.is_err();
-            self.borrower.give_back(pooled, clean, session_over);
-            match ended? {
-                Ended::Transaction => {}
-                Ended::Client => return Ok(()),
+            match ended {
+                Ok(Ended::Transaction) if self.pin.is_none() && !self.core.traces().touches(LASTING) => {
+                    self.core.forget_traces();
+                    self.borrower.give_back(pooled, self.core.is_clean(), false);
+                }
+                Ok(Ended::Transaction) => self.settle(pooled).await?,
+                Ok(Ended::Command) => {
+                    self.held = Some(pooled);
+                    if !self.command(client).await? {
+                        self.core.pass_command();
+                    }
+                }
+                Ok(Ended::Client) => {
+                    self.held = Some(pooled);
+                    return Ok(());
+                }
+                Err(fault) => {
+                    match fault {
+                        Fault::Shutdown | Fault::Idle if self.up.is_sent() => self.held = Some(pooled),
+                        Fault::ClientGone if !self.core.is_settled() => self.borrower.abandon(pooled),
+                        // What the server has seen of the last batch is not known: it is closed.
+                        _ => drop(pooled),
+                    }
+                    return Err(fault);
+                }
             }
         }
+    }
+
+    /// After a transaction that may have left something: the server is asked. Settings go with the client; anything else
+    /// binds it to this server for as long as it lasts.
+    async fn settle(&mut self, mut pooled: Box<Pooled>) -> Result<(), Fault> {
+        let traces = self.core.traces();
+        let left = match self.leftovers(&mut pooled.conn, traces).await {
+            Ok(left) => left,
+            Err(SimpleError::Lost(why)) => return Err(Fault::ServerLost(why)),
+            // The question was not answered (a statement_timeout of the client's, say), so everything is possible.
+            Err(SimpleError::Refused(error)) => {
+                Some(Leftovers { pins: vec![format!("unknown: {}", error.message)], ..Leftovers::default() })
+            }
+        };
+        let Some(left) = left else {
+            self.core.forget_traces();
+            self.borrower.give_back(pooled, self.core.is_clean(), false);
+            return Ok(());
+        };
+        let worker = self.borrower.worker.clone();
+        self.down.own().append(&mut pooled.conn.asides);
+        let known = !left.pins.iter().any(|p| p.starts_with("unknown"));
+        if known {
+            self.core.forget_traces();
+            let wanted = worker.intern(leftovers::wanted(self.core.initial(), &left.settings));
+            pooled.conn.applied = if *wanted == left.settings { wanted.clone() } else { left.settings.into() };
+            self.core.set_wanted(wanted, &worker.plane.statements);
+        }
+        pooled.conn.unsure = true;
+        pooled.conn.last_user = self.borrower.id;
+        if left.pins.is_empty() {
+            self.pin = None;
+            self.borrower.give_back(pooled, self.core.is_clean(), false);
+            return Ok(());
+        }
+        match &self.pin {
+            Some(pin) => pin.update(left.pins),
+            None => {
+                let (pool, pid) = (&self.borrower.pool.shared.key, pooled.conn.pid);
+                tracing::debug!(event = "client.pinned", user = %pool.user, database = %pool.database);
+                let pin = worker.plane.pins.pin(pool, pid, left.pins, self.max_pins).map_err(Fault::Pins)?;
+                self.pin = Some(pin);
+            }
+        }
+        self.held = Some(pooled);
+        Ok(())
+    }
+
+    /// What is left, or `None` when nothing can be.
+    async fn leftovers(&mut self, conn: &mut ServerConn, traces: Traces) -> Result<Option<Leftovers>, SimpleError> {
+        let worker = &self.borrower.worker;
+        let functions = match worker.functions(&self.database) {
+            Some(known) => known,
+            None => worker.learn_functions(&self.database, leftovers::functions(conn).await?),
+        };
+        if self.pin.is_none() && !functions.must_ask(traces) {
+            return Ok(None);
+        }
+        let custom = self.core.custom().chain(&functions.names);
+        leftovers::ask(conn, &self.borrower.login.user, custom).await.map(Some)
     }
 
     /// Waits for work, sending what is left of the last answer. An idle client holds no buffer here.
@@ -209,8 +330,13 @@ impl Session {
     }
 
     async fn exchange(&mut self, client: &mut Stream, pooled: &mut Pooled) -> Result<Ended, Fault> {
-        let Session { up, down, core, borrower, mode, .. } = self;
+        let Session { up, down, core, borrower, mode, pin, .. } = self;
         let plane = borrower.worker.plane.clone();
+        let until = match mode {
+            PoolMode::Session => Until::Session,
+            PoolMode::Transaction | PoolMode::Statement if pin.is_some() => Until::Traces,
+            PoolMode::Transaction | PoolMode::Statement => Until::Transaction,
+        };
         let mut state = Exchange::default();
         poll_fn(|cx| {
             if let Some(end) = borrower.control.check(cx, core.is_clean()) {
@@ -220,16 +346,8 @@ impl Session {
                 }));
             }
             borrower.control.active_s.set(borrower.worker.now_s());
-            Relay {
-                client,
-                up,
-                down,
-                server: &mut pooled.conn,
-                core,
-                statements: &plane.statements,
-                until_transaction: *mode == PoolMode::Transaction,
-            }
-            .poll(&mut state, cx)
+            Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until }
+                .poll(&mut state, cx)
         })
         .await
     }
@@ -248,8 +366,12 @@ impl Session {
     /// Answers `SHOW POOL_…` and `PGPOOL …` when they come alone in a simple query. True: answered.
     async fn command(&mut self, client: &mut Stream) -> Result<bool, Fault> {
         let Some((total, sql)) = self.pool_command() else { return Ok(false) };
-        let commands = self.borrower.worker.plane.commands.load_full();
-        let Some(answer) = commands.and_then(|c| c.answer(&sql, &self.database)) else { return Ok(false) };
+        let plane = &self.borrower.worker.plane;
+        let answer = match sql.eq_ignore_ascii_case("show pins") {
+            true => Some(plane.pins.answer()),
+            false => plane.commands.load_full().and_then(|c| c.answer(&sql, &self.database)),
+        };
+        let Some(answer) = answer else { return Ok(false) };
         self.up.input.consume(total);
         let out = self.down.own();
         let columns: Vec<&str> = answer.columns.iter().map(String::as_str).collect();
@@ -266,7 +388,7 @@ impl Session {
 
     fn pool_command(&self) -> Option<(usize, String)> {
         let input = self.up.input.bytes();
-        if !self.pool_commands || input.first() != Some(&b'Q') {
+        if !self.core.answers_commands() || input.first() != Some(&b'Q') {
             return None;
         }
         let split = frame::split(input).ok()??;

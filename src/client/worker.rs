@@ -1,5 +1,6 @@
 //! One thread of the data plane: its clients, its idle server connections, its coarse clock.
 
+use super::leftovers::Functions;
 use super::plane::{Admitted, Plane};
 use super::session;
 use crate::cluster::GateState;
@@ -19,6 +20,11 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Different sets of client parameters remembered per worker.
 const MAX_INTERNED: usize = 1024;
+
+/// Seconds for which the answer which functions a database has is good; they may be changed past pgmend.
+const FUNCTIONS_S: u64 = 60;
+/// Databases whose functions are remembered.
+const MAX_DATABASES: usize = 1024;
 
 /// What a worker is told from outside.
 #[derive(Debug)]
@@ -112,11 +118,20 @@ pub struct Worker {
     sessions: RefCell<HashMap<u64, Rc<Control>>>,
     last_session: Cell<u64>,
     params: RefCell<HashSet<ParamSet>>,
+    functions: RefCell<HashMap<String, Learnt>>,
     now_s: Cell<u64>,
     way: RefCell<(u64, Way)>,
     stopping: Cell<Option<Ending>>,
     /// The last session has ended while the worker is stopping.
     emptied: Notify,
+}
+
+/// What is known of a database's functions, until when, and at which count of their changes.
+#[derive(Debug)]
+struct Learnt {
+    functions: Rc<Functions>,
+    until_s: u64,
+    creations: u64,
 }
 
 /// The other workers' order queues.
@@ -142,6 +157,7 @@ impl Worker {
             sessions: RefCell::default(),
             last_session: Cell::new(0),
             params: RefCell::default(),
+            functions: RefCell::default(),
             now_s: Cell::new(0),
             way: RefCell::new((0, Way::Blocked("not yet known".into()))),
             stopping: Cell::new(None),
@@ -219,6 +235,27 @@ impl Worker {
             params.insert(set.clone());
         }
         set
+    }
+
+    /// What is known of a database's functions, if it is not too old.
+    pub fn functions(&self, database: &str) -> Option<Rc<Functions>> {
+        let functions = self.functions.borrow();
+        let learnt = functions.get(database)?;
+        let fresh = self.now_s() < learnt.until_s && learnt.creations == self.plane.statements.creations();
+        fresh.then(|| learnt.functions.clone())
+    }
+
+    /// Remembers them.
+    pub fn learn_functions(&self, database: &str, functions: Functions) -> Rc<Functions> {
+        let functions = Rc::new(functions);
+        let mut all = self.functions.borrow_mut();
+        if all.len() >= MAX_DATABASES {
+            all.clear();
+        }
+        let until_s = self.now_s() + FUNCTIONS_S;
+        let creations = self.plane.statements.creations();
+        all.insert(database.to_owned(), Learnt { functions: functions.clone(), until_s, creations });
+        functions
     }
 
     /// Coarse seconds since the worker's start.

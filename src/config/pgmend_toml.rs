@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const POOL_MODES: &[(&str, PoolMode)] = &[("session", PoolMode::Session), ("transaction", PoolMode::Transaction)];
+const POOL_MODES: &[(&str, PoolMode)] =
+    &[("session", PoolMode::Session), ("transaction", PoolMode::Transaction), ("statement", PoolMode::Statement)];
 const RUNNERS: &[(&str, Runner)] =
     &[("builtin", Runner::Builtin), ("sql", Runner::Sql), ("local", Runner::Local), ("program", Runner::Program)];
 const SSL_MODES: &[(&str, SslMode)] = &[
@@ -237,6 +238,8 @@ fn pool(section: Section<'_>) -> (crate::pool::Settings, crate::server::Settings
         databases,
         max_clients: to_usize(section.integer("max_client_conn", 1000, 1, 1_000_000)),
         wait_timeout: section.duration("query_wait_timeout", "120s"),
+        max_prepared: to_usize(section.integer("max_prepared_statements", 200, 1, 100_000)),
+        max_pins: to_usize(section.integer("max_pins", 0, 0, 100_000)),
     };
     let server = crate::server::Settings {
         connect_timeout: section.duration("server_connect_timeout", "15s"),

@@ -32,7 +32,7 @@ fn several_mistakes_are_told_at_once_with_line_and_nearest_key() {
         [
             "pgmend.toml:2: listen.prot: unknown key; did you mean \"port\"?",
             "pgmend.toml:5: node[0].port: expected a whole number from 1 to 65535, found the text \"five\"",
-            "pgmend.toml:7: pool.mode: expected one of session, transaction, found \"sesion\"; did you mean \"session\"?",
+            "pgmend.toml:7: pool.mode: expected one of session, transaction, statement, found \"sesion\"; did you mean \"session\"?",
             "pgmend.toml:8: pool.query_wait_timeout: expected a duration such as \"10s\", \"500ms\", \"2min\" or \"1h\", \
              found \"10 parsecs\"",
             "pgmend.toml:9: heath: unknown key; did you mean \"health\"?",

@@ -52,7 +52,7 @@ impl Local {
 
     /// Gives a clean connection back: to who waits longest, else to the idle ones. The caller has checked the route.
     pub fn put(&self, mut pooled: Box<Pooled>, now_s: u64) {
-        if pooled.conn.is_spent() {
+        if pooled.conn.broken {
             return;
         }
         pooled.conn.idle_since_s = now_s;

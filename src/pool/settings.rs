@@ -13,6 +13,8 @@ pub enum PoolMode {
     Session,
     /// Until its transaction ends.
     Transaction,
+    /// Until its statement ends; transactions of several statements are refused.
+    Statement,
 }
 
 /// Limits and mode; PgBouncer's names.
@@ -28,6 +30,10 @@ pub struct Settings {
     pub max_clients: usize,
     /// `query_wait_timeout`: longest wait for a server connection or for a primary; zero = never.
     pub wait_timeout: Duration,
+    /// `max_prepared_statements`: statements of clients that one server connection holds in transaction pooling.
+    pub max_prepared: usize,
+    /// `max_pins`: clients of one pool that may be bound to their servers in transaction pooling; 0 = no limit.
+    pub max_pins: usize,
 }
 
 /// What one database does differently.

@@ -1,17 +1,15 @@
 //! One logged-in connection to a node, as the pool keeps it: the stream and what is known of its session.
 
 use super::login::Connected;
+use super::prepared::Prepared;
 use crate::base::NodeId;
 use crate::net::Stream;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
 /// Run-time parameters by lower-case name, as a client wants them or a server has them beyond its defaults.
 pub type ParamSet = Arc<BTreeMap<String, String>>;
-
-/// Statements that a server may hold before it is retired: bounds its memory without tracking ages.
-const MAX_PREPARED: usize = 1000;
 
 /// Which node and which of its histories a connection belongs to. A connection of another route is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,8 +35,14 @@ pub struct ServerConn {
     pub reported: HashMap<String, String>,
     /// What pgmend set on it for a client.
     pub applied: ParamSet,
-    /// Statements that it holds, by pgmend's number (transaction pooling only).
-    pub prepared: HashSet<u64>,
+    /// Statements that it holds (transaction pooling only).
+    pub prepared: Prepared,
+    /// Notifications that came while pgmend's own statement ran: frames for the client that listens.
+    pub asides: Vec<u8>,
+    /// The client that used it last: a number that the pool's users choose.
+    pub last_user: u64,
+    /// It may have settings that nobody knows of.
+    pub unsure: bool,
     /// True when the unnamed statement on it is the present client's.
     pub unnamed_is_ours: bool,
     /// Coarse seconds of the worker's clock when it was opened.
@@ -59,7 +63,10 @@ impl ServerConn {
             cancel_key: connected.cancel_key.into(),
             reported: connected.parameters.into_iter().collect(),
             applied: ParamSet::default(),
-            prepared: HashSet::new(),
+            prepared: Prepared::default(),
+            asides: Vec::new(),
+            last_user: 0,
+            unsure: false,
             unnamed_is_ours: false,
             opened_at_s: now_s,
             idle_since_s: now_s,
@@ -74,8 +81,11 @@ impl ServerConn {
         self.stream.is_tls() || self.stream.poll_read_ready(&mut cx).is_pending()
     }
 
-    /// True when it should be closed rather than pooled, whatever its age.
-    pub fn is_spent(&self) -> bool {
-        self.broken || self.prepared.len() >= MAX_PREPARED
+    /// Everything that a session had on it is gone (`DISCARD ALL`).
+    pub fn forget_session(&mut self) {
+        self.applied = ParamSet::default();
+        self.prepared.clear();
+        self.unsure = false;
+        self.asides.clear();
     }
 }

@@ -2,10 +2,12 @@
 
 mod conn;
 pub mod login;
+mod prepared;
 mod settings;
 mod simple;
 pub mod sql;
 pub use conn::{ParamSet, RouteId, ServerConn};
 pub use login::{Connected, Login, ServerError, Target, connect, send_cancel};
+pub use prepared::Prepared;
 pub use settings::Settings;
-pub use simple::{SimpleError, run};
+pub use simple::{Row, SimpleError, query, run};

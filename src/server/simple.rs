@@ -9,6 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// Bytes of answer that are held at once; pgmend's own statements answer with far less.
 const MAX_ANSWER: usize = 1 << 20;
 
+/// Bytes of notifications that are kept while pgmend's own statement runs.
+const MAX_ASIDES: usize = 1 << 20;
+
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum SimpleError {
@@ -20,9 +23,17 @@ pub enum SimpleError {
     Lost(String),
 }
 
+/// A row of columns in text format, in the session's `client_encoding`; NULL is `None`.
+pub type Row = Vec<Option<Vec<u8>>>;
+
 /// Runs `sql` and throws its rows away; parameters that the server reports are noted. On `Lost` (also a time-out) the
-/// connection is marked broken. Not cancel safe: a dropped future leaves an answer unread, so mark the connection first.
+/// connection is marked broken. Cancel safe in so far as a dropped future leaves the connection marked as broken.
 pub async fn run(conn: &mut ServerConn, sql: &str, timeout: Duration) -> Result<(), SimpleError> {
+    query(conn, sql, timeout).await.map(drop)
+}
+
+/// Runs `sql` and gives its rows, at most 1 MiB of them; the rest as in [`run`].
+pub async fn query(conn: &mut ServerConn, sql: &str, timeout: Duration) -> Result<Vec<Row>, SimpleError> {
     conn.broken = true;
     let outcome = tokio::time::timeout(timeout, exchange(conn, sql))
         .await
@@ -31,7 +42,7 @@ pub async fn run(conn: &mut ServerConn, sql: &str, timeout: Duration) -> Result<
     outcome
 }
 
-async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<(), SimpleError> {
+async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<Vec<Row>, SimpleError> {
     let lost = |e: &dyn std::fmt::Display| SimpleError::Lost(e.to_string());
     let mut out = Vec::with_capacity(sql.len() + 8);
     frontend::query(&mut out, sql);
@@ -39,6 +50,7 @@ async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<(), SimpleError> {
     conn.stream.flush().await.map_err(|e| lost(&e))?;
     let mut input: Vec<u8> = Vec::with_capacity(4096);
     let mut refused = None;
+    let (mut rows, mut bytes) = (Vec::new(), 0);
     loop {
         let mut at = 0;
         while let Some(split) = frame::split(input.get(at..).unwrap_or_default()).map_err(|e| lost(&e))? {
@@ -49,8 +61,18 @@ async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<(), SimpleError> {
                         conn.reported.insert(name.to_owned(), value.to_owned());
                     }
                 }
+                b'A' if conn.asides.len() < MAX_ASIDES => {
+                    backend::raw(&mut conn.asides, b'A', split.body);
+                }
                 b'E' if refused.is_none() => refused = Some(Box::new(backend::parse_error(split.body))),
-                b'Z' if split.body == b"I" => return refused.map_or(Ok(()), |e| Err(SimpleError::Refused(e))),
+                b'D' => {
+                    bytes += split.body.len();
+                    if bytes > MAX_ANSWER {
+                        return Err(SimpleError::Lost("the answer is too long".into()));
+                    }
+                    rows.push(backend::parse_data_row(split.body).map_err(|e| lost(&e))?);
+                }
+                b'Z' if split.body == b"I" => return refused.map_or(Ok(rows), |e| Err(SimpleError::Refused(e))),
                 b'Z' => return Err(SimpleError::Lost("the server stayed in a transaction".into())),
                 _ => {}
             }

@@ -275,6 +275,20 @@ pub fn parse_parameter_status(body: &[u8]) -> Result<(&str, &str), WireError> {
     if parts.is_empty() { Ok(pair) } else { Err(WireError::Format("bytes after a parameter status")) }
 }
 
+/// Reads the body of a DataRow (`D`): its values, NULL as `None`.
+pub fn parse_data_row(body: &[u8]) -> Result<Vec<Option<Vec<u8>>>, WireError> {
+    let mut parts = Parts::new(body);
+    let count = parts.u16()?;
+    let mut values = Vec::with_capacity(usize::from(count).min(body.len() / 4));
+    for _ in 0..count {
+        values.push(match parts.u32()? {
+            u32::MAX => None,
+            length => Some(parts.take(usize::try_from(length).unwrap_or(usize::MAX))?.to_vec()),
+        });
+    }
+    if parts.is_empty() { Ok(values) } else { Err(WireError::Format("bytes after a data row")) }
+}
+
 /// Reads the body of a BackendKeyData (`K`): process id and key of 4 to 256 bytes.
 pub fn parse_key_data(body: &[u8]) -> Result<(u32, &[u8]), WireError> {
     let mut parts = Parts::new(body);

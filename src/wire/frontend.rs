@@ -137,6 +137,23 @@ pub fn bind(body: &[u8]) -> Result<Bind<'_>, WireError> {
     Ok(Bind { portal, statement, rest_offset: body.len() - parts.rest().len() })
 }
 
+/// Reads the parameters of a Bind from what follows its names: each value as it was sent, NULL as `None`.
+pub fn bind_values(rest: &[u8]) -> Result<Vec<Option<&[u8]>>, WireError> {
+    let mut parts = Parts::new(rest);
+    for _ in 0..parts.u16()? {
+        parts.u16()?;
+    }
+    let count = parts.u16()?;
+    let mut values = Vec::with_capacity(usize::from(count).min(rest.len() / 4));
+    for _ in 0..count {
+        values.push(match parts.u32()? {
+            u32::MAX => None,
+            length => Some(parts.take(usize::try_from(length).unwrap_or(usize::MAX))?),
+        });
+    }
+    Ok(values)
+}
+
 /// Reads the body of a Describe (`D`) or Close (`C`): `S` or `P`, and the name.
 pub fn describe_or_close(body: &[u8]) -> Result<(u8, &[u8]), WireError> {
     let mut parts = Parts::new(body);

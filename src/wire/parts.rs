@@ -33,6 +33,12 @@ impl<'a> Parts<'a> {
         Ok(*first)
     }
 
+    pub(super) fn u16(&mut self) -> Result<u16, WireError> {
+        let (taken, rest) = self.rest.split_first_chunk::<2>().ok_or(WireError::Format("message is too short"))?;
+        self.rest = rest;
+        Ok(u16::from_be_bytes(*taken))
+    }
+
     pub(super) fn u32(&mut self) -> Result<u32, WireError> {
         let (taken, rest) = self.rest.split_first_chunk::<4>().ok_or(WireError::Format("message is too short"))?;
         self.rest = rest;

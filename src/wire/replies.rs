@@ -28,13 +28,25 @@ pub enum Expect {
     /// A Parse that is not sent: the client gets a ParseComplete in its turn.
     FakeParse,
     /// Bind.
-    Bind,
+    Bind {
+        /// The caller's number of the statement that it names; see [`Replies::failed_bind`].
+        statement: u64,
+    },
     /// Describe.
     Describe,
     /// Execute.
     Execute,
     /// Close.
     Close,
+    /// Close of a statement, sent by pgmend itself: its CloseComplete is not the client's.
+    OwnClose {
+        /// The caller's number, given back when the Close was skipped.
+        statement: u64,
+    },
+    /// Bind sent by pgmend itself.
+    OwnBind,
+    /// Execute sent by pgmend itself: neither its rows nor its CommandComplete are the client's.
+    OwnExecute,
     /// A Close that is not sent: the client gets a CloseComplete in its turn.
     FakeClose,
     /// Sync.
@@ -71,6 +83,8 @@ pub enum Verdict {
         /// `I`, `T` or `E`.
         status: u8,
     },
+    /// A reply to a message of pgmend's own: not for the client.
+    Own,
     /// ParseComplete; for the client only when `forward`.
     ParseDone {
         /// The number given to [`Expect::Parse`].
@@ -78,10 +92,19 @@ pub enum Verdict {
         /// Whether the client gets it.
         forward: bool,
     },
-    /// ErrorResponse: for the client. [`Replies::drain_failed`] has the statements that do not exist.
+    /// ErrorResponse: for the client. [`Replies::drain_skipped`] has the statements that do not exist.
     Failed,
     /// ErrorResponse that answers nothing: the server ends the connection (shutdown, timeout).
     Fatal,
+}
+
+/// A message that the server skipped, as an error came before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skipped {
+    /// The statement of this number does not exist.
+    Parse(u64),
+    /// The statement of this number still exists.
+    Close(u64),
 }
 
 /// A message that pgmend makes for the client.
@@ -119,7 +142,8 @@ pub struct Replies {
     /// Syncs that went out during a COPY. A server that reads COPY data ignores them, but one that failed before it
     /// read that far (a statement trigger does so) answers them. So that many more ReadyForQuery may come.
     doubtful_syncs: usize,
-    failed_statements: Vec<u64>,
+    skipped: Vec<Skipped>,
+    failed_bind: Option<u64>,
 }
 
 impl Default for Replies {
@@ -138,7 +162,8 @@ impl Replies {
             open: false,
             ready_owed: 0,
             doubtful_syncs: 0,
-            failed_statements: Vec::new(),
+            skipped: Vec::new(),
+            failed_bind: None,
         }
     }
 
@@ -209,7 +234,12 @@ impl Replies {
                 self.pop();
                 return Ok(Verdict::ParseDone { statement, forward });
             }
-            (Expect::Bind, b'2') | (Expect::Close, b'3') | (Expect::Describe, b'T' | b'n') => self.pop(),
+            (Expect::Bind { .. }, b'2') | (Expect::Close, b'3') | (Expect::Describe, b'T' | b'n') => self.pop(),
+            (Expect::OwnExecute, b'D') => return Ok(Verdict::Own),
+            (Expect::OwnBind, b'2') | (Expect::OwnClose { .. }, b'3') | (Expect::OwnExecute, b'C') => {
+                self.pop();
+                return Ok(Verdict::Own);
+            }
             _ => return Err(WireError::Unexpected(tag)),
         }
         Ok(Verdict::Forward)
@@ -240,12 +270,25 @@ impl Replies {
 
     fn on_error(&mut self) -> Verdict {
         self.copy = Copy::None;
+        self.failed_bind = match self.queue.front() {
+            Some(Expect::Bind { statement }) => Some(*statement),
+            _ => None,
+        };
         match self.queue.front() {
             // Nothing is being worked at, so only the end of the connection can be meant.
             None | Some(Expect::FakeParse | Expect::FakeClose | Expect::CopyEnd) => Verdict::Fatal,
             // ReadyForQuery follows in any case: a simple query skips nothing, and at Sync the commit itself failed.
             Some(Expect::Query | Expect::Function | Expect::Sync) => Verdict::Failed,
-            Some(Expect::Parse { .. } | Expect::Bind | Expect::Describe | Expect::Execute | Expect::Close) => {
+            Some(
+                Expect::Parse { .. }
+                | Expect::Bind { .. }
+                | Expect::Describe
+                | Expect::Execute
+                | Expect::Close
+                | Expect::OwnClose { .. }
+                | Expect::OwnBind
+                | Expect::OwnExecute,
+            ) => {
                 self.skip_to_sync();
                 Verdict::Failed
             }
@@ -266,11 +309,14 @@ impl Replies {
     }
 
     fn forget(&mut self, request: Expect) {
-        if let Expect::Parse { statement, .. } = request {
-            // Bounded: after so many the caller, who drains them at every error, has stopped doing so.
-            if self.failed_statements.len() < MAX_REQUESTS {
-                self.failed_statements.push(statement);
-            }
+        let skipped = match request {
+            Expect::Parse { statement, .. } => Skipped::Parse(statement),
+            Expect::OwnClose { statement } => Skipped::Close(statement),
+            _ => return,
+        };
+        // Bounded: after so many the caller, who drains them at every error, has stopped doing so.
+        if self.skipped.len() < MAX_REQUESTS {
+            self.skipped.push(skipped);
         }
     }
 
@@ -316,9 +362,14 @@ impl Replies {
         Some(fake)
     }
 
-    /// The numbers of Parses that failed or were skipped since the last call.
-    pub fn drain_failed(&mut self) -> impl Iterator<Item = u64> + '_ {
-        self.failed_statements.drain(..)
+    /// What failed or was skipped since the last call, as far as statements depend on it.
+    pub fn drain_skipped(&mut self) -> impl Iterator<Item = Skipped> + '_ {
+        self.skipped.drain(..)
+    }
+
+    /// After [`Verdict::Failed`]: the number of the statement whose Bind failed, if a Bind failed.
+    pub fn failed_bind(&self) -> Option<u64> {
+        self.failed_bind
     }
 
     /// True when no reply is awaited. That does not make the server free: see [`Replies::is_quiet`].
@@ -372,6 +423,7 @@ mod tests {
     use super::*;
 
     const PARSE: Expect = Parse { forward: true, statement: 7 };
+    const BIND: Expect = Bind { statement: 5 };
 
     fn sent(requests: &[Expect]) -> Replies {
         let mut replies = Replies::new();
@@ -417,12 +469,12 @@ mod tests {
 
     #[test]
     fn an_extended_query_in_order() {
-        let mut r = sent(&[PARSE, Bind, Describe, Execute, Close, Sync]);
+        let mut r = sent(&[PARSE, BIND, Describe, Execute, Close, Sync]);
         assert_eq!(r.on_backend(b'1', None), Ok(Verdict::ParseDone { statement: 7, forward: true }));
         feed(&mut r, "2TDDC3Z");
         assert!(r.is_quiet());
         for (tags, wrong) in [("", b'2'), ("1", b'1'), ("12", b'D'), ("12n", b'T'), ("12n", b'Z'), ("12T", b'd')] {
-            let mut r = sent(&[PARSE, Bind, Describe, Execute, Sync]);
+            let mut r = sent(&[PARSE, BIND, Describe, Execute, Sync]);
             feed(&mut r, tags);
             refused(&mut r, wrong);
         }
@@ -431,11 +483,11 @@ mod tests {
     #[test]
     fn execute_ends_four_ways() {
         for end in ["C", "I", "s", "DDs"] {
-            let mut r = sent(&[Bind, Execute, Sync]);
+            let mut r = sent(&[BIND, Execute, Sync]);
             feed(&mut r, &format!("2{end}Z"));
             assert!(r.is_quiet());
         }
-        let mut r = sent(&[Bind, Execute, Sync]);
+        let mut r = sent(&[BIND, Execute, Sync]);
         feed(&mut r, "2DEZ");
         assert!(r.is_quiet());
     }
@@ -451,7 +503,7 @@ mod tests {
 
     #[test]
     fn each_sync_gives_one_ready() {
-        let mut r = sent(&[Bind, Execute, Sync, Bind, Execute, Sync, Sync]);
+        let mut r = sent(&[BIND, Execute, Sync, BIND, Execute, Sync, Sync]);
         assert_eq!(r.owes_ready(), 3);
         feed(&mut r, "2CZ2CZ");
         assert!(!r.is_quiet());
@@ -474,35 +526,35 @@ mod tests {
     fn an_error_skips_to_the_next_sync_and_names_the_statements() {
         let other = Parse { forward: false, statement: 8 };
         let mut r =
-            sent(&[PARSE, Bind, other, Query, FakeParse, CopyEnd, Sync, Parse { forward: true, statement: 9 }, Sync]);
+            sent(&[PARSE, BIND, other, Query, FakeParse, CopyEnd, Sync, Parse { forward: true, statement: 9 }, Sync]);
         assert_eq!(r.owes_ready(), 3);
         assert_eq!(r.on_backend(b'E', None), Ok(Verdict::Failed));
-        assert_eq!(r.drain_failed().collect::<Vec<_>>(), [7, 8]);
+        assert_eq!(r.drain_skipped().collect::<Vec<_>>(), [Skipped::Parse(7), Skipped::Parse(8)]);
         assert_eq!(r.owes_ready(), 2);
         refused(&mut r, b'2');
         feed(&mut r, "Z1Z");
         assert!(r.is_quiet());
-        assert_eq!(r.drain_failed().count(), 0);
+        assert_eq!(r.drain_skipped().count(), 0);
     }
 
     #[test]
     fn requests_sent_after_the_error_and_before_sync_get_no_reply() {
-        let mut r = sent(&[Bind]);
+        let mut r = sent(&[BIND]);
         feed(&mut r, "E");
         assert!(r.is_empty() && r.skips_to_sync() && !r.is_quiet());
         for request in [PARSE, FakeParse, Query, Execute, CopyEnd] {
             assert_eq!(r.push(request), Ok(Pushed::NoReply));
         }
-        assert_eq!(r.drain_failed().collect::<Vec<_>>(), [7]);
+        assert_eq!(r.drain_skipped().collect::<Vec<_>>(), [Skipped::Parse(7)]);
         assert_eq!(r.take_fake(), None);
         assert_eq!(r.push(Sync), Ok(Pushed::Kept));
-        assert_eq!(r.push(Bind), Ok(Pushed::Kept));
+        assert_eq!(r.push(BIND), Ok(Pushed::Kept));
         feed(&mut r, "Z2");
     }
 
     #[test]
     fn an_error_at_sync_is_followed_by_ready() {
-        let mut r = sent(&[Execute, Sync, Bind, Sync]);
+        let mut r = sent(&[Execute, Sync, BIND, Sync]);
         feed(&mut r, "CEZ2Z");
         assert!(r.is_quiet());
     }
@@ -521,7 +573,7 @@ mod tests {
     #[test]
     fn an_error_without_a_request_is_the_end() {
         assert_eq!(sent(&[]).on_backend(b'E', None), Ok(Verdict::Fatal));
-        let mut r = sent(&[Bind]);
+        let mut r = sent(&[BIND]);
         feed(&mut r, "E");
         assert_eq!(r.on_backend(b'E', None), Ok(Verdict::Fatal));
     }
@@ -538,7 +590,7 @@ mod tests {
 
     #[test]
     fn fakes_come_in_their_turn() {
-        let mut r = sent(&[PARSE, FakeParse, Bind, FakeClose, FakeParse, Sync]);
+        let mut r = sent(&[PARSE, FakeParse, BIND, FakeClose, FakeParse, Sync]);
         assert_eq!(r.take_fake(), None);
         feed(&mut r, "1");
         assert_eq!(r.take_fake(), Some(Fake::ParseComplete));
@@ -555,7 +607,7 @@ mod tests {
 
     #[test]
     fn an_injected_parse_is_swallowed() {
-        let mut r = sent(&[Parse { forward: false, statement: 3 }, Bind]);
+        let mut r = sent(&[Parse { forward: false, statement: 3 }, BIND]);
         assert_eq!(r.on_backend(b'1', None), Ok(Verdict::ParseDone { statement: 3, forward: false }));
         feed(&mut r, "2");
     }
@@ -581,7 +633,7 @@ mod tests {
     #[test]
     fn copy_in_ignores_syncs_up_to_its_end() {
         // libpq: Sync goes out with Execute, and another one after CopyDone.
-        let mut r = sent(&[Bind, Execute, Sync]);
+        let mut r = sent(&[BIND, Execute, Sync]);
         feed(&mut r, "2G");
         assert_eq!((r.in_copy_in(), r.owes_ready()), (true, 0));
         assert_eq!(r.push(Sync), Ok(Pushed::NoReply));
@@ -590,7 +642,7 @@ mod tests {
         feed(&mut r, "CZ");
         assert!(r.is_quiet());
         // The same when all of it was sent before the answer was seen.
-        let mut r = sent(&[Bind, Execute, Sync, CopyEnd, Sync]);
+        let mut r = sent(&[BIND, Execute, Sync, CopyEnd, Sync]);
         feed(&mut r, "2GCZ");
         assert!(r.is_quiet());
         refused(&mut r, b'Z');
@@ -598,7 +650,7 @@ mod tests {
 
     #[test]
     fn copy_in_that_is_refused_answers_both_syncs() {
-        let mut r = sent(&[Bind, Execute, Sync, CopyEnd, Sync]);
+        let mut r = sent(&[BIND, Execute, Sync, CopyEnd, Sync]);
         feed(&mut r, "2EZZ");
         assert!(r.is_quiet());
     }
@@ -642,7 +694,7 @@ mod tests {
 
     #[test]
     fn copy_out_by_execute() {
-        let mut r = sent(&[Bind, Execute, Sync]);
+        let mut r = sent(&[BIND, Execute, Sync]);
         feed(&mut r, "2Hd");
         assert!(r.in_copy_out());
         feed(&mut r, "dcCZ");

@@ -12,3 +12,4 @@ mod pgpool_setup;
 mod pooling;
 mod recovery;
 mod session;
+mod state;

@@ -1,21 +1,9 @@
 //! What a client may expect of its session, whoever's server connection it is using.
 
 use crate::support::cluster::psql;
-use crate::support::process::{run_for, wait_until};
-use crate::support::{Cluster, Config, Pgmend, as_postgres, bin, run};
+use crate::support::process::wait_until;
+use crate::support::{Cluster, Config, as_postgres, bin, run};
 use std::time::Duration;
-
-fn psycopg(pgmend: &Pgmend, extra: &str, script: &str) {
-    let door = pgmend.door();
-    let conninfo = format!("host=127.0.0.1 port={} user={} dbname={} {extra}", door.port, door.user, door.database);
-    let head = "import sys, threading, time, psycopg\nC = sys.argv[1]\nconnect = lambda more='': psycopg.connect(C + ' ' + more, \
-                autocommit=True)\n";
-    run_for(
-        as_postgres("/usr/bin/python3").args(["-c", &format!("{head}{script}"), &conninfo]),
-        Duration::from_secs(90),
-    )
-    .must();
-}
 
 #[test]
 fn each_client_keeps_its_startup_parameters() {
@@ -23,8 +11,7 @@ fn each_client_keeps_its_startup_parameters() {
     let mut config = Config::of(&cluster);
     config.set("pool", "default_pool_size = 1");
     let pgmend = config.start();
-    psycopg(
-        &pgmend,
+    pgmend.psycopg(
         "",
         r#"
 a = connect("client_encoding=LATIN1 application_name=alpha options='-c TimeZone=Asia/Tokyo -c search_path=pg_catalog'")
@@ -57,8 +44,7 @@ fn a_cancel_reaches_only_its_own_query() {
     let mut config = Config::of(&cluster);
     config.set("pool", "default_pool_size = 3");
     let pgmend = config.start();
-    psycopg(
-        &pgmend,
+    pgmend.psycopg(
         "",
         r#"
 outcome = {}
@@ -89,8 +75,7 @@ fn notifications_arrive_in_session_pooling() {
     let mut config = Config::of(&cluster);
     config.set("pool", "mode = \"session\"");
     let pgmend = config.start();
-    psycopg(
-        &pgmend,
+    pgmend.psycopg(
         "",
         r#"
 listener, other, teller = connect(), connect(), connect()
@@ -113,8 +98,7 @@ fn nothing_of_a_session_reaches_the_next() {
     let mut config = Config::of(&cluster);
     config.set("pool", "mode = \"session\"").set("pool", "default_pool_size = 1");
     let pgmend = config.start();
-    psycopg(
-        &pgmend,
+    pgmend.psycopg(
         "",
         r#"
 first = connect()
@@ -138,8 +122,7 @@ fn a_client_that_leaves_in_a_transaction_leaves_nothing_behind() {
     let mut config = Config::of(&cluster);
     config.set("pool", "default_pool_size = 1");
     let pgmend = config.start();
-    psycopg(
-        &pgmend,
+    pgmend.psycopg(
         "",
         r#"
 import os, socket
@@ -159,8 +142,7 @@ os._exit(0)
 fn fifty_megabytes_go_both_ways_by_copy() {
     let cluster = Cluster::single();
     let pgmend = Config::of(&cluster).start();
-    psycopg(
-        &pgmend,
+    pgmend.psycopg(
         "",
         r#"
 c = connect()
@@ -191,8 +173,7 @@ assert c.execute("SELECT count(*) FROM big").fetchone()[0] == 50000
 fn a_pipeline_larger_than_every_buffer_does_not_block() {
     let cluster = Cluster::single();
     let pgmend = Config::of(&cluster).start();
-    psycopg(
-        &pgmend,
+    pgmend.psycopg(
         "",
         r#"
 c = connect()
@@ -214,8 +195,7 @@ fn errors_inside_a_pipeline_stay_with_it() {
     let mut config = Config::of(&cluster);
     config.set("pool", "default_pool_size = 1");
     let pgmend = config.start();
-    psycopg(
-        &pgmend,
+    pgmend.psycopg(
         "",
         r#"
 a, b = connect(), connect()
@@ -265,8 +245,7 @@ fn a_query_waits_no_longer_than_its_bound_for_a_server() {
     let mut config = Config::of(&cluster);
     config.set("pool", "default_pool_size = 1").set("pool", "query_wait_timeout = \"2s\"");
     let pgmend = config.start();
-    psycopg(
-        &pgmend,
+    pgmend.psycopg(
         "",
         r#"
 a, b = connect(), connect()

@@ -210,6 +210,8 @@ fn pool(values: &Values, clients: u32) -> crate::pool::Settings {
         databases: BTreeMap::new(),
         max_clients: usize::try_from(most).unwrap_or(usize::MAX),
         wait_timeout: Duration::from_secs(120),
+        max_prepared: 200,
+        max_pins: 0,
     }
 }
 

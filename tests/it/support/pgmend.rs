@@ -236,6 +236,18 @@ impl Pgmend {
         psql(&door.host, door.port, &door.user, &door.database, statement)
     }
 
+    /// Runs a Python script with psycopg at hand: `connect(more)` gives an autocommitting connection through pgmend. It
+    /// fails the test when the script fails.
+    #[track_caller]
+    pub fn psycopg(&self, extra: &str, script: &str) {
+        let door = self.door();
+        let info = format!("host=127.0.0.1 port={} user={} dbname={} {extra}", door.port, door.user, door.database);
+        let head = "import sys, threading, time, psycopg\nC = sys.argv[1]\nconnect = lambda more='': \
+                    psycopg.connect(C + ' ' + more, autocommit=True)\n";
+        let mut python = as_postgres("/usr/bin/python3");
+        run_for(python.args(["-c", &format!("{head}{script}"), &info]), Duration::from_secs(90)).must();
+    }
+
     /// A stock `pcp_*` tool. They exit 0 even on failure: read what they print.
     pub fn pcp(&self, tool: &str, args: &[&str]) -> Ran {
         self.pcp_as("postgres", tool, args)

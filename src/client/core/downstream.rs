@@ -1,0 +1,132 @@
+//! From the server to the client: which replies are the client's, and what they tell of the session.
+
+use super::output::{Output, write_fake};
+use super::{Core, MAX_INSPECTED, Statements, Taken, server_fault};
+use crate::client::fault::Fault;
+use crate::client::params::is_tracked;
+use crate::client::scan::Traces;
+use crate::server::{ParamSet, ServerConn};
+use crate::wire::replies::Verdict;
+use crate::wire::{backend, frame};
+
+impl Core {
+    /// Writes the replies of pgmend's own that are due before anything else from the server.
+    pub fn due_fakes(&mut self, out: &mut Vec<u8>) {
+        while let Some(fake) = self.replies.take_fake() {
+            write_fake(fake, out);
+        }
+    }
+
+    /// Takes what the server sent.
+    pub fn on_server(
+        &mut self,
+        input: &[u8],
+        server: &mut ServerConn,
+        statements: &Statements,
+        out: &mut Vec<u8>,
+    ) -> Result<Taken, Fault> {
+        let mut taken = Taken::default();
+        let mut output = Output::new(input, out);
+        let mut at = self.back_to_pass.min(input.len());
+        self.back_to_pass -= at;
+        output.pass(0, at);
+        if self.back_to_drop > 0 {
+            let count = self.back_to_drop.min(input.len() - at);
+            output.rewrite(at);
+            self.back_to_drop -= count;
+            at += count;
+        }
+        while self.back_to_pass == 0 && self.back_to_drop == 0 {
+            while let Some(fake) = self.replies.take_fake() {
+                write_fake(fake, output.rewrite(at));
+            }
+            let rest = input.get(at..).unwrap_or_default();
+            let Some(header) = frame::peek(rest).map_err(server_fault)? else { break };
+            let looked_at = matches!(header.tag, b'Z' | b'S' | b'C' | b'E') && header.total <= MAX_INSPECTED;
+            if looked_at && rest.len() < header.total {
+                taken.need = header.total;
+                break;
+            }
+            let count = header.total.min(rest.len());
+            let body = rest.get(frame::HEADER..count).unwrap_or_default();
+            let verdict = self.replies.on_backend(header.tag, body.first().copied()).map_err(server_fault)?;
+            match header.tag {
+                b'S' => self.parameter_changed(body, server, statements),
+                b'C' if verdict == Verdict::Forward => self.note_command(body, server, statements),
+                b'E' => self.forget_failed(body, server),
+                _ => {}
+            }
+            match verdict {
+                Verdict::ParseDone { forward: false, .. } | Verdict::Own => {
+                    output.rewrite(at);
+                    self.back_to_drop = header.total - count;
+                }
+                Verdict::ParseDone { statement, forward: true } => {
+                    self.confirm(statement);
+                    output.pass(at, at + count);
+                    self.back_to_pass = header.total - count;
+                }
+                Verdict::Forward | Verdict::Async | Verdict::Failed | Verdict::Fatal => {
+                    output.pass(at, at + count);
+                    self.back_to_pass = header.total - count;
+                }
+                Verdict::ForwardThenReady { status } => {
+                    self.ready(status, statements)?;
+                    output.pass(at, at + count);
+                    if self.is_clean() {
+                        taken.end = true;
+                        at += count;
+                        break;
+                    }
+                }
+            }
+            at += count;
+        }
+        taken.consumed = at;
+        taken.rewritten = output.rewritten;
+        Ok(taken)
+    }
+
+    fn ready(&mut self, status: u8, statements: &Statements) -> Result<(), Fault> {
+        if self.rules.single_statements && status != b'I' {
+            return Err(Fault::TransactionBlock);
+        }
+        self.status = status;
+        if status == b'I' && self.traces.has(Traces::ALTERS) {
+            statements.altered();
+        }
+        if status == b'I' && self.traces.touches(Traces::ALTERS.with(Traces::CREATES)) {
+            statements.created();
+        }
+        Ok(())
+    }
+
+    fn parameter_changed(&mut self, body: &[u8], server: &mut ServerConn, statements: &Statements) {
+        let Ok((name, value)) = backend::parse_parameter_status(body) else { return };
+        server.reported.insert(name.to_owned(), value.to_owned());
+        if is_tracked(name) {
+            let mut set = (*self.wanted).clone();
+            set.insert(name.to_ascii_lowercase(), value.to_owned());
+            self.set_wanted(ParamSet::new(set), statements);
+            server.applied = self.wanted.clone();
+        }
+    }
+
+    /// The commands that end the server's memory of statements and settings.
+    fn note_command(&mut self, body: &[u8], server: &mut ServerConn, statements: &Statements) {
+        match body.split(|b| *b == 0).next().unwrap_or_default() {
+            b"DISCARD ALL" => {
+                server.forget_session();
+                self.named.clear();
+                self.unnamed.clear();
+                self.custom.clear();
+                self.set_wanted(self.initial.clone(), statements);
+            }
+            b"DEALLOCATE ALL" => {
+                server.prepared.clear();
+                self.named.clear();
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The session's core: bytes in, bytes out, no IO. Which frames go to the server, which replies are owed, the renaming
+//! of prepared statements in transaction pooling, and what a transaction may have left behind.
+//!
+//! Frames that need no decision are forwarded as they stand in the read buffer; only when one must change is the batch
+//! copied to `out`. Read `upstream` (client to server), `prepared` (statements), `downstream` (server to client).
+
+mod downstream;
+mod output;
+mod prepared;
+mod statements;
+mod upstream;
+
+pub use statements::{Context, Statement, Statements};
+
+use super::fault::Fault;
+use super::scan::{self, Traces};
+use crate::server::ParamSet;
+use crate::wire::replies::Replies;
+use crate::wire::{backend, frame, frontend};
+use prepared::Named;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Named statements that one client may have.
+const MAX_NAMED: usize = 10_000;
+/// A ParameterStatus or CommandComplete is looked at when it is at most this long; real ones are far shorter.
+const MAX_INSPECTED: usize = 8 * 1024;
+/// Names of settings of the user's own that are remembered of one client.
+const MAX_CUSTOM: usize = 64;
+
+/// What was done with a piece of input.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes of the input dealt with.
+    pub consumed: usize,
+    /// True: what is to be sent stands in `out`. False: it is the consumed input itself.
+    pub rewritten: bool,
+    /// The next frame needs this many bytes at once before it can be dealt with; 0: nothing is awaited.
+    pub need: usize,
+    /// The client said Terminate (client side), or the transaction ended and the server is free (server side).
+    pub end: bool,
+    /// Replies of pgmend's own must reach the client now, as the server may say nothing (Flush).
+    pub flush: bool,
+    /// The next frame is a statement of Pgpool-II's own: pgmend answers it.
+    pub command: bool,
+}
+
+/// What stands at the front of a client's input while it has no server.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Front {
+    /// Not enough to act on.
+    More,
+    /// Terminate.
+    Terminate,
+    /// So many bytes mean nothing here (the tail of a COPY that failed) and are dropped.
+    Stray(usize),
+    /// Work for a server.
+    Work,
+}
+
+/// How a session is treated.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Transaction pooling: statements are renamed, and what transactions leave is watched.
+    pub transactions: bool,
+    /// A transaction must end with its statement (statement pooling).
+    pub single_statements: bool,
+    /// Longest message that must be held whole, bytes.
+    pub max_message: usize,
+    /// Statements that one server holds.
+    pub max_prepared: usize,
+    /// `SHOW POOL_*` and `PGPOOL …` are answered by pgmend.
+    pub pool_commands: bool,
+}
+
+/// One client's protocol state.
+#[derive(Debug)]
+pub struct Core {
+    rules: Rules,
+    replies: Replies,
+    named: HashMap<Vec<u8>, Named>,
+    unnamed: Vec<u8>,
+    unnamed_traces: Traces,
+    to_pass: usize,
+    to_drop: usize,
+    back_to_pass: usize,
+    back_to_drop: usize,
+    status: u8,
+    initial: ParamSet,
+    wanted: ParamSet,
+    context: Arc<Context>,
+    traces: Traces,
+    custom: BTreeSet<String>,
+    /// The next command is the server's although it looks like one of pgmend's.
+    pass_command: bool,
+}
+
+impl Core {
+    /// A session between transactions, with its parameters as given at startup.
+    pub fn new(rules: Rules, initial: ParamSet, statements: &Statements) -> Core {
+        Core {
+            rules,
+            replies: Replies::new(),
+            named: HashMap::new(),
+            unnamed: Vec::new(),
+            unnamed_traces: Traces::NONE,
+            to_pass: 0,
+            to_drop: 0,
+            back_to_pass: 0,
+            back_to_drop: 0,
+            status: b'I',
+            context: statements.context(&initial),
+            wanted: initial.clone(),
+            initial,
+            traces: Traces::NONE,
+            custom: BTreeSet::new(),
+            pass_command: false,
+        }
+    }
+
+    /// The client's run-time parameters.
+    pub fn wanted(&self) -> &ParamSet {
+        &self.wanted
+    }
+
+    /// As given at startup.
+    pub fn initial(&self) -> &ParamSet {
+        &self.initial
+    }
+
+    /// The client's parameters as they are now known to be.
+    pub fn set_wanted(&mut self, wanted: ParamSet, statements: &Statements) {
+        self.context = statements.context(&wanted);
+        self.wanted = wanted;
+    }
+
+    /// What the transaction may have done to its session.
+    pub fn traces(&self) -> Traces {
+        self.traces
+    }
+
+    /// The question what the transaction left has been answered, or needs none.
+    pub fn forget_traces(&mut self) {
+        self.traces = Traces::NONE;
+    }
+
+    /// Settings of the user's own that the client may have set.
+    pub fn custom(&self) -> impl Iterator<Item = &String> {
+        self.custom.iter().chain(self.wanted.keys().filter(|name| name.contains('.')))
+    }
+
+    /// `SHOW POOL_*` is answered by pgmend.
+    pub fn answers_commands(&self) -> bool {
+        self.rules.pool_commands
+    }
+
+    /// The command at the front goes to the server.
+    pub fn pass_command(&mut self) {
+        self.pass_command = true;
+    }
+
+    /// True when the server owes nothing and is outside a transaction: it may serve somebody else.
+    pub fn is_clean(&self) -> bool {
+        self.status == b'I' && self.is_settled()
+    }
+
+    /// True when the server owes nothing and no frame is half through.
+    pub fn is_settled(&self) -> bool {
+        self.replies.is_quiet() && self.to_pass == 0 && self.back_to_pass == 0
+    }
+
+    /// Looks at the input of a client that has no server. `full`: no more can be read before something is consumed.
+    pub fn front(&mut self, input: &[u8], full: bool) -> Result<Front, Fault> {
+        if self.to_drop > 0 && !input.is_empty() {
+            let count = self.to_drop.min(input.len());
+            self.to_drop -= count;
+            return Ok(Front::Stray(count));
+        }
+        let mut at = 0;
+        while let Some(header) = frame::peek(input.get(at..).unwrap_or_default()).map_err(client_fault)? {
+            match header.tag {
+                b'X' if at == 0 => return Ok(Front::Terminate),
+                b'd' | b'c' | b'f' if at == 0 => {
+                    let count = header.total.min(input.len());
+                    self.to_drop = header.total - count;
+                    return Ok(Front::Stray(count));
+                }
+                b'Q' | b'S' | b'H' | b'F' | b'X' => return Ok(Front::Work),
+                b'P' | b'B' | b'D' | b'E' | b'C' | b'd' | b'c' | b'f' => {}
+                tag => return Err(Fault::Protocol(format!("invalid frontend message type {tag}"))),
+            }
+            at += header.total;
+            if at > input.len() {
+                break;
+            }
+        }
+        Ok(if full { Front::Work } else { Front::More })
+    }
+
+    /// Answers a batch that needs no server: Parses of texts that some server has accepted, and the Sync at its end.
+    /// Returns the bytes answered; 0: the batch needs a server. It matters beyond the time it saves: who waits for such
+    /// an answer before he goes on with another connection (pgbench does, in one thread) could wait for a server that
+    /// only he can set free.
+    pub fn answer_alone(&mut self, input: &[u8], statements: &Statements, out: &mut Vec<u8>) -> Result<usize, Fault> {
+        if !self.rules.transactions || input.first() != Some(&b'P') || statements.is_outdated(&self.context) {
+            return Ok(0);
+        }
+        let mut parsed: Vec<(&[u8], Arc<Statement>)> = Vec::new();
+        let mut rest = input;
+        let mut answer = Vec::new();
+        while let Some(split) = frame::split(rest).map_err(client_fault)? {
+            rest = split.rest;
+            match split.tag {
+                b'P' => {
+                    let parse = frontend::parse_names(split.body).map_err(client_fault)?;
+                    let taken =
+                        self.named.contains_key(parse.name) || parsed.iter().any(|(name, _)| *name == parse.name);
+                    let known = statements.proven(&self.context, parse.query_and_types);
+                    let (false, false, Some(statement)) = (parse.name.is_empty(), taken, known) else { break };
+                    if self.named.len() + parsed.len() >= MAX_NAMED {
+                        break;
+                    }
+                    parsed.push((parse.name, statement));
+                    backend::parse_complete(&mut answer);
+                }
+                b'S' => {
+                    for (name, statement) in parsed {
+                        self.named.insert(name.to_vec(), Named { statement, confirmed: true });
+                    }
+                    backend::ready_for_query(&mut answer, b'I');
+                    out.extend_from_slice(&answer);
+                    return Ok(input.len() - rest.len());
+                }
+                _ => break,
+            }
+        }
+        Ok(0)
+    }
+
+    /// Notes what a text may do to the session.
+    fn judge(&mut self, sql: &[u8]) -> Traces {
+        // Without standard strings a backslash hides a quote, and the words are not where they seem to be.
+        let plain = self.wanted.get("standard_conforming_strings").is_none_or(|v| v == "on");
+        let traces = if plain { scan::classify(sql) } else { Traces::LEAVES };
+        if traces.has(Traces::LEAVES) {
+            self.remember_custom(scan::custom_names(sql));
+        }
+        traces
+    }
+
+    fn remember_custom(&mut self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            if self.custom.len() < MAX_CUSTOM {
+                self.custom.insert(name);
+            }
+        }
+    }
+
+    fn trace(&mut self, traces: Traces) {
+        self.traces = self.traces.with(traces);
+    }
+}
+
+fn client_fault(error: crate::wire::WireError) -> Fault {
+    Fault::Protocol(error.to_string())
+}
+
+fn server_fault(error: crate::wire::WireError) -> Fault {
+    Fault::ServerProtocol(error.to_string())
+}

@@ -1,0 +1,153 @@
+//! From the client to the server: what each frame becomes.
+
+use super::output::Output;
+use super::{Core, MAX_INSPECTED, Statements, Taken, client_fault};
+use crate::client::fault::Fault;
+use crate::client::scan::Traces;
+use crate::server::ServerConn;
+use crate::wire::replies::Expect;
+use crate::wire::{frame, frontend};
+
+/// What the frames of one piece of input are worked on with.
+pub(super) struct Up<'a, 'b> {
+    /// The borrowed server.
+    pub server: &'a mut ServerConn,
+    /// All clients' statements.
+    pub statements: &'a Statements,
+    /// What is sent.
+    pub output: &'a mut Output<'b>,
+    /// Where the frame begins in the input.
+    pub at: usize,
+    /// The whole frame's length, also when not all of it has been read.
+    pub total: usize,
+}
+
+impl Core {
+    /// Takes what the client sent, for `server`.
+    pub fn on_client(
+        &mut self,
+        input: &[u8],
+        server: &mut ServerConn,
+        statements: &Statements,
+        out: &mut Vec<u8>,
+    ) -> Result<Taken, Fault> {
+        let mut taken = Taken::default();
+        let mut output = Output::new(input, out);
+        let mut at = self.to_pass.min(input.len());
+        self.to_pass -= at;
+        output.pass(0, at);
+        if self.is_settled() {
+            server.prepared.fence();
+        }
+        while self.to_pass == 0 {
+            let rest = input.get(at..).unwrap_or_default();
+            let Some(header) = frame::peek(rest).map_err(client_fault)? else { break };
+            let here = rest.get(..header.total);
+            if let Some(need) = self.need(&header, rest.len())? {
+                taken.need = need;
+                break;
+            }
+            if header.tag == b'X' {
+                taken.end = true;
+                break;
+            }
+            let count = header.total.min(rest.len());
+            let body = here.unwrap_or(rest).get(frame::HEADER..).unwrap_or_default();
+            if self.is_command(header.tag, body, here.is_some()) {
+                taken.command = at == 0 && self.is_settled();
+                if taken.command || !self.is_settled() {
+                    break;
+                }
+            }
+            let mut up = Up { server, statements, output: &mut output, at, total: header.total };
+            match header.tag {
+                b'Q' => self.query(body, here.is_some(), &mut up)?,
+                b'P' if self.rules.transactions => self.parse(body, &mut up)?,
+                b'B' if self.rules.transactions => self.bind(body, &mut up)?,
+                b'D' if self.rules.transactions => self.describe(body, &mut up)?,
+                b'C' if self.rules.transactions => self.close(body, &mut up)?,
+                tag => {
+                    taken.flush |= tag == b'H';
+                    self.expect(tag)?;
+                    output.pass(at, at + count);
+                }
+            }
+            at += count;
+            self.to_pass = header.total - count;
+        }
+        taken.consumed = at;
+        taken.rewritten = output.rewritten;
+        Ok(taken)
+    }
+
+    /// How many bytes must be there before the frame can be dealt with, if there are too few.
+    fn need(&self, header: &frame::Header, have: usize) -> Result<Option<usize>, Fault> {
+        if !self.rules.transactions || have >= header.total {
+            return Ok(None);
+        }
+        match header.tag {
+            b'P' | b'D' | b'C' if header.total > self.rules.max_message => Err(Fault::Limit(format!(
+                "a message of {} bytes is longer than max_message_size, {}",
+                header.total, self.rules.max_message
+            ))),
+            b'P' | b'D' | b'C' => Ok(Some(header.total)),
+            // Of a long one the beginning is enough.
+            b'B' | b'Q' if have < MAX_INSPECTED => Ok(Some(header.total.min(MAX_INSPECTED))),
+            _ => Ok(None),
+        }
+    }
+
+    /// A Query that Pgpool-II would answer itself.
+    fn is_command(&mut self, tag: u8, body: &[u8], whole: bool) -> bool {
+        if tag != b'Q' || !whole || !self.rules.pool_commands || self.status != b'I' {
+            return false;
+        }
+        let text = body.trim_ascii_start();
+        let begins = |words: &[u8]| text.get(..words.len()).is_some_and(|t| t.eq_ignore_ascii_case(words));
+        (begins(b"show pool_") || begins(b"pgpool ") || begins(b"show pins")) && !std::mem::take(&mut self.pass_command)
+    }
+
+    /// Books the reply that a frame, forwarded as it is, will bring.
+    fn expect(&mut self, tag: u8) -> Result<(), Fault> {
+        let expect = match tag {
+            b'F' => {
+                self.trace(Traces::LEAVES);
+                Expect::Function
+            }
+            b'P' => Expect::Parse { forward: true, statement: 0 },
+            b'B' => Expect::Bind { statement: 0 },
+            b'D' => Expect::Describe,
+            b'E' => Expect::Execute,
+            b'C' => Expect::Close,
+            b'S' => Expect::Sync,
+            b'c' | b'f' => Expect::CopyEnd,
+            b'd' | b'H' => return Ok(()),
+            tag => return Err(Fault::Protocol(format!("invalid frontend message type {tag}"))),
+        };
+        self.push(expect)
+    }
+
+    pub(super) fn push(&mut self, expect: Expect) -> Result<(), Fault> {
+        self.replies.push(expect).map(drop).map_err(client_fault)
+    }
+
+    fn query(&mut self, body: &[u8], whole: bool, up: &mut Up<'_, '_>) -> Result<(), Fault> {
+        if self.rules.transactions {
+            // PostgreSQL drops the unnamed statement at a Query.
+            up.server.unnamed_is_ours = false;
+            self.unnamed.clear();
+            if whole {
+                let text = frontend::query_text(body).map_err(client_fault)?;
+                let traces = self.judge(text);
+                self.trace(traces);
+                if traces.has(Traces::FREES) && self.deallocate(text, up)? {
+                    return self.push(Expect::Query);
+                }
+            } else {
+                self.trace(Traces::LEAVES);
+            }
+        }
+        up.output.pass(up.at, up.at + frame::HEADER + body.len());
+        self.push(Expect::Query)
+    }
+}

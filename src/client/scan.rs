@@ -1,0 +1,591 @@
+//! Whether a statement may leave something behind in its session: a scan of its words. Text alone does not prove it (a
+//! function may do anything), so what is not known to be harmless is suspected, and the server is asked afterwards.
+//!
+//! The lexical rules are those of <https://www.postgresql.org/docs/current/sql-syntax-lexical.html>, with
+//! `standard_conforming_strings` on.
+
+mod harmless;
+
+use harmless::is_harmless;
+
+/// What a text may do to its session: a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Traces(u8);
+
+impl Traces {
+    /// Nothing that matters.
+    pub const NONE: Traces = Traces(0);
+    /// It changes settings until the transaction ends.
+    pub const LOCAL: Traces = Traces(1);
+    /// It may take something away that an earlier statement left: of interest to a client that has something.
+    pub const FREES: Traces = Traces(2);
+    /// It changes rows, and so may run triggers.
+    pub const WRITES: Traces = Traces(4);
+    /// It calls a function that is not known to be harmless.
+    pub const CALLS: Traces = Traces(8);
+    /// It may change what prepared statements return.
+    pub const ALTERS: Traces = Traces(16);
+    /// It may make functions.
+    pub const CREATES: Traces = Traces(64);
+    /// It may leave something: settings, temporary tables, locks, cursors, statements, channels.
+    pub const LEAVES: Traces = Traces(32);
+
+    /// True when all of `other` is in it.
+    pub fn has(self, other: Traces) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// True when something of `other` is in it.
+    pub fn touches(self, other: Traces) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Both.
+    #[must_use]
+    pub const fn with(self, other: Traces) -> Traces {
+        Traces(self.0 | other.0)
+    }
+}
+
+/// Names taken from one text.
+const MAX_NAMES: usize = 64;
+
+/// Functions of PostgreSQL whose purpose is to leave something; `set_config` is looked at apart.
+const GUILTY: &[&[u8]] = &[
+    b"set_config",
+    b"setseed",
+    b"pg_advisory_lock",
+    b"pg_advisory_lock_shared",
+    b"pg_try_advisory_lock",
+    b"pg_try_advisory_lock_shared",
+    b"pg_advisory_unlock",
+    b"pg_advisory_unlock_shared",
+    b"pg_advisory_unlock_all",
+    b"query_to_xml",
+    b"query_to_xmlschema",
+    b"query_to_xml_and_xmlschema",
+];
+
+/// Names are at most this long in PostgreSQL (`NAMEDATALEN`).
+const MAX_NAME: usize = 63;
+
+/// Classifies a text of one or more statements.
+pub fn classify(sql: &[u8]) -> Traces {
+    let mut words = Lexer { sql, at: 0, token: 0 };
+    let mut scan = Scan { traces: Traces::NONE, kind: Kind::Start, after_into: false, last: Last::Nothing };
+    loop {
+        match words.next() {
+            Ok(Some(token)) => scan.take(token, &words),
+            Ok(None) => return scan.traces,
+            Err(Unterminated) => return scan.traces.with(Traces::LEAVES),
+        }
+    }
+}
+
+/// The name in a text that is nothing but `DEALLOCATE [PREPARE] name`, folded as PostgreSQL folds it.
+pub fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
+    let mut words = Lexer { sql, at: 0, token: 0 };
+    let mut next = || words.next().ok().flatten();
+    let Some(Token::Word(first)) = next() else { return None };
+    if !first.eq_ignore_ascii_case(b"deallocate") {
+        return None;
+    }
+    let (mut name, mut after) = (next()?, next());
+    if matches!(name, Token::Word(w) if w.eq_ignore_ascii_case(b"prepare"))
+        && !matches!(after, None | Some(Token::Symbol(b';')))
+    {
+        name = after?;
+        after = next();
+    }
+    if !(after.is_none() || matches!(after, Some(Token::Symbol(b';'))) && next().is_none()) {
+        return None;
+    }
+    match name {
+        Token::Word(word) if !word.eq_ignore_ascii_case(b"all") => Some(word.to_ascii_lowercase()),
+        Token::Quoted(name) if !name.contains(&b'"') => Some(name.to_vec()),
+        _ => None,
+    }
+}
+
+/// The names of settings of the user's own (`app.tenant`) that a text may set. PostgreSQL does not list those that no
+/// extension has defined, so who asks for their values must know the names.
+pub fn custom_names(sql: &[u8]) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut words = Lexer { sql, at: 0, token: 0 };
+    let mut before: Option<(usize, usize)> = None;
+    loop {
+        let Ok(token) = words.next() else { return names };
+        let (from, to) = (words.token, words.at);
+        match token {
+            None => return names,
+            Some(Token::Literal) => {
+                let text = sql.get(from..to).unwrap_or_default();
+                let inner = text.strip_prefix(b"'").and_then(|t| t.strip_suffix(b"'")).unwrap_or_default();
+                names.extend(custom_name(inner));
+                before = None;
+            }
+            Some(Token::Word(_) | Token::Symbol(b'.')) if before.is_some_and(|b| b.1 == from) => {
+                before = before.map(|b| (b.0, to));
+                let text = before.and_then(|b| sql.get(b.0..b.1)).unwrap_or_default();
+                names.extend(custom_name(text));
+            }
+            Some(Token::Word(_)) => before = Some((from, to)),
+            Some(_) => before = None,
+        }
+        if names.len() >= MAX_NAMES {
+            return names;
+        }
+    }
+}
+
+/// A name of two or more words with dots between, in lower case.
+pub fn custom_name(text: &[u8]) -> Option<String> {
+    let is_part = |part: &[u8]| part.first().is_some_and(|b| is_word_start(*b)) && part.iter().all(|b| is_word(*b));
+    let fits = text.len() <= 2 * MAX_NAME && text.contains(&b'.') && text.split(|b| *b == b'.').all(is_part);
+    std::str::from_utf8(text).ok().filter(|_| fits).map(str::to_ascii_lowercase)
+}
+
+/// Which statement the scan is in, as far as it matters.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Start,
+    Set,
+    SetSession,
+    Declare,
+    Other,
+}
+
+/// The token before.
+#[derive(Clone, Copy, PartialEq)]
+enum Last {
+    Nothing,
+    /// `INTO` or `COPY`: a table follows, and a parenthesis after it holds columns.
+    Into,
+    /// The table's name or schema, or the dot between.
+    Table,
+    /// `schema.`, of a function or a table; true when it is `pg_catalog`.
+    Dot(bool),
+    Other,
+}
+
+struct Scan {
+    traces: Traces,
+    kind: Kind,
+    after_into: bool,
+    last: Last,
+}
+
+impl Scan {
+    fn note(&mut self, traces: Traces) {
+        self.traces = self.traces.with(traces);
+    }
+
+    fn take(&mut self, token: Token<'_>, rest: &Lexer<'_>) {
+        let last = std::mem::replace(&mut self.last, Last::Other);
+        match token {
+            Token::Symbol(b';') => self.kind = Kind::Start,
+            Token::Symbol(b'.') => self.last = if self.after_into { Last::Table } else { last },
+            // A statement may begin with parentheses: (SELECT …) UNION …
+            Token::Symbol(_) | Token::Literal => {}
+            Token::Quoted(name) => self.name(name, last, rest, false),
+            Token::Word(word) => {
+                let mut lower = [0; MAX_NAME];
+                let Some(lower) = lower.get_mut(..word.len()) else { return self.note(Traces::LEAVES) };
+                lower.copy_from_slice(word);
+                lower.make_ascii_lowercase();
+                self.word(lower, last, rest);
+            }
+        }
+        if !matches!(self.last, Last::Into | Last::Table) {
+            self.after_into = false;
+        }
+    }
+
+    fn word(&mut self, word: &[u8], last: Last, rest: &Lexer<'_>) {
+        match self.kind {
+            Kind::Start => self.start(word),
+            Kind::Set => {
+                self.kind = Kind::Other;
+                match word {
+                    b"local" => self.note(Traces::LOCAL),
+                    b"transaction" | b"constraints" => {}
+                    b"session" => self.kind = Kind::SetSession,
+                    _ => self.note(Traces::LEAVES),
+                }
+            }
+            Kind::SetSession => self.note(Traces::LEAVES),
+            Kind::Declare if word == b"hold" => self.note(Traces::LEAVES),
+            Kind::Declare | Kind::Other => {}
+        }
+        if word == b"into" || word == b"copy" {
+            self.last = Last::Into;
+            self.after_into = true;
+            return;
+        }
+        if last == Last::Into && matches!(word, b"temp" | b"temporary") {
+            return self.note(Traces::LEAVES);
+        }
+        if word == b"set_config" && rest.is_local_set_config() {
+            self.note(Traces::LOCAL);
+        } else {
+            self.name(word, last, rest, is_harmless(word));
+        }
+    }
+
+    /// An identifier: a table after INTO, a schema before a dot, a function before a parenthesis.
+    fn name(&mut self, name: &[u8], last: Last, rest: &Lexer<'_>, harmless: bool) {
+        if name.eq_ignore_ascii_case(b"pg_temp") {
+            return self.note(Traces::LEAVES);
+        }
+        if self.after_into && matches!(last, Last::Into | Last::Table) {
+            self.last = Last::Table;
+            return;
+        }
+        match rest.peek() {
+            Some(b'.') => self.last = Last::Dot(name == b"pg_catalog"),
+            // A function of a schema of the user's may do anything, whatever its name.
+            Some(b'(') if GUILTY.contains(&name) => self.note(Traces::LEAVES),
+            Some(b'(') if !harmless || last == Last::Dot(false) => self.note(Traces::CALLS),
+            _ => {}
+        }
+    }
+
+    /// The first word of a statement.
+    fn start(&mut self, word: &[u8]) {
+        self.kind = Kind::Other;
+        match word {
+            b"select" | b"values" | b"table" | b"begin" | b"start" | b"commit" | b"end" | b"rollback" | b"abort"
+            | b"savepoint" | b"release" | b"fetch" | b"move" | b"show" | b"lock" | b"vacuum" | b"analyze"
+            | b"checkpoint" | b"notify" | b"comment" | b"refresh" | b"cluster" | b"reindex" => {}
+            // WITH and EXPLAIN may hide one of the others.
+            b"insert" | b"update" | b"delete" | b"merge" | b"copy" | b"truncate" | b"with" | b"explain" => {
+                self.note(Traces::WRITES);
+            }
+            b"close" | b"unlisten" | b"deallocate" => self.note(Traces::FREES),
+            b"drop" => self.note(Traces::FREES.with(Traces::ALTERS)),
+            b"alter" => self.note(Traces::ALTERS),
+            b"create" => self.note(Traces::CREATES.with(Traces::LEAVES)),
+            b"set" => self.kind = Kind::Set,
+            b"declare" => self.kind = Kind::Declare,
+            _ => self.note(Traces::LEAVES),
+        }
+    }
+}
+
+enum Token<'a> {
+    Word(&'a [u8]),
+    Quoted(&'a [u8]),
+    Literal,
+    Symbol(u8),
+}
+
+/// A string, quoted name or comment does not end: the rest cannot be judged.
+struct Unterminated;
+
+#[derive(Clone)]
+struct Lexer<'a> {
+    sql: &'a [u8],
+    at: usize,
+    /// Where the last token began.
+    token: usize,
+}
+
+impl<'a> Lexer<'a> {
+    fn rest(&self) -> &'a [u8] {
+        self.sql.get(self.at..).unwrap_or_default()
+    }
+
+    /// The first byte of the next token, comments skipped.
+    fn peek(&self) -> Option<u8> {
+        let mut ahead = self.clone();
+        ahead.skip_blank().ok()?;
+        ahead.rest().first().copied()
+    }
+
+    /// Behind the name `set_config`: true when its third argument is the literal `true`, so that it ends with the
+    /// transaction.
+    fn is_local_set_config(&self) -> bool {
+        let mut ahead = self.clone();
+        let (mut depth, mut commas, mut is_true) = (0_usize, 0, false);
+        while let Ok(Some(token)) = ahead.next() {
+            match token {
+                Token::Symbol(b'(') => depth += 1,
+                Token::Symbol(b')') if depth == 1 => return commas == 2 && is_true,
+                Token::Symbol(b')') => depth = depth.saturating_sub(1),
+                Token::Symbol(b',') if depth == 1 => {
+                    commas += 1;
+                    continue;
+                }
+                _ => {}
+            }
+            is_true = commas == 2 && matches!(token, Token::Word(w) if w.eq_ignore_ascii_case(b"true"));
+        }
+        false
+    }
+
+    fn next(&mut self) -> Result<Option<Token<'a>>, Unterminated> {
+        self.skip_blank()?;
+        self.token = self.at;
+        let rest = self.rest();
+        let Some(&first) = rest.first() else { return Ok(None) };
+        let token = match first {
+            b'\'' => {
+                self.string(1, false)?;
+                Token::Literal
+            }
+            b'"' => Token::Quoted(self.quoted()?),
+            b'$' => {
+                self.dollar()?;
+                Token::Literal
+            }
+            b'0'..=b'9' => {
+                self.at += rest.iter().take_while(|b| is_word(**b) || **b == b'.').count();
+                Token::Literal
+            }
+            first if is_word_start(first) => {
+                let length = rest.iter().take_while(|b| is_word(**b)).count();
+                let word = rest.get(..length).unwrap_or_default();
+                if rest.get(length) == Some(&b'\'') && length == 1 {
+                    self.string(2, first.eq_ignore_ascii_case(&b'e'))?;
+                    return Ok(Some(Token::Literal));
+                }
+                self.at += length;
+                Token::Word(word)
+            }
+            symbol => {
+                self.at += 1;
+                Token::Symbol(symbol)
+            }
+        };
+        Ok(Some(token))
+    }
+
+    fn skip_blank(&mut self) -> Result<(), Unterminated> {
+        loop {
+            let rest = self.rest();
+            match rest {
+                [b, ..] if b.is_ascii_whitespace() || *b == 0x0B => self.at += 1,
+                [b'-', b'-', ..] => self.at += rest.iter().take_while(|b| !matches!(b, b'\n' | b'\r')).count(),
+                [b'/', b'*', ..] => self.comment()?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Comments nest.
+    fn comment(&mut self) -> Result<(), Unterminated> {
+        let mut depth = 0_usize;
+        loop {
+            match self.rest() {
+                [b'/', b'*', ..] => {
+                    depth += 1;
+                    self.at += 2;
+                }
+                [b'*', b'/', ..] => {
+                    depth -= 1;
+                    self.at += 2;
+                    if depth == 0 {
+                        return Ok(());
+                    }
+                }
+                [] => return Err(Unterminated),
+                _ => self.at += 1,
+            }
+        }
+    }
+
+    /// A string whose text begins `skip` bytes on.
+    fn string(&mut self, skip: usize, backslashes: bool) -> Result<(), Unterminated> {
+        self.at += skip;
+        loop {
+            match self.rest() {
+                [b'\'', b'\'', ..] => self.at += 2,
+                [b'\'', ..] => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                [b'\\', _, ..] if backslashes => self.at += 2,
+                [] => return Err(Unterminated),
+                _ => self.at += 1,
+            }
+        }
+    }
+
+    fn quoted(&mut self) -> Result<&'a [u8], Unterminated> {
+        let from = self.at + 1;
+        self.at = from;
+        loop {
+            match self.rest() {
+                [b'"', b'"', ..] => self.at += 2,
+                [b'"', ..] => {
+                    let name = self.sql.get(from..self.at).unwrap_or_default();
+                    self.at += 1;
+                    return Ok(name);
+                }
+                [] => return Err(Unterminated),
+                _ => self.at += 1,
+            }
+        }
+    }
+
+    /// `$1`, or `$tag$ … $tag$`.
+    fn dollar(&mut self) -> Result<(), Unterminated> {
+        let rest = self.rest();
+        let inner = rest.get(1..).unwrap_or_default();
+        let tag = inner.iter().take_while(|b| is_word(**b) && **b != b'$').count();
+        let is_parameter = inner.first().is_some_and(u8::is_ascii_digit);
+        if is_parameter || inner.get(tag) != Some(&b'$') {
+            self.at += 1 + if is_parameter { tag } else { 0 };
+            return Ok(());
+        }
+        let fence = rest.get(..tag + 2).unwrap_or_default();
+        let body = rest.get(fence.len()..).unwrap_or_default();
+        let end = body.windows(fence.len()).position(|w| w == fence).ok_or(Unterminated)?;
+        self.at += fence.len() + end + fence.len();
+        Ok(())
+    }
+}
+
+fn is_word_start(b: u8) -> bool {
+    b.is_ascii_alphabetic() || b == b'_' || b >= 0x80
+}
+
+fn is_word(b: u8) -> bool {
+    is_word_start(b) || b.is_ascii_digit() || b == b'$'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn all(traces: Traces, texts: &[&str]) {
+        for text in texts {
+            assert_eq!(classify(text.as_bytes()), traces, "{text}");
+        }
+    }
+
+    #[test]
+    fn ordinary_statements_leave_nothing() {
+        all(
+            Traces::NONE,
+            &[
+                "",
+                "  ; ;",
+                "SELECT abalance FROM pgbench_accounts WHERE aid = 1;",
+                "DECLARE c CURSOR FOR SELECT 1",
+                "/* set /* x */ */ SELECT $$ set y; listen z $$, $a$ $$ f() $a$, E'it\\'s; set z', 1e5",
+                "(SELECT 1) UNION ALL (SELECT cast(2 as numeric(10,2)))",
+                "SELECT row_number() OVER (PARTITION BY a) FROM x WHERE (b IN (1, 2) AND c = 'set x') -- set y",
+                "SELECT temp, hold FROM weather",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_may_leave_something_is_suspected() {
+        all(
+            Traces::LEAVES,
+            &[
+                "SET x = 1",
+                "set session characteristics as transaction read only",
+                "SET SESSION x = 1",
+                "begin; /* */ set role bob; commit",
+                "RESET ALL",
+                "SELECT pg_advisory_lock(1)",
+                "SELECT set_config('a.b', 'c', false)",
+                "SELECT set_config('a.b', 'true', $1)",
+                "SELECT 1 INTO TEMP t",
+                "SELECT * INTO pg_temp.t FROM u",
+                "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+                "PREPARE p AS SELECT 1",
+                "EXECUTE p",
+                "LISTEN c",
+                "DO $$ begin end $$",
+                "SELECT 'unterminated",
+                "SELECT 1; DISCARD ALL",
+                "SELECT pg_catalog.pg_try_advisory_lock (1)",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_worst_of_a_text_counts() {
+        for text in
+            ["CALL p()", "SELECT set_config('a.b', f(1, true), false)", "SELECT set_config('a.b', 'c', true, true)"]
+        {
+            assert!(classify(text.as_bytes()).has(Traces::LEAVES), "{text}");
+        }
+    }
+
+    #[test]
+    fn writes_and_unknown_functions_are_told_apart() {
+        all(
+            Traces::WRITES,
+            &[
+                "UPDATE t SET a = a + $1 WHERE (b IN (1, 2) AND c = 'set x') -- set y",
+                "INSERT INTO s.t (a, b) VALUES ($1, now()) ON CONFLICT (a) DO UPDATE SET b = excluded.b RETURNING (a)",
+                "insert into \"T\" (a) select count(*) from u where x = any($1)",
+                "COPY t (a, b) FROM STDIN WITH (FORMAT csv)",
+                "WITH x AS MATERIALIZED (SELECT 1) SELECT 2 FROM x",
+            ],
+        );
+        all(
+            Traces::CALLS,
+            &["SELECT my_function(1)", "SELECT \"count\"(1)", "SELECT app.count(1)", "SELECT app . count (1)"],
+        );
+    }
+
+    #[test]
+    fn what_may_free_something_is_told_apart() {
+        all(Traces::FREES, &["CLOSE ALL", "SELECT 1; UNLISTEN *", "DEALLOCATE p"]);
+        all(Traces::FREES.with(Traces::ALTERS), &["drop table t"]);
+        all(Traces::ALTERS, &["alter table t add b int"]);
+        all(Traces::CREATES.with(Traces::LEAVES), &["CREATE TABLE t AS TABLE u"]);
+        all(
+            Traces::LOCAL,
+            &[
+                "BEGIN; SET LOCAL work_mem = '1MB'; SET TRANSACTION READ ONLY; END",
+                "select set_config('app.user', f.x || ',', true) from f",
+                "SELECT pg_catalog.set_config($1, coalesce($2, ''), TRUE)",
+            ],
+        );
+        all(
+            Traces::WRITES.with(Traces::CALLS),
+            &[
+                "INSERT INTO t (a) SELECT leave(1)",
+                "EXPLAIN ANALYZE SELECT leave(1)",
+                "COPY (SELECT leave(1)) TO STDOUT",
+            ],
+        );
+    }
+
+    #[test]
+    fn names_of_the_users_own_settings_are_found() {
+        assert_eq!(custom_names(b"SET App.tenant = 'x.y'; SET b . c = 1"), ["app.tenant", "x.y"]);
+        assert_eq!(custom_names(b"select set_config('a.b.c', 'it''s.d', f.x)"), ["a.b.c", "f.x"]);
+        assert_eq!(custom_names(b"select '1.5', '', '.', 'a.', 2.5"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_deallocation_that_stands_alone_is_recognised() {
+        for (text, name) in [
+            ("deallocate Foo", Some("foo")),
+            (" DEALLOCATE PREPARE \"Foo bar\" ; ", Some("Foo bar")),
+            ("DEALLOCATE prepare", Some("prepare")),
+            ("DEALLOCATE ALL", None),
+            ("DEALLOCATE a; SELECT 1", None),
+            ("SELECT 1", None),
+            ("DEALLOCATE", None),
+        ] {
+            assert_eq!(deallocated(text.as_bytes()), name.map(|n| n.as_bytes().to_vec()), "{text}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_judged() {
+        for text in [&b"\xff(\xff"[..], b"$", b"$a", b"\"", b"/*", b"'\\", b"e'\\", b".", b"0x", b"set", b"a.b.c("] {
+            let _ = classify(text);
+        }
+    }
+}
