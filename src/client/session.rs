@@ -90,8 +90,9 @@ struct Session {
     _listing: Listing,
 }
 
-/// From authentication to the first ReadyForQuery. In session pooling the client gets its server now; else one is asked
-/// only for what is not known of it yet, or when the client's own parameters must be proven valid.
+/// From authentication to the first ReadyForQuery. In session pooling the client gets its server now, if one is to be had at
+/// once: a program that opens all its connections before it uses one must not wait for itself. Else a server is asked only
+/// for what is not known of it yet, or when the client's own parameters must be proven valid.
 async fn begin(
     worker: Rc<Worker>,
     stream: &mut Stream,
@@ -110,11 +111,11 @@ async fn begin(
     let id = plane.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control, id };
     let (greeting, held) = match mode {
-        PoolMode::Session => {
+        PoolMode::Session if borrower.pool.idle() > 0 || borrower.pool.shared.has_room() => {
             let pooled = borrower.lease(&wanted).await?;
             (Arc::new(pooled.conn.reported.clone()), Some(pooled))
         }
-        PoolMode::Transaction | PoolMode::Statement => (greeting(&borrower, &wanted).await?, None),
+        PoolMode::Session | PoolMode::Transaction | PoolMode::Statement => (greeting(&borrower, &wanted).await?, None),
     };
     let server_pid = held.as_ref().map(|p| p.conn.pid);
     let listing =

@@ -164,6 +164,12 @@ impl SharedPool {
         self.open() > self.size.load(Ordering::Relaxed)
     }
 
+    /// True when a connection could be opened now and nobody waits for one.
+    pub fn has_room(&self) -> bool {
+        let queue = self.lock();
+        queue.waiters.is_empty() && queue.open < self.size.load(Ordering::Relaxed)
+    }
+
     /// Asks for the right to open a connection, or joins the queue.
     pub fn ask(self: &Arc<Self>) -> Asked {
         let mut queue = self.lock();
