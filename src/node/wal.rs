@@ -238,7 +238,8 @@ mod tests {
     fn a_proof_ends_with_the_records_checksum_or_the_page() {
         let segment =
             Segment { timeline: 1, start: Lsn(0x300_0000), bytes: u64::from(MIB_16), path: PathBuf::from("x") };
-        let proof = |last, is_record| LogEnd { timeline: 1, last: Lsn(last), is_record, segment: None }.proof_bytes(&segment);
+        let proof =
+            |last, is_record| LogEnd { timeline: 1, last: Lsn(last), is_record, segment: None }.proof_bytes(&segment);
         assert_eq!(proof(0x300_0060, true), 0x60 + 24);
         assert_eq!(proof(0x300_1ff8, true), 0x2000);
         // Behind the end of a standby's log there are zeros, where the source has gone on.

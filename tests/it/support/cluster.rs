@@ -122,7 +122,8 @@ impl Cluster {
         let port = self.nodes[id].port;
         wait_until("the killed server is gone", Duration::from_secs(20), || {
             // Also as a zombie: PostgreSQL takes one for a server that runs.
-            !std::path::Path::new(&format!("/proc/{pid}")).exists() && std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
+            !std::path::Path::new(&format!("/proc/{pid}")).exists()
+                && std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
         });
     }
 
