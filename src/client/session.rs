@@ -113,7 +113,7 @@ async fn begin(
     let (greeting, held) = match mode {
         PoolMode::Session if borrower.pool.idle() > 0 || borrower.pool.shared.has_room() => {
             let pooled = borrower.lease(&wanted).await?;
-            (Arc::new(pooled.conn.reported.clone()), Some(pooled))
+            (remember(&borrower, &wanted, &pooled), Some(pooled))
         }
         PoolMode::Session | PoolMode::Transaction | PoolMode::Statement => (greeting(&borrower, &wanted).await?, None),
     };
@@ -170,10 +170,18 @@ async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<
         return Ok(Arc::new(own));
     }
     let pooled = borrower.lease(wanted).await?;
-    let reported = Arc::new(pooled.conn.reported.clone());
-    borrower.pool.shared.remember_greeting(pooled.conn.route, wishes, reported.clone());
+    let reported = remember(borrower, wanted, &pooled);
     borrower.give_back(pooled, true, false);
     Ok(reported)
+}
+
+/// Remembers what a server with these parameters reports.
+fn remember(borrower: &Borrower, wanted: &ParamSet, pooled: &Pooled) -> Arc<HashMap<String, String>> {
+    let mut wishes = (**wanted).clone();
+    wishes.remove("application_name");
+    let reported = Arc::new(pooled.conn.reported.clone());
+    borrower.pool.shared.remember_greeting(pooled.conn.route, wishes, reported.clone());
+    reported
 }
 
 impl Session {
