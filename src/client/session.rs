@@ -5,6 +5,7 @@ use super::core::{Core, Front, Rules};
 use super::fault::Fault;
 use super::lease::Borrower;
 use super::leftovers::{self, Leftovers};
+use super::listen::Subscription;
 use super::params;
 use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
@@ -85,6 +86,8 @@ struct Session {
     /// The server connection that stays with the client between transactions, and why, if it is an exception.
     held: Option<Box<Pooled>>,
     pin: Option<Pinned>,
+    /// Its channels, in transaction pooling.
+    subscription: Option<Subscription>,
     max_pins: usize,
     database: String,
     _listing: Listing,
@@ -139,6 +142,7 @@ async fn begin(
         down: Lane::default(),
         held,
         pin: None,
+        subscription: None,
         max_pins: settings.pool.max_pins,
         database: key.database,
         _listing: listing,
@@ -219,7 +223,10 @@ impl Session {
             let ended = self.exchange(client, &mut pooled).await;
             match ended {
                 Ok(Ended::Transaction) if self.pin.is_none() && !self.core.traces().touches(LASTING) => {
-                    self.core.forget_traces();
+                    if self.core.traces() != Traces::NONE {
+                        self.unlisten().await;
+                        self.core.forget_traces();
+                    }
                     self.borrower.give_back(pooled, self.core.is_clean(), false);
                 }
                 Ok(Ended::Transaction) => self.settle(pooled).await?,
@@ -249,6 +256,7 @@ impl Session {
     /// After a transaction that may have left something: the server is asked. Settings go with the client; anything else
     /// binds it to this server for as long as it lasts.
     async fn settle(&mut self, mut pooled: Box<Pooled>) -> Result<(), Fault> {
+        self.unlisten().await;
         let traces = self.core.traces();
         let left = match self.leftovers(&mut pooled.conn, traces).await {
             Ok(left) => left,
@@ -258,12 +266,23 @@ impl Session {
                 Some(Leftovers { pins: vec![format!("unknown: {}", error.message)], ..Leftovers::default() })
             }
         };
-        let Some(left) = left else {
+        let Some(mut left) = left else {
             self.core.forget_traces();
             self.borrower.give_back(pooled, self.core.is_clean(), false);
             return Ok(());
         };
         let worker = self.borrower.worker.clone();
+        if left.pins.is_empty() && !left.channels.is_empty() {
+            let (login, channels) = (&self.borrower.login, left.channels.clone());
+            let listeners = &worker.plane.listeners;
+            let taken = listeners.take_over(&worker, login, &mut pooled.conn, channels, &mut self.subscription).await;
+            match taken {
+                Ok(true) => left.channels.clear(),
+                Ok(false) => tracing::warn!(event = "listener.unreachable", database = %self.database),
+                Err(error) => return Err(Fault::ServerLost(error.to_string())),
+            }
+        }
+        let reasons = left.reasons();
         self.down.own().append(&mut pooled.conn.asides);
         let known = !left.pins.iter().any(|p| p.starts_with("unknown"));
         if known {
@@ -272,25 +291,35 @@ impl Session {
             pooled.conn.applied = if *wanted == left.settings { wanted.clone() } else { left.settings.into() };
             self.core.set_wanted(wanted, &worker.plane.statements);
         }
-        self.core.set_bound(!left.pins.is_empty(), &worker.plane.statements);
+        self.core.set_bound(!reasons.is_empty(), &worker.plane.statements);
         pooled.conn.unsure = true;
         pooled.conn.last_user = self.borrower.id;
-        if left.pins.is_empty() {
+        if reasons.is_empty() {
             self.pin = None;
             self.borrower.give_back(pooled, self.core.is_clean(), false);
             return Ok(());
         }
         match &self.pin {
-            Some(pin) => pin.update(left.pins),
+            Some(pin) => pin.update(reasons),
             None => {
                 let (pool, pid) = (&self.borrower.pool.shared.key, pooled.conn.pid);
                 tracing::debug!(event = "client.pinned", user = %pool.user, database = %pool.database);
-                let pin = worker.plane.pins.pin(pool, pid, left.pins, self.max_pins).map_err(Fault::Pins)?;
+                let pin = worker.plane.pins.pin(pool, pid, reasons, self.max_pins).map_err(Fault::Pins)?;
                 self.pin = Some(pin);
             }
         }
         self.held = Some(pooled);
         Ok(())
+    }
+
+    /// Ends the channels that the client has ended itself.
+    async fn unlisten(&mut self) {
+        let ended = self.core.take_unlistened();
+        if let Some(subscription) = &self.subscription {
+            for channel in ended {
+                subscription.unlisten(channel).await;
+            }
+        }
     }
 
     /// What is left, or `None` when nothing can be.
@@ -309,9 +338,14 @@ impl Session {
 
     /// Waits for work, sending what is left of the last answer. An idle client holds no buffer here.
     async fn next(&mut self, client: &mut Stream) -> Result<Front, Fault> {
-        let Session { up, down, core, borrower, .. } = self;
+        let Session { up, down, core, borrower, subscription, .. } = self;
         poll_fn(|cx| {
             loop {
+                if let Some(subscription) = subscription
+                    && !subscription.inbox.take(down.own(), cx)
+                {
+                    return Poll::Ready(Err(Fault::Limit("too many notifications waited for this client".into())));
+                }
                 if let Poll::Ready(Err(_)) = down.poll_send(client, cx) {
                     return Poll::Ready(Err(Fault::ClientGone));
                 }
