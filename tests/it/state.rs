@@ -201,6 +201,35 @@ assert "self" in seen
 }
 
 #[test]
+fn listeners_survive_a_restart_of_the_server() {
+    let cluster = Cluster::single();
+    let pgmend = Config::of(&cluster).start();
+    let pg_ctl = crate::support::bin("pg_ctl");
+    let restart = format!("{:?}, 'restart', '-w', '-m', 'fast', '-D', {:?}", pg_ctl, cluster.nodes[0].data);
+    let script = r#"
+import subprocess
+a = connect()
+seen = []
+a.add_notify_handler(lambda n: seen.append(n.payload))
+a.execute("LISTEN news")
+def until(word):
+    for _ in range(200):
+        if word in seen: return
+        time.sleep(0.05); a.execute("SELECT 1")
+    raise SystemExit(f"not heard: {word}")
+a.execute("NOTIFY news, 'before'"); until("before")
+subprocess.run([RESTART], check=True, stdout=subprocess.DEVNULL)
+# The listener finds the server again by itself; a notification that is sent before has nobody to hear it.
+for n in range(100):
+    a.execute(f"NOTIFY news, 'after'")
+    if "after" in seen: break
+    time.sleep(0.1)
+until("after")
+"#;
+    pgmend.psycopg("", &script.replace("RESTART", &restart));
+}
+
+#[test]
 fn too_many_bound_clients_are_refused() {
     let cluster = Cluster::single();
     let mut config = Config::of(&cluster);
