@@ -239,6 +239,9 @@ fn too_many_bound_clients_are_refused() {
         r#"
 a, b, c = connect(), connect(), connect()
 a.execute("CREATE TEMP TABLE t (x int)")
+# The client has its answer before pgmend has asked what is left.
+c.prepare_threshold = None
+while not c.execute("SHOW PINS").fetchall(): time.sleep(0.02)
 try:
     b.execute("CREATE TEMP TABLE t (x int)")
     b.execute("SELECT 1")
