@@ -1,11 +1,12 @@
 //! Borrowing a server connection for a transaction: through the gate, from the idle ones, by opening one, or by waiting.
 
+use super::activity::Activity;
 use super::cancel::{CancelSlot, CancelTarget};
 use super::fault::Fault;
 use super::params;
 use super::worker::{Control, Route, Way, Worker};
-use crate::pool::{Asked, Grant, Local, Permit, Pooled};
-use crate::server::{self, Login, ParamSet, ServerConn, ServerError, SimpleError};
+use crate::pool::{Asked, Grant, Local, Permit, Pooled, Refusal};
+use crate::server::{self, Login, ParamSet, RouteId, ServerConn, ServerError, SimpleError};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub struct Borrower {
     /// The client's pool here.
     pub pool: Rc<Local>,
     /// How pgmend logs in for it.
-    pub login: Login,
+    pub login: Rc<Login>,
     /// Where its cancels go.
     pub slot: Arc<CancelSlot>,
     /// Its ending, if it is told to.
@@ -46,7 +47,8 @@ impl Borrower {
         {
             return self.ready(pooled, wanted, &route).await;
         }
-        let limit = match self.worker.plane.settings.load().pool.wait_timeout {
+        self.control.activity.set(Activity::waiting());
+        let limit = match self.pool.shared.rules().wait_timeout {
             Duration::ZERO => FOREVER,
             limit => limit,
         };
@@ -78,7 +80,7 @@ impl Borrower {
             if let Some(pooled) = self.pool.take(route.id) {
                 return self.ready(pooled, wanted, &route).await;
             }
-            match self.place(deadline, limit).await? {
+            match self.place(route.id, deadline, limit).await? {
                 Grant::Conn(pooled) if pooled.conn.route == route.id => {
                     return self.ready(pooled, wanted, &route).await;
                 }
@@ -99,17 +101,15 @@ impl Borrower {
     }
 
     /// A place in the pool's budget, or a connection that somebody gave back.
-    async fn place(&self, deadline: Instant, limit: Duration) -> Result<Grant, Fault> {
-        match self.pool.shared.ask() {
+    async fn place(&self, route: RouteId, deadline: Instant, limit: Duration) -> Result<Grant, Fault> {
+        let pool = &self.pool.shared;
+        match pool.ask(route.node) {
             Asked::Permit(permit) => Ok(Grant::Permit(permit)),
-            Asked::Full => Err(Fault::Limit("too many clients wait for a server connection".into())),
+            Asked::Full => Err(Fault::QueueFull(pool.rules().max_waiting)),
             Asked::Wait { id, grant } => {
                 let mut forget = Forget { pool: &self.pool, id: Some(id) };
-                // Idle connections may lie with other workers, or here when others waited before.
-                self.pool.serve_waiters();
-                self.worker.nudge.all();
-                let granted = tokio::time::timeout_at(deadline, grant).await;
-                match granted {
+                self.call_for_idle();
+                match tokio::time::timeout_at(deadline, grant).await {
                     Ok(Ok(grant)) => {
                         // Whoever grants has taken the waiter out.
                         forget.disarm();
@@ -121,6 +121,21 @@ impl Borrower {
         }
     }
 
+    /// Idle connections may lie with other workers, here when others waited before, or in other pools under a limit that
+    /// is reached. Where only the rate of new connections is in the way, somebody watches the clock.
+    fn call_for_idle(&self) {
+        let budget = &self.worker.plane.budget;
+        match budget.contended() {
+            0 => self.pool.serve_waiters(),
+            _ => self.worker.serve_waiters(),
+        }
+        self.worker.nudge.all();
+        if budget.is_rated() && budget.rate_due().is_some() {
+            let budget = budget.clone();
+            tokio::task::spawn_local(async move { budget.tick_while_rated().await });
+        }
+    }
+
     /// Opens a connection. The inner error means that the node cannot be reached now: worth another try.
     async fn open(
         &self,
@@ -128,8 +143,12 @@ impl Borrower {
         permit: Permit,
         deadline: Instant,
     ) -> Result<Result<Box<Pooled>, String>, Fault> {
+        let pool = &self.pool.shared;
+        if let Some(refusal) = pool.refusal(route.id) {
+            return Err(refused(&refusal.why));
+        }
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = self.worker.plane.settings.load().server.connect_timeout.min(left);
+        let timeout = pool.rules().connect_timeout.min(left);
         match server::connect(&route.target, &self.login, timeout).await {
             Ok(connected) => {
                 let conn = ServerConn::new(connected, route.id, self.worker.now_s());
@@ -142,10 +161,9 @@ impl Borrower {
             Err(error) => {
                 let user = &self.login.user;
                 tracing::warn!(event = "server.login_failed", node = %route.id.node, %user, %error);
-                Err(match error {
-                    ServerError::Refused(fields) => Fault::Refused(Box::new(fields)),
-                    other => Fault::Login(other.for_client()),
-                })
+                let why = Arc::new(error);
+                pool.remember(Some(Refusal { route: route.id, at: std::time::Instant::now(), why: why.clone() }));
+                Err(refused(&why))
             }
         }
     }
@@ -251,5 +269,13 @@ impl Drop for Forget<'_> {
         if let Some(id) = self.id {
             self.pool.shared.forget(id);
         }
+    }
+}
+
+/// What a client is told when the servers refuse the pool's login, now or within `server_login_retry`.
+fn refused(why: &ServerError) -> Fault {
+    match why {
+        ServerError::Refused(fields) => Fault::Refused(Box::new(fields.clone())),
+        other => Fault::Login(other.for_client()),
     }
 }

@@ -1,5 +1,6 @@
 //! A client's life: login, greeting, one transaction after the other, farewell.
 
+use super::activity::{Activity, Limit, Limits};
 use super::cancel::{CancelSlot, Listing};
 use super::core::{Core, Front, Rules};
 use super::fault::Fault;
@@ -11,6 +12,7 @@ use super::relay::{Ended, Exchange, Lane, Relay, Until};
 use super::scan::Traces;
 use super::startup::{self, Arrival, NewSession};
 use super::worker::{Control, Worker};
+use crate::auth::ServerSecret;
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode, Pooled};
 use crate::server::{Login, ParamSet, ServerConn, SimpleError};
@@ -31,10 +33,11 @@ const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Traces::WRITES);
 /// A statement of Pgpool-II's own is at most this long.
 const MAX_COMMAND: usize = 1024;
 
-/// Serves one client from its first byte to the end.
-pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>) {
+/// Serves one client from its first byte to the end. `beyond`: `max_client_conn`, when it is reached; then only a cancel is
+/// taken.
+pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>, beyond: Option<usize>) {
     let context = worker.plane.startup.load_full();
-    match startup::accept(stream, &context).await {
+    match startup::accept(stream, &context, beyond).await {
         Ok(Arrival::Session(new)) => run(worker, new, control).await,
         Ok(Arrival::Cancel { pid, key, mut stream }) => {
             // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
@@ -49,16 +52,46 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>) {
 
 async fn run(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) {
     let NewSession { mut stream, user, database, parameters, minor, secret, .. } = new;
-    let login = Login { user: user.clone(), database: database.clone(), secret, parameters: Vec::new() };
-    let key = PoolKey { user, database };
-    let outcome = begin(worker.clone(), &mut stream, key, login, &parameters, minor, control).await;
-    let fault = match outcome {
-        Ok(mut session) => session.run(&mut stream).await.err(),
-        Err(fault) => Some(fault),
+    let settings = worker.plane.settings.load_full();
+    let rules = settings.pool.rules(&user, &database);
+    let counted = worker.plane.tally.admit(&user, &database, &rules);
+    let fault = match counted {
+        Err(too_many) => Some(Fault::TooMany(too_many)),
+        Ok(_counted) => {
+            let login = login(&worker, &user, &database, secret);
+            let key = PoolKey { user: login.user.clone(), database: database.clone() };
+            control.limits.set(Limits::of(&rules));
+            // Nobody else sets it.
+            let _ = control.who.set((user, database));
+            match begin(worker.clone(), &mut stream, key, login, &parameters, minor, control).await {
+                Ok(mut session) => {
+                    let ended = session.run(&mut stream).await;
+                    // In the middle of a message nothing of ours would be understood.
+                    ended.err().filter(|_| session.is_between_answers())
+                }
+                Err(fault) => Some(fault),
+            }
+        }
     };
     if let Some(fault) = fault {
         farewell(&mut stream, &fault).await;
     }
+}
+
+/// How servers are logged in to for a client: as himself, or as the database's section says.
+fn login(worker: &Worker, user: &str, database: &str, secret: ServerSecret) -> Login {
+    let settings = worker.plane.settings.load();
+    let section = settings.pool.database(database);
+    let (role, secret) = match section.and_then(|s| s.user.clone()) {
+        None => (user.to_owned(), secret),
+        Some(role) => {
+            let given = section.and_then(|s| s.password.clone()).map(ServerSecret::Password);
+            let secret = given.unwrap_or_else(|| worker.plane.startup.load().secrets.for_servers(&role));
+            (role, secret)
+        }
+    };
+    let database = section.and_then(|s| s.dbname.clone()).unwrap_or_else(|| database.to_owned());
+    Login { user: role, database, secret, parameters: Vec::new() }
 }
 
 async fn farewell(stream: &mut Stream, fault: &Fault) {
@@ -106,7 +139,9 @@ async fn begin(
     let settings = plane.settings.load_full();
     let pool =
         worker.pool(&key).ok_or_else(|| Fault::Limit("too many different users and databases at once".into()))?;
-    let mode = settings.mode(&key.database);
+    let mode = pool.shared.rules().mode;
+    let login = Rc::new(login);
+    pool.remember_login(&login);
     let id = plane.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control, id };
     let (greeting, held) = match mode {
@@ -225,8 +260,12 @@ impl Session {
                 }
                 Err(fault) => {
                     match fault {
-                        Fault::Shutdown | Fault::Idle if self.up.is_sent() => self.held = Some(pooled),
-                        Fault::ClientGone if !self.core.is_settled() => self.borrower.abandon(pooled),
+                        Fault::Shutdown | Fault::TimeLimit(Limit::ClientIdle, _) if self.up.is_sent() => {
+                            self.held = Some(pooled)
+                        }
+                        Fault::ClientGone | Fault::TimeLimit(..) if !self.core.is_settled() => {
+                            self.borrower.abandon(pooled)
+                        }
                         // What the server has seen of the last batch is not known: it is closed.
                         _ => drop(pooled),
                     }
@@ -296,9 +335,14 @@ impl Session {
         leftovers::ask(conn, &self.borrower.login.user, custom).await.map(Some)
     }
 
+    fn is_between_answers(&self) -> bool {
+        self.down.is_sent() && self.core.is_between_answers()
+    }
+
     /// Waits for work, sending what is left of the last answer. An idle client holds no buffer here.
     async fn next(&mut self, client: &mut Stream) -> Result<Front, Fault> {
         let Session { up, down, core, borrower, .. } = self;
+        borrower.control.activity.set(Activity::idle(borrower.worker.now_s()));
         poll_fn(|cx| {
             loop {
                 if let Poll::Ready(Err(_)) = down.poll_send(client, cx) {
@@ -320,7 +364,7 @@ impl Session {
                 }
                 match std::task::ready!(up.poll_receive(client, cx)) {
                     Ok(0) | Err(_) => return Poll::Ready(Err(Fault::ClientGone)),
-                    Ok(_) => borrower.control.active_s.set(borrower.worker.now_s()),
+                    Ok(_) => borrower.control.activity.set(Activity::idle(borrower.worker.now_s())),
                 }
             }
         })
@@ -341,10 +385,11 @@ impl Session {
                 return Poll::Ready(Err(end.into()));
             }
             let now_s = borrower.worker.now_s();
-            borrower.control.active_s.set(now_s);
             let outcome =
                 Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until }
                     .poll(&mut state, cx);
+            let activity = &borrower.control.activity;
+            activity.set(activity.get().seen(core.sight(), now_s));
             if state.client_closed && borrower.control.closed_s.get().is_none() {
                 borrower.control.closed_s.set(Some(now_s));
             }

@@ -7,8 +7,6 @@ use std::time::Duration;
 pub struct Settings {
     /// `authentication_timeout` / `client_login_timeout`.
     pub login_timeout: Duration,
-    /// `client_idle_limit`: an idle client is disconnected after this; zero = never.
-    pub idle_limit: Duration,
     /// Largest protocol message that must be held whole (Parse, Bind, Query that is looked at), bytes.
     pub max_message: usize,
     /// Answer `SHOW POOL_*` in ordinary sessions, as Pgpool-II does.

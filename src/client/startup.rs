@@ -19,6 +19,8 @@ use tokio::sync::Semaphore;
 const MAX_ANSWER: usize = 65_535;
 /// A refused client that does not read gets this long to take its error.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// A client for whom there is no room gets this long to say what it wants.
+const BEYOND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Derivations at once: each takes a core for milliseconds, and guessers must not take them all from the clients within.
 static DERIVATIONS: Semaphore = Semaphore::const_new(2);
 /// Bytes that a refused client may still be sending; the most that fits into sockets, several times over.
@@ -106,9 +108,12 @@ impl From<WireError> for StartupError {
 
 /// Takes a new connection to AuthenticationOk (with NegotiateProtocolVersion before it when needed). On failure the
 /// client has got its ErrorResponse. Not cancel safe: a dropped login closes the connection.
-pub async fn accept(stream: Stream, ctx: &StartupContext) -> Result<Arrival, StartupError> {
+///
+/// `beyond` is `max_client_conn` when it is reached: whoever wants a session is refused as soon as he can understand it.
+pub async fn accept(stream: Stream, ctx: &StartupContext, beyond: Option<usize>) -> Result<Arrival, StartupError> {
     let mut slot = Some(stream);
-    let outcome = match tokio::time::timeout(ctx.login_timeout, arrive(&mut slot, ctx)).await {
+    let limit = if beyond.is_some() { ctx.login_timeout.min(BEYOND_TIMEOUT) } else { ctx.login_timeout };
+    let outcome = match tokio::time::timeout(limit, arrive(&mut slot, ctx, beyond)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(refused("57014", "canceling authentication due to timeout")),
     };
@@ -144,7 +149,11 @@ fn refused(code: &str, message: impl Into<String>) -> StartupError {
 }
 
 /// The stream is in `slot` whenever the client can be told something.
-async fn arrive(slot: &mut Option<Stream>, ctx: &StartupContext) -> Result<Arrival, StartupError> {
+async fn arrive(
+    slot: &mut Option<Stream>,
+    ctx: &StartupContext,
+    beyond: Option<usize>,
+) -> Result<Arrival, StartupError> {
     match held(slot)?.peek_first_byte().await? {
         None => return Ok(Arrival::Gone),
         Some(TLS_HANDSHAKE) => {
@@ -186,9 +195,20 @@ async fn arrive(slot: &mut Option<Stream>, ctx: &StartupContext) -> Result<Arriv
             Packet::Cancel { pid, key } => {
                 return Ok(slot.take().map_or(Arrival::Gone, |stream| Arrival::Cancel { pid, key, stream }));
             }
-            Packet::Startup(packet) => return begin_session(slot, packet, ctx).await,
+            Packet::Startup(packet) => {
+                return match beyond {
+                    Some(limit) => Err(too_many(limit)),
+                    None => begin_session(slot, packet, ctx).await,
+                };
+            }
         }
     }
+}
+
+fn too_many(limit: usize) -> StartupError {
+    let mut fields = ErrorFields::fatal("53300", format!("no more connections allowed (max_client_conn = {limit})"));
+    fields.hint = Some("Close other connections, or raise max_client_conn.".to_owned());
+    StartupError::Refused(fields)
 }
 
 fn held(slot: &mut Option<Stream>) -> Result<&mut Stream, StartupError> {
@@ -264,19 +284,14 @@ async fn authenticate(
     ctx: &StartupContext,
 ) -> Result<ServerSecret, StartupError> {
     let (user, database) = (packet.user.as_str(), packet.database.as_str());
-    let stored = ctx.secrets.lookup(user);
     let ask = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database };
-    match (ctx.hba.decide(&ask), stored) {
-        (Method::Trust, stored) => Ok(match stored {
-            Some(StoredSecret::Plain(password)) => ServerSecret::Password(password.clone()),
-            Some(StoredSecret::Md5(text)) => ServerSecret::Md5(text.clone()),
-            Some(StoredSecret::Scram(_)) | None => ServerSecret::None,
-        }),
-        (Method::Password, _) => by_password(stream, user, out, ctx).await,
-        (Method::Scram, _) => by_scram(stream, user, out, ctx).await,
-        (Method::Md5, _) if ctx.secrets.scram_by_md5(user) => by_scram(stream, user, out, ctx).await,
-        (Method::Md5, _) => by_md5(stream, user, out, ctx).await,
-        (Method::Reject | Method::Cert, _) => {
+    match ctx.hba.decide(&ask) {
+        Method::Trust => Ok(ctx.secrets.for_servers(user)),
+        Method::Password => by_password(stream, user, out, ctx).await,
+        Method::Scram => by_scram(stream, user, out, ctx).await,
+        Method::Md5 if ctx.secrets.scram_by_md5(user) => by_scram(stream, user, out, ctx).await,
+        Method::Md5 => by_md5(stream, user, out, ctx).await,
+        Method::Reject | Method::Cert => {
             let host = ask.peer.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
             let encryption = if ask.tls { "SSL encryption" } else { "no encryption" };
             Err(refused(

@@ -30,7 +30,7 @@ async fn attempt(method: Method, user: &str, password: &str) -> Result<ServerSec
         parameters: vec![],
     };
     let client = tokio::spawn(async move { log_in(Stream::Unix(ours), &login).await });
-    match accept(Stream::Unix(theirs), &context(method)).await {
+    match accept(Stream::Unix(theirs), &context(method), None).await {
         Ok(Arrival::Session(mut session)) => {
             let mut out = Vec::new();
             backend::ready_for_query(&mut out, b'I');
@@ -81,7 +81,7 @@ async fn wrong_and_unknown_fail_alike() {
 async fn raw(bytes: &[u8]) -> (Result<Arrival, StartupError>, Vec<u8>) {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.write_all(bytes).await.unwrap();
-    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust)).await;
+    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust), None).await;
     let mut got = vec![0; 1000];
     let n = ours.read(&mut got).await.unwrap();
     got.truncate(n);
@@ -107,7 +107,7 @@ async fn versions_cancels_and_replication() {
     assert!(matches!(outcome, Err(StartupError::Refused(f)) if f.code == "08P01"));
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.write_all(b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x07abcd").await.unwrap();
-    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust)).await;
+    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust), None).await;
     assert!(matches!(outcome, Ok(Arrival::Cancel { pid: 7, .. })));
 }
 
@@ -125,7 +125,7 @@ async fn a_second_encryption_request_is_refused() {
         ours.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"E");
     });
-    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust)).await;
+    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust), None).await;
     assert!(matches!(outcome, Err(StartupError::Refused(f)) if f.code == "0A000"));
     client.await.unwrap();
 }
@@ -133,7 +133,7 @@ async fn a_second_encryption_request_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn the_login_is_bounded() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust)).await;
+    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust), None).await;
     assert!(matches!(outcome, Err(StartupError::Refused(f)) if f.code == "57014"));
     drop(ours);
 }
@@ -177,7 +177,7 @@ async fn guess(method: Method, secrets: &Arc<Secrets>, user: &str) -> (Vec<(u8, 
         }
     });
     let before = scram::work();
-    let refused = accept(Stream::Unix(theirs), &ctx).await;
+    let refused = accept(Stream::Unix(theirs), &ctx, None).await;
     assert!(matches!(&refused, Err(StartupError::Refused(f)) if f.code == "28P01"), "{refused:?}");
     let after = scram::work();
     let work = scram::Work { iterations: after.iterations - before.iterations, hmacs: after.hmacs - before.hmacs };

@@ -12,6 +12,7 @@ mod upstream;
 
 pub use statements::{Context, Statement, Statements};
 
+use super::activity::Sight;
 use super::fault::Fault;
 use super::scan::{self, Traces};
 use crate::server::ParamSet;
@@ -93,6 +94,8 @@ pub struct Core {
     custom: BTreeSet<String>,
     /// The next command is the server's although it looks like one of pgmend's.
     pass_command: bool,
+    /// ReadyForQuery messages so far; wraps.
+    rounds: u32,
 }
 
 impl Core {
@@ -115,6 +118,7 @@ impl Core {
             traces: Traces::NONE,
             custom: BTreeSet::new(),
             pass_command: false,
+            rounds: 0,
         }
     }
 
@@ -157,6 +161,16 @@ impl Core {
     /// The command at the front goes to the server.
     pub fn pass_command(&mut self) {
         self.pass_command = true;
+    }
+
+    /// What the time limits need to know of the protocol's state.
+    pub fn sight(&self) -> Sight {
+        Sight { clean: self.is_clean(), settled: self.is_settled(), rounds: self.rounds }
+    }
+
+    /// True when no frame to the client is half through: something of pgmend's own may follow.
+    pub fn is_between_answers(&self) -> bool {
+        self.back_to_pass == 0
     }
 
     /// True when the server owes nothing and is outside a transaction: it may serve somebody else.
