@@ -7,7 +7,8 @@ use super::params;
 use super::worker::{Control, Route, Way, Worker};
 use crate::pool::{Asked, Grant, Local, Permit, Pooled, Refusal};
 use crate::server::{self, Login, ParamSet, RouteId, ServerConn, ServerError, SimpleError};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -52,7 +53,17 @@ impl Borrower {
             Duration::ZERO => FOREVER,
             limit => limit,
         };
-        let waiting = self.wait(wanted, Instant::now() + limit, limit);
+        // The usual wait, in a busy pool: for the next connection that comes back. It needs no timer and no watch.
+        let first = match self.worker.way() {
+            Way::Open(route) => match self.place(route.id, limit).await? {
+                Grant::Conn(pooled) if pooled.conn.route == route.id => {
+                    return self.ready(pooled, wanted, &route).await;
+                }
+                other => Some(other),
+            },
+            Way::Blocked(_) => None,
+        };
+        let waiting = self.wait(wanted, Instant::now() + limit, limit, first);
         let ended = poll_fn(|cx| self.control.check(cx, true).map_or(Poll::Pending, Poll::Ready));
         tokio::select! {
             biased;
@@ -61,7 +72,21 @@ impl Borrower {
         }
     }
 
-    async fn wait(&self, wanted: &ParamSet, deadline: Instant, limit: Duration) -> Result<Box<Pooled>, Fault> {
+    /// True when there is an idle connection here, or room for one more.
+    pub fn is_served_at_once(&self) -> bool {
+        match self.worker.way() {
+            Way::Open(route) => self.pool.idle() > 0 || self.pool.shared.has_room(route.id.node),
+            Way::Blocked(_) => false,
+        }
+    }
+
+    async fn wait(
+        &self,
+        wanted: &ParamSet,
+        deadline: Instant,
+        limit: Duration,
+        mut first: Option<Grant>,
+    ) -> Result<Box<Pooled>, Fault> {
         let mut board = self.worker.plane.board.watch();
         let mut why = String::new();
         loop {
@@ -77,14 +102,21 @@ impl Borrower {
                     continue;
                 }
             };
-            if let Some(pooled) = self.pool.take(route.id) {
+            if first.is_none()
+                && let Some(pooled) = self.pool.take(route.id)
+            {
                 return self.ready(pooled, wanted, &route).await;
             }
-            match self.place(route.id, deadline, limit).await? {
+            let grant = match first.take() {
+                Some(grant) => grant,
+                None => self.place(route.id, limit).await?,
+            };
+            match grant {
                 Grant::Conn(pooled) if pooled.conn.route == route.id => {
                     return self.ready(pooled, wanted, &route).await;
                 }
                 Grant::Conn(_of_an_old_route) => {}
+                Grant::Permit(permit) if permit.node() != route.id.node => {}
                 Grant::Permit(permit) => match self.open(&route, permit, deadline).await? {
                     Ok(pooled) => return self.ready(pooled, wanted, &route).await,
                     Err(unreachable) => {
@@ -100,25 +132,31 @@ impl Borrower {
         }
     }
 
-    /// A place in the pool's budget, or a connection that somebody gave back.
-    async fn place(&self, route: RouteId, deadline: Instant, limit: Duration) -> Result<Grant, Fault> {
-        let pool = &self.pool.shared;
-        match pool.ask(route.node) {
-            Asked::Permit(permit) => Ok(Grant::Permit(permit)),
-            Asked::Full => Err(Fault::QueueFull(pool.rules().max_waiting)),
-            Asked::Wait { id, grant } => {
-                let mut forget = Forget { pool: &self.pool, id: Some(id) };
-                self.call_for_idle();
-                match tokio::time::timeout_at(deadline, grant).await {
-                    Ok(Ok(grant)) => {
-                        // Whoever grants has taken the waiter out.
-                        forget.disarm();
-                        Ok(grant.arrive())
-                    }
-                    Ok(Err(_)) | Err(_) => Err(Fault::QueueTimeout(limit)),
-                }
+    /// A place in the pool's budget, or a connection that somebody gave back. The worker's sweep bounds the wait.
+    async fn place(&self, route: RouteId, limit: Duration) -> Result<Grant, Fault> {
+        let (id, mut grant) = match self.pool.shared.ask(route.node) {
+            Asked::Permit(permit) => return Ok(Grant::Permit(permit)),
+            Asked::Full => return Err(Fault::QueueFull(self.pool.shared.rules().max_waiting)),
+            Asked::Wait { id, grant } => (id, grant),
+        };
+        let mut forget = Forget { pool: &self.pool, id: Some(id) };
+        self.call_for_idle();
+        self.control.wait_until(Some(self.worker.now_s().saturating_add(limit.as_secs()).saturating_add(1)));
+        let granted = poll_fn(|cx| {
+            if let Poll::Ready(granted) = Pin::new(&mut grant).poll(cx) {
+                return Poll::Ready(granted.map_err(|_| Fault::QueueTimeout(limit)));
             }
-        }
+            if let Some(end) = self.control.check(cx, true) {
+                return Poll::Ready(Err(end.into()));
+            }
+            if self.control.is_overdue() { Poll::Ready(Err(Fault::QueueTimeout(limit))) } else { Poll::Pending }
+        })
+        .await;
+        self.control.wait_until(None);
+        let grant = granted?;
+        // Whoever grants has taken the waiter out.
+        forget.disarm();
+        Ok(grant.arrive())
     }
 
     /// Idle connections may lie with other workers, here when others waited before, or in other pools under a limit that

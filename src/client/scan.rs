@@ -66,6 +66,8 @@ const GUILTY: &[&[u8]] = &[
     b"query_to_xml_and_xmlschema",
 ];
 
+/// The longest word with which a statement begins: `deallocate`, `checkpoint`.
+const MAX_FIRST: usize = 10;
 /// Names are at most this long in PostgreSQL (`NAMEDATALEN`).
 const MAX_NAME: usize = 63;
 
@@ -187,14 +189,8 @@ impl Scan {
             Token::Symbol(b'.') => self.last = if self.after_into { Last::Table } else { last },
             // A statement may begin with parentheses: (SELECT …) UNION …
             Token::Symbol(_) | Token::Literal => {}
-            Token::Quoted(name) => self.name(name, last, rest, false),
-            Token::Word(word) => {
-                let mut lower = [0; MAX_NAME];
-                let Some(lower) = lower.get_mut(..word.len()) else { return self.note(Traces::LEAVES) };
-                lower.copy_from_slice(word);
-                lower.make_ascii_lowercase();
-                self.word(lower, last, rest);
-            }
+            Token::Quoted(name) => self.name(name, last, rest, true),
+            Token::Word(word) => self.word(word, last, rest),
         }
         if !matches!(self.last, Last::Into | Last::Table) {
             self.after_into = false;
@@ -202,38 +198,36 @@ impl Scan {
     }
 
     fn word(&mut self, word: &[u8], last: Last, rest: &Lexer<'_>) {
+        let is = |known: &[u8]| word.eq_ignore_ascii_case(known);
         match self.kind {
+            Kind::Other => {}
             Kind::Start => self.start(word),
             Kind::Set => {
                 self.kind = Kind::Other;
-                match word {
-                    b"local" => self.note(Traces::LOCAL),
-                    b"transaction" | b"constraints" => {}
-                    b"session" => self.kind = Kind::SetSession,
-                    _ => self.note(Traces::LEAVES),
+                match () {
+                    () if is(b"local") => self.note(Traces::LOCAL),
+                    () if is(b"transaction") || is(b"constraints") => {}
+                    () if is(b"session") => self.kind = Kind::SetSession,
+                    () => self.note(Traces::LEAVES),
                 }
             }
             Kind::SetSession => self.note(Traces::LEAVES),
-            Kind::Declare if word == b"hold" => self.note(Traces::LEAVES),
-            Kind::Declare | Kind::Other => {}
+            Kind::Declare if is(b"hold") => self.note(Traces::LEAVES),
+            Kind::Declare => {}
         }
-        if word == b"into" || word == b"copy" {
+        if word.len() == 4 && (is(b"into") || is(b"copy")) {
             self.last = Last::Into;
             self.after_into = true;
             return;
         }
-        if last == Last::Into && matches!(word, b"temp" | b"temporary") {
+        if last == Last::Into && (is(b"temp") || is(b"temporary")) {
             return self.note(Traces::LEAVES);
         }
-        if word == b"set_config" && rest.is_local_set_config() {
-            self.note(Traces::LOCAL);
-        } else {
-            self.name(word, last, rest, is_harmless(word));
-        }
+        self.name(word, last, rest, false);
     }
 
     /// An identifier: a table after INTO, a schema before a dot, a function before a parenthesis.
-    fn name(&mut self, name: &[u8], last: Last, rest: &Lexer<'_>, harmless: bool) {
+    fn name(&mut self, name: &[u8], last: Last, rest: &Lexer<'_>, quoted: bool) {
         if name.eq_ignore_ascii_case(b"pg_temp") {
             return self.note(Traces::LEAVES);
         }
@@ -242,18 +236,38 @@ impl Scan {
             return;
         }
         match rest.peek() {
-            Some(b'.') => self.last = Last::Dot(name == b"pg_catalog"),
-            // A function of a schema of the user's may do anything, whatever its name.
-            Some(b'(') if GUILTY.contains(&name) => self.note(Traces::LEAVES),
-            Some(b'(') if !harmless || last == Last::Dot(false) => self.note(Traces::CALLS),
+            Some(b'.') => self.last = Last::Dot(name.eq_ignore_ascii_case(b"pg_catalog")),
+            Some(b'(') => self.call(name, last, rest, quoted),
             _ => {}
+        }
+    }
+
+    /// A word before a parenthesis.
+    fn call(&mut self, name: &[u8], last: Last, rest: &Lexer<'_>, quoted: bool) {
+        let mut lower = [0; MAX_NAME];
+        let Some(lower) = lower.get_mut(..name.len()) else { return self.note(Traces::CALLS) };
+        lower.copy_from_slice(name);
+        if !quoted {
+            lower.make_ascii_lowercase();
+        }
+        if lower == b"set_config" && rest.is_local_set_config() {
+            self.note(Traces::LOCAL);
+        } else if GUILTY.contains(&&*lower) {
+            self.note(Traces::LEAVES);
+        } else if quoted || last == Last::Dot(false) || !is_harmless(lower) {
+            // A function of a schema of the user's may do anything, whatever its name.
+            self.note(Traces::CALLS);
         }
     }
 
     /// The first word of a statement.
     fn start(&mut self, word: &[u8]) {
         self.kind = Kind::Other;
-        match word {
+        let mut lower = [0; MAX_FIRST];
+        let Some(lower) = lower.get_mut(..word.len()) else { return self.note(Traces::LEAVES) };
+        lower.copy_from_slice(word);
+        lower.make_ascii_lowercase();
+        match &*lower {
             b"select" | b"values" | b"table" | b"begin" | b"start" | b"commit" | b"end" | b"rollback" | b"abort"
             | b"savepoint" | b"release" | b"fetch" | b"move" | b"show" | b"lock" | b"vacuum" | b"analyze"
             | b"checkpoint" | b"notify" | b"comment" | b"refresh" | b"cluster" | b"reindex" => {}
@@ -364,6 +378,7 @@ impl<'a> Lexer<'a> {
         loop {
             let rest = self.rest();
             match rest {
+                [b'!'..=b',' | b'.' | b'0'..=0xff, ..] => return Ok(()),
                 [b, ..] if b.is_ascii_whitespace() || *b == 0x0B => self.at += 1,
                 [b'-', b'-', ..] => self.at += rest.iter().take_while(|b| !matches!(b, b'\n' | b'\r')).count(),
                 [b'/', b'*', ..] => self.comment()?,

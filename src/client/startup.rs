@@ -5,6 +5,7 @@
 use crate::auth::{Ask, AuthError, HbaRules, Method, Secrets, ServerSecret, StoredSecret};
 use crate::auth::{md5_password, md5_response, scram};
 use crate::net::{Peer, Stream, TlsAcceptor};
+use crate::server::beside;
 use crate::wire::backend::{self, ErrorFields};
 use crate::wire::startup::{self, Packet, Startup};
 use crate::wire::{WireError, frame, frontend};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Greatest answer to an authentication request, bytes (PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH).
 const MAX_ANSWER: usize = 65_535;
@@ -39,6 +40,42 @@ pub struct StartupContext {
     pub secrets: Arc<Secrets>,
     /// Bound on the whole login.
     pub login_timeout: Duration,
+    /// Turns to log in; the others wait in their order. Who has sent nothing yet needs none.
+    pub turns: Arc<Turns>,
+}
+
+/// Clients that may log in at once.
+#[derive(Debug)]
+pub struct Turns {
+    turns: Arc<Semaphore>,
+    most: usize,
+}
+
+impl Turns {
+    /// `max_concurrent_logins`; zero = no limit.
+    pub fn new(most: usize) -> Arc<Turns> {
+        let turns = if most == 0 { Semaphore::MAX_PERMITS } else { most.min(Semaphore::MAX_PERMITS) };
+        Arc::new(Turns { turns: Arc::new(Semaphore::new(turns)), most })
+    }
+}
+
+/// One client's turn.
+#[derive(Default)]
+struct Turn {
+    held: Option<OwnedSemaphorePermit>,
+    waits: bool,
+}
+
+impl Turn {
+    /// Waits for the turn, unless it has come already.
+    async fn come(&mut self, turns: &Turns) -> Result<(), StartupError> {
+        if self.held.is_none() {
+            self.waits = true;
+            self.held = Some(turns.turns.clone().acquire_owned().await.map_err(|e| io::Error::other(e.to_string()))?);
+            self.waits = false;
+        }
+        Ok(())
+    }
 }
 
 /// What a connection turned out to be.
@@ -113,10 +150,14 @@ impl From<WireError> for StartupError {
 pub async fn accept(stream: Stream, ctx: &StartupContext, beyond: Option<usize>) -> Result<Arrival, StartupError> {
     let mut slot = Some(stream);
     let limit = if beyond.is_some() { ctx.login_timeout.min(BEYOND_TIMEOUT) } else { ctx.login_timeout };
-    let outcome = match tokio::time::timeout(limit, arrive(&mut slot, ctx, beyond)).await {
+    let mut turn = Turn::default();
+    let outcome = match tokio::time::timeout(limit, arrive(&mut slot, ctx, beyond, &mut turn)).await {
         Ok(outcome) => outcome,
+        Err(_) if turn.waits => Err(too_many_logins(ctx.turns.most)),
         Err(_) => Err(refused("57014", "canceling authentication due to timeout")),
     };
+    // The farewell is no work that anybody should wait for.
+    drop(turn);
     if let (Err(StartupError::Refused(fields)), Some(stream)) = (&outcome, &mut slot) {
         let mut out = Vec::new();
         backend::error_response(&mut out, fields);
@@ -153,10 +194,12 @@ async fn arrive(
     slot: &mut Option<Stream>,
     ctx: &StartupContext,
     beyond: Option<usize>,
+    turn: &mut Turn,
 ) -> Result<Arrival, StartupError> {
     match held(slot)?.peek_first_byte().await? {
         None => return Ok(Arrival::Gone),
         Some(TLS_HANDSHAKE) => {
+            turn.come(&ctx.turns).await?;
             begin_tls(slot, ctx).await?;
             if !held(slot)?.has_postgresql_alpn() {
                 return Err(refused(
@@ -180,7 +223,8 @@ async fn arrive(
                 nothing_follows(stream, "SSL")?;
                 // As PostgreSQL, TLS is not spoken on Unix sockets.
                 if ctx.tls.is_some() && matches!(stream, Stream::Tcp(_)) {
-                    stream.write_all(b"S").await?;
+                    turn.come(&ctx.turns).await?;
+                    held(slot)?.write_all(b"S").await?;
                     begin_tls(slot, ctx).await?;
                     gss_settled = true;
                 } else {
@@ -198,7 +242,10 @@ async fn arrive(
             Packet::Startup(packet) => {
                 return match beyond {
                     Some(limit) => Err(too_many(limit)),
-                    None => begin_session(slot, packet, ctx).await,
+                    None => {
+                        turn.come(&ctx.turns).await?;
+                        begin_session(slot, packet, ctx).await
+                    }
                 };
             }
         }
@@ -208,6 +255,13 @@ async fn arrive(
 fn too_many(limit: usize) -> StartupError {
     let mut fields = ErrorFields::fatal("53300", format!("no more connections allowed (max_client_conn = {limit})"));
     fields.hint = Some("Close other connections, or raise max_client_conn.".to_owned());
+    StartupError::Refused(fields)
+}
+
+fn too_many_logins(most: usize) -> StartupError {
+    let message = format!("too many clients are logging in at once (max_concurrent_logins = {most})");
+    let mut fields = ErrorFields::fatal("53300", message);
+    fields.hint = Some("Connect less often, keep connections open, or raise max_concurrent_logins.".to_owned());
     StartupError::Refused(fields)
 }
 
@@ -410,12 +464,7 @@ async fn verifier_of(user: &str, ctx: &StartupContext) -> Result<scram::ScramVer
 
 /// Work of milliseconds, beside the other clients of this thread.
 async fn derivation<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StartupError> {
-    let turn = DERIVATIONS.acquire().await.map_err(|e| io::Error::other(e.to_string()))?;
-    let done = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        work()
-    });
-    Ok(done.await.map_err(|e| io::Error::other(e.to_string()))?)
+    Ok(beside(&DERIVATIONS, work).await?)
 }
 
 fn random(bytes: &mut [u8]) -> Result<(), StartupError> {

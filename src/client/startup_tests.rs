@@ -17,6 +17,7 @@ fn context(method: Method) -> StartupContext {
         hba: Arc::new(HbaRules::uniform(method)),
         secrets: Arc::new(Secrets::new(users.map(|(u, s)| (u.to_owned(), s)), [3; 32])),
         login_timeout: Duration::from_secs(20),
+        turns: Turns::new(0),
     }
 }
 
@@ -205,4 +206,38 @@ async fn a_guesser_cannot_tell_an_unknown_user_from_a_wrong_password() {
             assert!(known.1.hmacs > 0, "the counter counts");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn logins_wait_for_their_turn_and_are_told_when_it_does_not_come() {
+    let ctx = StartupContext { turns: Turns::new(1), ..context(Method::Password) };
+    let startup = |out: &mut Vec<u8>| frontend::startup(out, 0, &[("user", "plain"), ("database", "d")]);
+    let begin = || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let ctx = ctx.clone();
+        (Stream::Unix(ours), tokio::spawn(async move { accept(Stream::Unix(theirs), &ctx, None).await }))
+    };
+    // Who says nothing takes nobody's turn.
+    let (_silent, _first) = begin();
+    let (mut slow, _second) = begin();
+    let mut out = Vec::new();
+    startup(&mut out);
+    slow.write_all(&out).await.unwrap();
+    let mut question = [0u8; 9];
+    slow.read_exact(&mut question).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    // The slow one has the turn to the end of its time; then the next is asked.
+    let (mut next, _third) = begin();
+    next.write_all(&out).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    next.read_exact(&mut question).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(15), "after {:?}", begun.elapsed());
+    // A turn that never comes.
+    let _taken = ctx.turns.turns.clone().acquire_owned().await.unwrap();
+    let (mut last, outcome) = begin();
+    last.write_all(&out).await.unwrap();
+    drop(next);
+    let Err(StartupError::Refused(fields)) = outcome.await.unwrap() else { panic!("expected a refusal") };
+    assert_eq!(fields.code, "53300");
+    assert!(fields.message.contains("max_concurrent_logins = 1"), "{fields}");
 }

@@ -92,6 +92,9 @@ pub struct Control {
     pub limits: Cell<Limits>,
     /// Whose rules it follows: user and database as the client names them.
     pub who: OnceCell<(String, String)>,
+    /// Until when (coarse seconds) it may wait for a server connection.
+    wait_until_s: Cell<Option<u64>>,
+    overdue: Cell<bool>,
     /// Since when (coarse seconds) it is closed while an answer is owed.
     pub closed_s: Cell<Option<u64>>,
 }
@@ -109,11 +112,42 @@ impl Control {
         }
     }
 
-    fn end(&self, ending: Ending) {
-        self.ending.set(Some(ending));
+    /// Begins (or ends) a wait that the worker's sweep bounds.
+    pub fn wait_until(&self, end_s: Option<u64>) {
+        self.wait_until_s.set(end_s);
+        self.overdue.set(false);
+    }
+
+    /// The wait has lasted too long.
+    pub fn is_overdue(&self) -> bool {
+        self.overdue.get()
+    }
+
+    fn sweep(&self, now_s: u64) {
+        if self.wait_until_s.get().is_some_and(|end| now_s >= end) && !self.overdue.replace(true) {
+            self.wake();
+        }
+        if self.closed_s.get().is_some_and(|since| now_s > since) && self.ending.get().is_none() {
+            self.end(Ending::Now(End::Vanished));
+        }
+        let limits = self.limits.get();
+        let Some(limit) = self.activity.get().passed(&limits, now_s).filter(|_| self.ending.get().is_none()) else {
+            return;
+        };
+        let end = End::Limit(limit, limits.seconds(limit));
+        // Who is idle may have sent something that was not read yet; then it ends after that.
+        self.end(if limit == Limit::ClientIdle { Ending::Clean(end) } else { Ending::Now(end) });
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
+    }
+
+    fn end(&self, ending: Ending) {
+        self.ending.set(Some(ending));
+        self.wake();
     }
 }
 
@@ -347,20 +381,8 @@ impl Worker {
             }
         }
         let now = self.now_s.get();
-        for control in self.sessions.borrow().values().filter(|c| c.ending.get().is_none()) {
-            if control.closed_s.get().is_some_and(|since| now > since) {
-                control.end(Ending::Now(End::Vanished));
-                continue;
-            }
-            let limits = control.limits.get();
-            match control.activity.get().passed(&limits, now) {
-                // It may have sent something that was not read yet; then it ends after that.
-                Some(Limit::ClientIdle) => {
-                    control.end(Ending::Clean(End::Limit(Limit::ClientIdle, limits.seconds(Limit::ClientIdle))));
-                }
-                Some(limit) => control.end(Ending::Now(End::Limit(limit, limits.seconds(limit)))),
-                None => {}
-            }
+        for control in self.sessions.borrow().values() {
+            control.sweep(now);
         }
     }
 

@@ -29,6 +29,9 @@ const LEVELS: &[(&str, &str)] =
 /// Largest message that is held whole when it must be looked at: 64 MiB.
 pub const MAX_MESSAGE: usize = 64 << 20;
 
+/// Clients that may log in at once unless it is set.
+pub const DEFAULT_LOGINS: u32 = 256;
+
 /// Reads and checks the text of a `pgmend.toml`; relative paths are taken from the folder of `file`.
 pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigErrors> {
     let notes = Notes::new(file, text);
@@ -63,7 +66,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     }
     let nodes = nodes.into_iter().enumerate().map(|(number, section)| node(section, number)).collect();
     let (pool, reset_query) = pool(root.section("pool"));
-    let (auth, login_timeout) = auth(root.section("auth"), folder);
+    let (auth, login_timeout, max_logins) = auth(root.section("auth"), folder);
     let tls = root.section("tls");
     listen.tls = tls_towards_clients(&tls, folder);
     let server = crate::server::Settings { reset_query, ca_file: tls.path("server_ca_file", folder) };
@@ -83,7 +86,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         sources: sources(file, &auth, admin.pcp.as_ref()),
         nodes,
         listen,
-        client: crate::client::Settings { login_timeout, max_message: MAX_MESSAGE, pool_commands: true },
+        client: crate::client::Settings { login_timeout, max_logins, max_message: MAX_MESSAGE, pool_commands: true },
         pool,
         auth,
         server,
@@ -216,7 +219,7 @@ pub fn apply_flags(spec: &mut NodeSpec, flags: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration) {
+fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration, usize) {
     let method = section.choice("method", "scram-sha-256", METHODS).unwrap_or("scram-sha-256");
     let settings = crate::auth::Settings {
         hba_file: section.path("hba_file", folder),
@@ -226,8 +229,9 @@ fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration
         key_file: section.path("key_file", folder),
     };
     let timeout = section.duration("authentication_timeout", "60s");
+    let max_logins = to_usize(section.integer("max_concurrent_logins", DEFAULT_LOGINS, 0, 100_000));
     section.finish();
-    (settings, timeout)
+    (settings, timeout, max_logins)
 }
 
 fn health(section: Section<'_>, key_file: Option<&Path>) -> crate::keeper::Settings {

@@ -192,10 +192,15 @@ impl<W> Core<W> {
         self.pools.get(pool.0).is_some_and(|p| p.open > p.sizes.size)
     }
 
+    /// True when nobody waits and there is room everywhere.
+    pub fn can_open(&self, place: Place, now_us: u64) -> bool {
+        let free = self.pools.get(place.pool.0).is_some_and(|p| p.queue.is_empty());
+        free && self.has_room(place, u64::MAX, 0, now_us) && self.due_us(place.node) <= now_us
+    }
+
     /// Takes a place if nobody waits and there is room everywhere.
     pub fn try_open(&mut self, place: Place, now_us: u64) -> bool {
-        let free = self.pools.get(place.pool.0).is_some_and(|p| p.queue.is_empty());
-        let may = free && self.has_room(place, u64::MAX, 0, now_us) && self.due_us(place.node) <= now_us;
+        let may = self.can_open(place, now_us);
         if may {
             self.take(place, now_us);
         }

@@ -5,6 +5,7 @@
 
 mod budget;
 mod core;
+mod greetings;
 mod local;
 mod rate;
 mod rules;

@@ -2,6 +2,7 @@
 
 use super::budget::{Budget, Waiting};
 use super::core::{Back, Granted, Place, PoolId};
+use super::greetings::{Greetings, Reported, Wishes};
 use super::rules::Rules;
 use crate::base::NodeId;
 use crate::server::{RouteId, ServerConn, ServerError};
@@ -67,6 +68,13 @@ pub struct Permit {
     place: Place,
 }
 
+impl Permit {
+    /// The node that it is for.
+    pub fn node(&self) -> NodeId {
+        self.place.node
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         let granted = self.pool.budget.with(|core, now_us| core.released(self.place, now_us));
@@ -112,6 +120,8 @@ pub struct SharedPool {
     waiting: Arc<AtomicUsize>,
     moved: AtomicU64,
     refusal: Mutex<Option<Refusal>>,
+    /// Of all workers, so that a login waits for a server only where no server is known at all.
+    greetings: Mutex<Greetings>,
 }
 
 impl SharedPool {
@@ -128,6 +138,7 @@ impl SharedPool {
             waiting,
             moved: AtomicU64::new(0),
             refusal: Mutex::default(),
+            greetings: Mutex::default(),
         })
     }
 
@@ -165,9 +176,25 @@ impl SharedPool {
         self.moved.load(Ordering::Relaxed)
     }
 
+    /// What a server of this route reports to a session with these wishes, if one was asked before.
+    pub fn greeting(&self, route: RouteId, wishes: &Wishes) -> Option<Reported> {
+        self.greetings.lock().unwrap_or_else(PoisonError::into_inner).of(route, wishes)
+    }
+
+    /// Remembers it for the next login.
+    pub fn remember_greeting(&self, route: RouteId, wishes: Wishes, reported: Reported) {
+        self.greetings.lock().unwrap_or_else(PoisonError::into_inner).remember(route, wishes, reported);
+    }
+
     /// True when more are open than the size allows (after a reload, or the reserve was needed).
     pub fn is_oversize(&self) -> bool {
         self.budget.with(|core, _| core.is_oversize(self.id))
+    }
+
+    /// True when a connection could be opened now and nobody waits for one.
+    pub fn has_room(&self, node: NodeId) -> bool {
+        let place = Place { pool: self.id, node };
+        self.budget.with(|core, now_us| core.can_open(place, now_us))
     }
 
     /// Asks for the right to open a connection to a node, or joins the queue.

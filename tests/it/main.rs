@@ -23,4 +23,5 @@ mod server_tls;
 mod servers;
 mod session;
 mod state;
+mod storms;
 mod time_limits;

@@ -82,6 +82,8 @@ pub struct Core {
     named: HashMap<Vec<u8>, Named>,
     unnamed: Vec<u8>,
     unnamed_traces: Traces,
+    /// It stands in for a DEALLOCATE.
+    unnamed_is_void: bool,
     to_pass: usize,
     to_drop: usize,
     back_to_pass: usize,
@@ -107,6 +109,7 @@ impl Core {
             named: HashMap::new(),
             unnamed: Vec::new(),
             unnamed_traces: Traces::NONE,
+            unnamed_is_void: false,
             to_pass: 0,
             to_drop: 0,
             back_to_pass: 0,

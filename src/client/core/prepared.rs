@@ -61,6 +61,7 @@ impl Core {
     fn parse_unnamed(&mut self, body: &[u8], query_and_types: &[u8], up: &mut Up<'_, '_>) -> Result<(), Fault> {
         let query = query_and_types.split(|b| *b == 0).next().unwrap_or_default();
         self.unnamed_traces = self.judge(query);
+        self.unnamed_is_void = false;
         up.server.unnamed_is_ours = true;
         self.unnamed.clear();
         self.unnamed.extend_from_slice(body);
@@ -157,7 +158,7 @@ impl Core {
         let bind = frontend::bind(body).map_err(client_fault)?;
         if bind.statement.is_empty() {
             self.prepare_unnamed(up)?;
-            if self.unnamed.windows(VOID.len()).any(|w| w == VOID.as_bytes()) {
+            if self.unnamed_is_void {
                 self.make_void(up)?;
             }
             self.trace_bind(self.unnamed_traces, body.get(bind.rest_offset..).unwrap_or_default());
@@ -239,6 +240,7 @@ impl Core {
         if is_query {
             write_frame(up.output.rewrite(up.at), b'Q', &[text.as_bytes(), b"\0"]);
         } else {
+            self.unnamed_is_void = true;
             self.unnamed.clear();
             self.unnamed.push(0);
             self.unnamed.extend_from_slice(text.as_bytes());

@@ -6,7 +6,7 @@ use super::values::Values;
 use crate::auth::StoredSecret;
 use crate::base::{NodeId, Secret};
 use crate::cluster::{Host, NodeSpec, SslMode};
-use crate::config::pgmend_toml::{MAX_MESSAGE, apply_flags, default_workers};
+use crate::config::pgmend_toml::{DEFAULT_LOGINS, MAX_MESSAGE, apply_flags, default_workers};
 use crate::config::{Config, values};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,6 +46,7 @@ pub fn map(values: &Values, files: &Files) -> Config {
                 values.seconds("authentication_timeout"),
                 &mut notes,
             ),
+            max_logins: usize::try_from(DEFAULT_LOGINS).unwrap_or(usize::MAX),
             max_message: MAX_MESSAGE,
             pool_commands: true,
         },
