@@ -31,6 +31,7 @@ impl Session {
             max_message: 1 << 20,
             max_prepared: 200,
             pool_commands: true,
+            share_unnamed: false,
         };
         Session {
             core: Core::new(rules, ParamSet::default(), &statements),

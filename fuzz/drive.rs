@@ -131,6 +131,7 @@ fn rules(mode: u8) -> Rules {
         max_message: 1 << 16,
         max_prepared: 2,
         pool_commands: mode & 4 == 4,
+        share_unnamed: mode & 8 == 8,
     }
 }
 

@@ -27,6 +27,8 @@ impl Traces {
     pub const ALTERS: Traces = Traces(16);
     /// It may make functions.
     pub const CREATES: Traces = Traces(64);
+    /// It names a moment (`'now'`, `'today'`), which PostgreSQL makes a value when it analyses the text.
+    pub const MOMENT: Traces = Traces(128);
     /// It may leave something: settings, temporary tables, locks, cursors, statements, channels.
     pub const LEAVES: Traces = Traces(32);
 
@@ -188,7 +190,12 @@ impl Scan {
             Token::Symbol(b';') => self.kind = Kind::Start,
             Token::Symbol(b'.') => self.last = if self.after_into { Last::Table } else { last },
             // A statement may begin with parentheses: (SELECT …) UNION …
-            Token::Symbol(_) | Token::Literal => {}
+            Token::Symbol(_) => {}
+            Token::Literal => {
+                if names_a_moment(rest.token()) {
+                    self.note(Traces::MOMENT);
+                }
+            }
             Token::Quoted(name) => self.name(name, last, rest, true),
             Token::Word(word) => self.word(word, last, rest),
         }
@@ -305,6 +312,11 @@ struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
+    /// The last token's text.
+    fn token(&self) -> &'a [u8] {
+        self.sql.get(self.token..self.at).unwrap_or_default()
+    }
+
     fn rest(&self) -> &'a [u8] {
         self.sql.get(self.at..).unwrap_or_default()
     }
@@ -461,6 +473,17 @@ impl<'a> Lexer<'a> {
     }
 }
 
+/// Input of date and time types may hold these words among others (`'today 10:00'`);
+/// <https://www.postgresql.org/docs/current/datatype-datetime.html#DATATYPE-DATETIME-SPECIAL-VALUES>.
+fn names_a_moment(literal: &[u8]) -> bool {
+    const WORDS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
+    let begins = |at: &[u8]| WORDS.iter().any(|w| at.get(..w.len()).is_some_and(|a| a.eq_ignore_ascii_case(w)));
+    (0..literal.len()).any(|at| {
+        let rest = literal.get(at..).unwrap_or_default();
+        matches!(rest.first(), Some(b'n' | b'N' | b't' | b'T' | b'y' | b'Y')) && begins(rest)
+    })
+}
+
 fn is_word_start(b: u8) -> bool {
     b.is_ascii_alphabetic() || b == b'_' || b >= 0x80
 }
@@ -549,6 +572,15 @@ mod tests {
             Traces::CALLS,
             &["SELECT my_function(1)", "SELECT \"count\"(1)", "SELECT app.count(1)", "SELECT app . count (1)"],
         );
+    }
+
+    #[test]
+    fn moments_are_found_in_literals() {
+        all(
+            Traces::MOMENT,
+            &["SELECT 'now'::timestamptz", "SELECT date ' Today 10:00'", "SELECT E'yesterday'", "SELECT $$NOW$$"],
+        );
+        all(Traces::NONE, &["SELECT now(), 'no'", "SELECT today FROM t"]);
     }
 
     #[test]

@@ -163,6 +163,7 @@ async fn begin(
         max_message: settings.client.max_message,
         max_prepared: settings.pool.max_prepared,
         pool_commands: settings.client.pool_commands,
+        share_unnamed: settings.pool.share_unnamed,
     };
     let core = Core::new(rules, wanted, &plane.statements);
     let mut session = Session {
@@ -310,6 +311,7 @@ impl Session {
             pooled.conn.applied = if *wanted == left.settings { wanted.clone() } else { left.settings.into() };
             self.core.set_wanted(wanted, &worker.plane.statements);
         }
+        self.core.set_bound(!left.pins.is_empty(), &worker.plane.statements);
         pooled.conn.unsure = true;
         pooled.conn.last_user = self.borrower.id;
         if left.pins.is_empty() {
