@@ -134,13 +134,13 @@ impl Borrower {
 
     /// A place in the pool's budget, or a connection that somebody gave back. The worker's sweep bounds the wait.
     async fn place(&self, route: RouteId, limit: Duration) -> Result<Grant, Fault> {
-        let (id, mut grant) = match self.pool.shared.ask(route.node) {
+        let (id, mut grant, held_up) = match self.pool.shared.ask(route.node) {
             Asked::Permit(permit) => return Ok(Grant::Permit(permit)),
             Asked::Full => return Err(Fault::QueueFull(self.pool.shared.rules().max_waiting)),
-            Asked::Wait { id, grant } => (id, grant),
+            Asked::Wait { id, grant, held_up } => (id, grant, held_up),
         };
         let mut forget = Forget { pool: &self.pool, id: Some(id) };
-        self.call_for_idle();
+        self.call_for_idle(held_up);
         self.control.wait_until(Some(self.worker.now_s().saturating_add(limit.as_secs()).saturating_add(1)));
         let granted = poll_fn(|cx| {
             if let Poll::Ready(granted) = Pin::new(&mut grant).poll(cx) {
@@ -160,17 +160,15 @@ impl Borrower {
     }
 
     /// Idle connections may lie with other workers, here when others waited before, or in other pools under a limit that
-    /// is reached. Where only the rate of new connections is in the way, somebody watches the clock.
-    fn call_for_idle(&self) {
-        let budget = &self.worker.plane.budget;
-        match budget.contended() {
+    /// is reached.
+    fn call_for_idle(&self, held_up: bool) {
+        match self.worker.plane.budget.contended() {
             0 => self.pool.serve_waiters(),
             _ => self.worker.serve_waiters(),
         }
         self.worker.nudge.all();
-        if budget.is_rated() && budget.rate_due().is_some() {
-            let budget = budget.clone();
-            tokio::task::spawn_local(async move { budget.tick_while_rated().await });
+        if held_up {
+            self.worker.watch_rate();
         }
     }
 

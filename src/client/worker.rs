@@ -350,6 +350,14 @@ impl Worker {
         self.pools.borrow().values().for_each(|pool| pool.serve_waiters());
     }
 
+    /// Where only the rate of new connections is in the way of somebody, a task watches the clock for him.
+    pub fn watch_rate(&self) {
+        if self.plane.budget.rate_due().is_some() {
+            let budget = self.plane.budget.clone();
+            tokio::task::spawn_local(async move { budget.tick_while_rated().await });
+        }
+    }
+
     fn take_settings(&self) {
         self.way.borrow_mut().0 = 0;
         let settings = self.plane.settings.load();
@@ -364,6 +372,7 @@ impl Worker {
         // One clock for all workers, since connections and their ages go from one to another.
         self.now_s.set(self.plane.started.elapsed().as_secs());
         self.plane.budget.tick();
+        self.watch_rate();
         let way = self.way();
         let route = match &way {
             Way::Open(route) => Some(route.id),

@@ -21,7 +21,6 @@ pub struct Waiting {
 pub struct Budget {
     core: Mutex<Core<Waiting>>,
     contended: Arc<AtomicUsize>,
-    rated: AtomicBool,
     started: Instant,
     ticking: AtomicBool,
 }
@@ -31,24 +30,12 @@ impl Budget {
     pub fn new() -> Arc<Budget> {
         let contended = Arc::new(AtomicUsize::new(0));
         let core = Mutex::new(Core::new(contended.clone()));
-        Arc::new(Budget {
-            core,
-            contended,
-            rated: AtomicBool::new(false),
-            started: Instant::now(),
-            ticking: AtomicBool::new(false),
-        })
+        Arc::new(Budget { core, contended, started: Instant::now(), ticking: AtomicBool::new(false) })
     }
 
     /// Limits for each node: connections, and new ones per second; zero = none.
     pub fn set_node_limits(&self, max: usize, per_second: u32) {
-        self.rated.store(per_second > 0, Ordering::Relaxed);
         self.with(|core, _| core.set_node_limits(max, per_second.into()));
-    }
-
-    /// True when new connections have a rate.
-    pub fn is_rated(&self) -> bool {
-        self.rated.load(Ordering::Relaxed)
     }
 
     /// Pools whose waiters stand under a limit that they share with others: one load.
@@ -58,7 +45,7 @@ impl Budget {
 
     /// Serves who may be served by time alone (the reserve, the rate of new connections) or by new limits.
     pub fn tick(&self) {
-        hand_out(self.with(|core, now_us| core.tick(now_us)));
+        hand_out(self.with(|core, clock| core.tick(clock.now_us())));
     }
 
     /// Ticks until nobody waits for the rate of new connections any more. One at a time does this; others return at once.
@@ -75,13 +62,26 @@ impl Budget {
 
     /// For how long the rate of new connections holds somebody up.
     pub fn rate_due(&self) -> Option<Duration> {
-        self.with(|core, now_us| Some(Duration::from_micros(core.rate_due_us(now_us)?.saturating_sub(now_us))))
+        self.with(|core, clock| {
+            let now_us = clock.now_us();
+            Some(Duration::from_micros(core.rate_due_us(now_us)?.saturating_sub(now_us)))
+        })
     }
 
     /// Works on the core. Nothing of a grant may be dropped inside, as that comes back here.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Core<Waiting>, u64) -> T) -> T {
-        let now_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        work(&mut self.core.lock().unwrap_or_else(PoisonError::into_inner), now_us)
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Core<Waiting>, Clock) -> T) -> T {
+        work(&mut self.core.lock().unwrap_or_else(PoisonError::into_inner), Clock(self.started))
+    }
+}
+
+/// Read only where the time matters: a busy pool without further limits asks the core twice per transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// Microseconds since the budget was made.
+    pub fn now_us(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 }
 

@@ -192,6 +192,17 @@ impl<W> Core<W> {
         self.pools.get(pool.0).is_some_and(|p| p.open > p.sizes.size)
     }
 
+    /// True when nobody waits in the pool and its own size has room.
+    pub fn is_open_to(&self, pool: PoolId) -> bool {
+        self.pools.get(pool.0).is_some_and(|p| p.queue.is_empty() && p.has_own_room(0))
+    }
+
+    /// False when it does not matter how long somebody has waited: for `join` and `returned` any time will do. When limits
+    /// come by a reload, who waits already counts as having waited for long.
+    pub fn needs_time(&self, pool: PoolId) -> bool {
+        self.limited > 0 || self.pools.get(pool.0).is_some_and(|p| p.sizes.reserve > 0)
+    }
+
     /// True when nobody waits and there is room everywhere.
     pub fn can_open(&self, place: Place, now_us: u64) -> bool {
         let free = self.pools.get(place.pool.0).is_some_and(|p| p.queue.is_empty());

@@ -370,7 +370,7 @@ proptest! {
     }
 }
 
-/// More clients than places for a minute, in all pools alike: those of a small pool under a shared limit get their turn.
+/// More clients than places for a minute, nearly all of them of one pool: those of the others under its limits get their turn.
 #[test]
 fn under_lasting_overload_no_pool_waits_much_longer_than_the_queue_is_long() {
     let mut world = World::new();
@@ -382,10 +382,14 @@ fn under_lasting_overload_no_pool_waits_much_longer_than_the_queue_is_long() {
     for _ in 0..60_000 {
         // Forty clients, each back with its next transaction as soon as the last is done.
         while world.waiting.len() + world.busy.len() < 40 {
-            world.arrive(random(9), 2000);
+            let at = if random(20) > 0 { 4 } else { random(9) };
+            world.arrive(at, 2000);
         }
         world.pass(1000, 2000);
     }
     world.check();
-    assert!(world.longest_us <= 2 * STARVING_US, "somebody waited {} us", world.longest_us);
+    let still = world.waiting.iter().map(|w| world.now - w.3).max().unwrap_or_default();
+    world.longest_us = world.longest_us.max(still);
+    println!("the longest wait was {} us", world.longest_us);
+    assert!(world.longest_us <= STARVING_US * 3 / 2, "somebody waited {} us", world.longest_us);
 }

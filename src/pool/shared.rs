@@ -77,7 +77,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let granted = self.pool.budget.with(|core, now_us| core.released(self.place, now_us));
+        let granted = self.pool.budget.with(|core, clock| core.released(self.place, clock.now_us()));
         hand_out(granted);
     }
 }
@@ -93,6 +93,8 @@ pub enum Asked {
         id: u64,
         /// Where the grant arrives.
         grant: oneshot::Receiver<Grant>,
+        /// The pool itself has room: a limit above it is reached, or the rate of new connections.
+        held_up: bool,
     },
     /// Too many wait already.
     Full,
@@ -194,36 +196,38 @@ impl SharedPool {
     /// True when a connection could be opened now and nobody waits for one.
     pub fn has_room(&self, node: NodeId) -> bool {
         let place = Place { pool: self.id, node };
-        self.budget.with(|core, now_us| core.can_open(place, now_us))
+        self.budget.with(|core, clock| core.can_open(place, clock.now_us()))
     }
 
     /// Asks for the right to open a connection to a node, or joins the queue.
     pub fn ask(self: &Arc<Self>, node: NodeId) -> Asked {
         let place = Place { pool: self.id, node };
         let (gift, grant) = oneshot::channel();
-        let joined = self.budget.with(|core, now_us| {
-            if core.try_open(place, now_us) {
+        let joined = self.budget.with(|core, clock| {
+            let held_up = core.is_open_to(self.id);
+            if held_up && core.try_open(place, clock.now_us()) {
                 return None;
             }
-            Some(core.join(place, now_us, Waiting { gift, pool: self.clone() }))
+            let now_us = if core.needs_time(self.id) { clock.now_us() } else { 0 };
+            Some((core.join(place, now_us, Waiting { gift, pool: self.clone() }), held_up))
         });
         match joined {
             None => Asked::Permit(Permit { pool: self.clone(), place }),
-            Some(Ok(id)) => Asked::Wait { id, grant },
-            Some(Err(_)) => Asked::Full,
+            Some((Ok(id), held_up)) => Asked::Wait { id, grant, held_up },
+            Some((Err(_), _)) => Asked::Full,
         }
     }
 
     /// The right to open one that `min_pool_size` asks for.
     pub fn top_up(self: &Arc<Self>, node: NodeId) -> Option<Permit> {
         let place = Place { pool: self.id, node };
-        let may = self.budget.with(|core, now_us| core.top_up(place, now_us));
+        let may = self.budget.with(|core, clock| core.top_up(place, clock.now_us()));
         may.then(|| Permit { pool: self.clone(), place })
     }
 
     /// Takes a waiter out again (time-out, disconnect).
     pub fn forget(&self, id: u64) {
-        let granted = self.budget.with(|core, now_us| core.forget(self.id, id, now_us));
+        let granted = self.budget.with(|core, clock| core.forget(self.id, id, clock.now_us()));
         hand_out(granted);
     }
 
@@ -233,7 +237,11 @@ impl SharedPool {
         let mut pooled = pooled;
         loop {
             let place = pooled.permit.place;
-            let waiter = match self.budget.with(|core, now_us| core.returned(place, now_us)) {
+            let back = self.budget.with(|core, clock| {
+                let now_us = if core.needs_time(self.id) { clock.now_us() } else { 0 };
+                core.returned(place, now_us)
+            });
+            let waiter = match back {
                 Back::Keep => return Some(pooled),
                 // Closed here, outside the lock; its place goes to who waits longest for it.
                 Back::Close => return None,
@@ -316,7 +324,7 @@ mod tests {
     fn forgetting_a_waiter_takes_it_out() {
         let pool = pool(1);
         let Asked::Permit(_first) = pool.ask(NODE) else { panic!("expected a permit") };
-        let Asked::Wait { id, grant: _grant } = pool.ask(NODE) else { panic!("expected to wait") };
+        let Asked::Wait { id, grant: _grant, .. } = pool.ask(NODE) else { panic!("expected to wait") };
         pool.forget(id);
         assert_eq!(pool.waiting(), 0);
     }

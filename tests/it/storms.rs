@@ -63,8 +63,8 @@ fn calm(what: &str, quiet: &[Duration], stormy: &[Duration], turns: u32) {
         at(stormy, 99),
     );
     assert!(turns >= 8, "no storm: {turns} logins");
-    // On the worker's own thread a derivation, without optimisation, is a pause of tens of milliseconds for everybody.
-    assert!(at(stormy, 99) < Duration::from_millis(25), "p99 {:?}", at(stormy, 99));
+    // Hashed on the worker's own thread, without optimisation, p99 is 250 to 400 ms.
+    assert!(at(stormy, 99) < Duration::from_millis(100), "p99 {:?}", at(stormy, 99));
 }
 
 #[test]
