@@ -7,7 +7,7 @@
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use pgmend::auth::{HbaRules, Method, Secrets};
 use pgmend::base::NodeId;
-use pgmend::client::startup::StartupContext;
+use pgmend::client::startup::{StartupContext, Turns};
 use pgmend::client::{Nudge, Plane, PlaneSettings, Worker};
 use pgmend::cluster::{Board, Gate, GateState, NodeStatus, NodeView, Published, Role, View};
 use pgmend::config;
@@ -45,6 +45,7 @@ fn worker() -> Rc<Worker> {
         hba: Arc::new(HbaRules::uniform(Method::Trust)),
         secrets: Arc::new(Secrets::new([], [0; 32])),
         login_timeout: Duration::from_secs(60),
+        turns: Turns::new(0),
     };
     Worker::new(Plane::new(Board::new(view), settings, startup), Nudge::default())
 }

@@ -155,7 +155,7 @@ impl Acceptor {
     }
 }
 
-/// Tells a client that there are too many. One write to an empty socket buffer, so it cannot block.
+/// Tells a client that there are by far too many; those just above the limit are told by `client`. One write to an empty socket buffer, so it cannot block.
 fn refuse(socket: StdStream) {
     let mut out = Vec::new();
     let fields = ErrorFields::fatal("53300", "no more connections allowed (max_client_conn)");

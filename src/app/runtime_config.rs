@@ -3,7 +3,7 @@
 use super::data_plane::DataPlane;
 use crate::auth::{HbaRules, Secrets, StoredSecret};
 use crate::base::Secret;
-use crate::client::startup::StartupContext;
+use crate::client::startup::{StartupContext, Turns};
 use crate::client::{Order, PlaneSettings};
 use crate::config::{Config, Source, changes, effective};
 use crate::keeper::Keeper;
@@ -29,7 +29,8 @@ pub fn startup_context(config: &Config, secrets: Secrets) -> Result<(StartupCont
     let secrets = Arc::new(secrets);
     derive_in_background(&secrets)?;
     let login_timeout = config.client.login_timeout;
-    Ok((StartupContext { tls, hba, secrets: secrets.clone(), login_timeout }, secrets))
+    let turns = Turns::new(config.client.max_logins);
+    Ok((StartupContext { tls, hba, secrets: secrets.clone(), login_timeout, turns }, secrets))
 }
 
 /// Many users with plain passwords: a daemon does not wait for their verifiers. The thread ends with the last of them, or

@@ -276,6 +276,11 @@ impl Client {
         Ok(format!("{without_proof},p={}", STANDARD.encode(proof)).into_bytes())
     }
 
+    /// True when `respond` hashes a password, which takes milliseconds.
+    pub fn derives(&self) -> bool {
+        matches!(self.secret, ClientSecret::Password(_))
+    }
+
     /// Checks the server's signature; without it the server has not proved that it knows the secret.
     pub fn finish(&mut self, server_final: &[u8]) -> Result<(), AuthError> {
         let expected = self.expected_signature.take().ok_or(AuthError::Protocol("final message before the first"))?;

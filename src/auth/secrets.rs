@@ -1,7 +1,7 @@
 //! The secrets of all users, ready for logins; unknown users look like known ones and cost as much.
 
 use super::scram::{DEFAULT_ITERATIONS, hmac};
-use super::{ScramVerifier, StoredSecret};
+use super::{ScramVerifier, ServerSecret, StoredSecret};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -133,6 +133,16 @@ impl Secrets {
     /// What is stored of a user.
     pub fn lookup(&self, user: &str) -> Option<&StoredSecret> {
         self.users.get(user).map(|entry| &entry.stored)
+    }
+
+    /// What a user's stored secret is worth for logging in to a server without the user's own login: a SCRAM verifier
+    /// is worth nothing, as it lacks the client's key.
+    pub fn for_servers(&self, user: &str) -> ServerSecret {
+        match self.lookup(user) {
+            Some(StoredSecret::Plain(password)) => ServerSecret::Password(password.clone()),
+            Some(StoredSecret::Md5(text)) => ServerSecret::Md5(text.clone()),
+            Some(StoredSecret::Scram(_)) | None => ServerSecret::None,
+        }
     }
 
     /// With the method `md5`, as in PostgreSQL: SCRAM for a user whose secret is a verifier, else the md5 challenge. A

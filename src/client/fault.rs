@@ -1,5 +1,7 @@
 //! Why a session ends, and the one place that decides what its client sees of it.
 
+use super::activity::Limit;
+use super::tally::TooMany;
 use super::worker::End;
 use crate::wire::backend::ErrorFields;
 use std::time::Duration;
@@ -43,16 +45,22 @@ pub enum Fault {
     /// pgmend ends.
     #[error("terminating connection due to administrator command")]
     Shutdown,
-    /// `client_idle_limit`.
-    #[error("terminating connection due to client_idle_limit")]
-    Idle,
+    /// A time limit, in seconds.
+    #[error("terminating connection due to {}", limit_told(.0, .1))]
+    TimeLimit(Limit, u64),
+    /// `max_waiting_clients`; 0: pgmend's own bound.
+    #[error("too many clients wait for a server connection of this pool already (max_waiting_clients = {0})")]
+    QueueFull(usize),
+    /// A limit on clients.
+    #[error("{}", too_many_told(.0))]
+    TooMany(TooMany),
 }
 
 impl From<End> for Fault {
     fn from(end: End) -> Fault {
         match end {
             End::Shutdown => Fault::Shutdown,
-            End::Idle => Fault::Idle,
+            End::Limit(limit, seconds) => Fault::TimeLimit(limit, seconds),
             End::Vanished => Fault::ClientGone,
         }
     }
@@ -71,7 +79,8 @@ impl Fault {
             Fault::QueueTimeout(_) => (
                 "53300",
                 Some(
-                    "All server connections of this pool are in use; raise default_pool_size or shorten transactions.",
+                    "All server connections that this client may use are in use; raise pool_size (or max_db_connections, \
+                     max_user_connections, max_node_connections where set) or shorten transactions.",
                 ),
             ),
             Fault::NoPrimary(..) => ("08006", Some("See \"pgmend status\" for the state of the nodes.")),
@@ -83,7 +92,17 @@ impl Fault {
             Fault::ServerLost(_) => ("08006", Some("What the last statement did is not known.")),
             Fault::ServerProtocol(_) => ("08P01", None),
             Fault::Shutdown => ("57P01", None),
-            Fault::Idle => ("57P05", None),
+            Fault::TimeLimit(limit, _) => time_limit(*limit),
+            Fault::QueueFull(_) => (
+                "53300",
+                Some("The queue is full: raise max_waiting_clients or the pool's size, or shorten transactions."),
+            ),
+            Fault::TooMany(TooMany::OfDatabase(..)) => {
+                ("53300", Some("Close other connections, or raise max_db_client_connections."))
+            }
+            Fault::TooMany(TooMany::OfUser(..)) => {
+                ("53300", Some("Close other connections, or raise max_user_client_connections."))
+            }
         };
         Some(ErrorFields {
             severity: "FATAL".into(),
@@ -92,6 +111,45 @@ impl Fault {
             detail: None,
             hint: hint.map(str::to_owned),
         })
+    }
+}
+
+/// SQLSTATE as PostgreSQL's own limit of the kind has it, and what to do.
+fn time_limit(limit: Limit) -> (&'static str, Option<&'static str>) {
+    match limit {
+        Limit::Query => ("57014", Some("The statement was cancelled. Make it shorter, or raise query_timeout.")),
+        Limit::Transaction => {
+            ("25P04", Some("The transaction was rolled back. Make it shorter, or raise transaction_timeout."))
+        }
+        Limit::IdleTransaction => (
+            "25P03",
+            Some(
+                "The transaction was rolled back. End transactions when there is nothing to do, or raise \
+                  idle_transaction_timeout.",
+            ),
+        ),
+        Limit::ClientIdle => ("57P05", None),
+    }
+}
+
+fn limit_told(limit: &Limit, seconds: &u64) -> String {
+    let (what, name) = match limit {
+        Limit::Query => ("statement", "query_timeout"),
+        Limit::Transaction => ("transaction", "transaction_timeout"),
+        Limit::IdleTransaction => ("idle-in-transaction", "idle_transaction_timeout"),
+        Limit::ClientIdle => ("idle-session", "client_idle_timeout"),
+    };
+    format!("{what} timeout ({name} = {seconds}s)")
+}
+
+fn too_many_told(limit: &TooMany) -> String {
+    match limit {
+        TooMany::OfDatabase(name, limit) => {
+            format!("too many connections for database \"{name}\" (max_db_client_connections = {limit})")
+        }
+        TooMany::OfUser(name, limit) => {
+            format!("too many connections for role \"{name}\" (max_user_client_connections = {limit})")
+        }
     }
 }
 

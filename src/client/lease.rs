@@ -1,11 +1,12 @@
 //! Borrowing a server connection for a transaction: through the gate, from the idle ones, by opening one, or by waiting.
 
+use super::activity::Activity;
 use super::cancel::{CancelSlot, CancelTarget};
 use super::fault::Fault;
 use super::params;
 use super::worker::{Control, Route, Way, Worker};
-use crate::pool::{Asked, Grant, Local, Permit, Pooled};
-use crate::server::{self, Login, ParamSet, ServerConn, ServerError, SimpleError};
+use crate::pool::{Asked, Grant, Local, Permit, Pooled, Refusal};
+use crate::server::{self, Login, ParamSet, RouteId, ServerConn, ServerError, SimpleError};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -29,7 +30,7 @@ pub struct Borrower {
     /// The client's pool here.
     pub pool: Rc<Local>,
     /// How pgmend logs in for it.
-    pub login: Login,
+    pub login: Rc<Login>,
     /// Where its cancels go.
     pub slot: Arc<CancelSlot>,
     /// Its ending, if it is told to.
@@ -47,13 +48,14 @@ impl Borrower {
         {
             return self.ready(pooled, wanted, &route).await;
         }
-        let limit = match self.worker.plane.settings.load().pool.wait_timeout {
+        self.control.activity.set(Activity::waiting());
+        let limit = match self.pool.shared.rules().wait_timeout {
             Duration::ZERO => FOREVER,
             limit => limit,
         };
         // The usual wait, in a busy pool: for the next connection that comes back. It needs no timer and no watch.
         let first = match self.worker.way() {
-            Way::Open(route) => match self.place(limit).await? {
+            Way::Open(route) => match self.place(route.id, limit).await? {
                 Grant::Conn(pooled) if pooled.conn.route == route.id => {
                     return self.ready(pooled, wanted, &route).await;
                 }
@@ -77,6 +79,14 @@ impl Borrower {
             biased;
             end = ended => Err(end.into()),
             outcome = waiting => outcome,
+        }
+    }
+
+    /// True when there is an idle connection here, or room for one more.
+    pub fn is_served_at_once(&self) -> bool {
+        match self.worker.way() {
+            Way::Open(route) => self.pool.idle() > 0 || self.pool.shared.has_room(route.id.node),
+            Way::Blocked(_) => false,
         }
     }
 
@@ -109,13 +119,14 @@ impl Borrower {
             }
             let grant = match first.take() {
                 Some(grant) => grant,
-                None => self.place(limit).await?,
+                None => self.place(route.id, limit).await?,
             };
             match grant {
                 Grant::Conn(pooled) if pooled.conn.route == route.id => {
                     return self.ready(pooled, wanted, &route).await;
                 }
                 Grant::Conn(_of_an_old_route) => {}
+                Grant::Permit(permit) if permit.node() != route.id.node => {}
                 Grant::Permit(permit) => match self.open(&route, permit, deadline).await? {
                     Ok(pooled) => return self.ready(pooled, wanted, &route).await,
                     Err(unreachable) => {
@@ -132,16 +143,14 @@ impl Borrower {
     }
 
     /// A place in the pool's budget, or a connection that somebody gave back. The worker's sweep bounds the wait.
-    async fn place(&self, limit: Duration) -> Result<Grant, Fault> {
-        let (id, mut grant) = match self.pool.shared.ask() {
+    async fn place(&self, route: RouteId, limit: Duration) -> Result<Grant, Fault> {
+        let (id, mut grant, held_up) = match self.pool.shared.ask(route.node) {
             Asked::Permit(permit) => return Ok(Grant::Permit(permit)),
-            Asked::Full => return Err(Fault::Limit("too many clients wait for a server connection".into())),
-            Asked::Wait { id, grant } => (id, grant),
+            Asked::Full => return Err(Fault::QueueFull(self.pool.shared.rules().max_waiting)),
+            Asked::Wait { id, grant, held_up } => (id, grant, held_up),
         };
         let mut forget = Forget { pool: &self.pool, id: Some(id) };
-        // Idle connections may lie with other workers, or here when others waited before.
-        self.pool.serve_waiters();
-        self.worker.nudge.all();
+        self.call_for_idle(held_up);
         self.control.wait_until(Some(self.worker.now_s().saturating_add(limit.as_secs()).saturating_add(1)));
         let granted = poll_fn(|cx| {
             if let Poll::Ready(granted) = Pin::new(&mut grant).poll(cx) {
@@ -160,6 +169,19 @@ impl Borrower {
         Ok(grant.arrive())
     }
 
+    /// Idle connections may lie with other workers, here when others waited before, or in other pools under a limit that
+    /// is reached.
+    fn call_for_idle(&self, held_up: bool) {
+        match self.worker.plane.budget.contended() {
+            0 => self.pool.serve_waiters(),
+            _ => self.worker.serve_waiters(),
+        }
+        self.worker.nudge.all();
+        if held_up {
+            self.worker.watch_rate();
+        }
+    }
+
     /// Opens a connection. The inner error means that the node cannot be reached now: worth another try.
     async fn open(
         &self,
@@ -167,8 +189,12 @@ impl Borrower {
         permit: Permit,
         deadline: Instant,
     ) -> Result<Result<Box<Pooled>, String>, Fault> {
+        let pool = &self.pool.shared;
+        if let Some(refusal) = pool.refusal(route.id) {
+            return Err(refused(&refusal.why));
+        }
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = self.worker.plane.settings.load().server.connect_timeout.min(left);
+        let timeout = pool.rules().connect_timeout.min(left);
         match server::connect(&route.target, &self.login, timeout).await {
             Ok(connected) => {
                 let conn = ServerConn::new(connected, route.id, self.worker.now_s());
@@ -181,10 +207,9 @@ impl Borrower {
             Err(error) => {
                 let user = &self.login.user;
                 tracing::warn!(event = "server.login_failed", node = %route.id.node, %user, %error);
-                Err(match error {
-                    ServerError::Refused(fields) => Fault::Refused(Box::new(fields)),
-                    other => Fault::Login(other.for_client()),
-                })
+                let why = Arc::new(error);
+                pool.remember(Some(Refusal { route: route.id, at: std::time::Instant::now(), why: why.clone() }));
+                Err(refused(&why))
             }
         }
     }
@@ -290,5 +315,13 @@ impl Drop for Forget<'_> {
         if let Some(id) = self.id {
             self.pool.shared.forget(id);
         }
+    }
+}
+
+/// What a client is told when the servers refuse the pool's login, now or within `server_login_retry`.
+fn refused(why: &ServerError) -> Fault {
+    match why {
+        ServerError::Refused(fields) => Fault::Refused(Box::new(fields.clone())),
+        other => Fault::Login(other.for_client()),
     }
 }

@@ -3,6 +3,7 @@
 //! Read `startup`, then `session` (the client's life), `relay` (the hot path) and `core` (its protocol state, without IO);
 //! `worker` holds the sessions of one thread, `plane` what all threads share. Knows nothing of operators.
 
+mod activity;
 mod buffer;
 mod cancel;
 mod commands;
@@ -19,6 +20,8 @@ mod scan;
 mod session;
 mod settings;
 pub mod startup;
+mod tally;
+mod topup;
 mod worker;
 
 pub use commands::{Answer, PoolCommands};

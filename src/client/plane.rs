@@ -6,8 +6,9 @@ use super::core::Statements;
 use super::listen::Listeners;
 use super::pins::Pins;
 use super::startup::StartupContext;
+use super::tally::Tally;
 use crate::cluster::Board;
-use crate::pool::{PoolKey, PoolMode, SharedPool};
+use crate::pool::{Budget, PoolKey, SharedPool};
 use crate::{client, pool, server};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::HashMap;
@@ -54,6 +55,10 @@ pub struct Plane {
     pub transactions: AtomicU64,
     /// Second zero of the workers' coarse clocks.
     pub started: Instant,
+    /// Limits on server connections over all pools.
+    pub budget: Arc<Budget>,
+    /// Clients by database and by user.
+    pub tally: Arc<Tally>,
     pools: Mutex<HashMap<PoolKey, Arc<SharedPool>>>,
 }
 
@@ -66,9 +71,14 @@ impl std::fmt::Debug for Plane {
 /// Pools remembered; each is one user in one database that logged in.
 const MAX_POOLS: usize = 100_000;
 
+/// Connections beyond `max_client_conn` that are heard at all.
+const BEYOND: usize = 64;
+
 impl Plane {
     /// A plane without clients.
     pub fn new(board: Arc<Board>, settings: PlaneSettings, startup: StartupContext) -> Arc<Plane> {
+        let budget = Budget::new();
+        budget.set_node_limits(settings.pool.max_node_connections, settings.pool.max_new_connections);
         Arc::new(Plane {
             board,
             settings: ArcSwap::from_pointee(settings),
@@ -82,6 +92,8 @@ impl Plane {
             sessions: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             started: Instant::now(),
+            budget,
+            tally: Arc::default(),
             pools: Mutex::default(),
         })
     }
@@ -95,7 +107,8 @@ impl Plane {
         if pools.len() >= MAX_POOLS {
             return None;
         }
-        let pool = SharedPool::new(key.clone(), self.settings.load().pool_size(&key.database));
+        let pool =
+            SharedPool::new(key.clone(), self.settings.load().pool.rules(&key.user, &key.database), &self.budget);
         pools.insert(key.clone(), pool.clone());
         Some(pool)
     }
@@ -105,26 +118,30 @@ impl Plane {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().map(|pool| pool.moved()).sum()
     }
 
-    /// Puts new settings in force: sizes at once, the rest with each client's next transaction.
+    /// Puts new settings in force: limits at once, the rest with each client's next transaction.
     pub fn reload(&self, settings: PlaneSettings, startup: StartupContext) {
         self.settings.store(Arc::new(settings));
         self.startup.store(Arc::new(startup));
         let settings = self.settings.load();
         let pools: Vec<_> = self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         for pool in pools {
-            pool.resize(settings.pool_size(&pool.key.database));
+            pool.set_rules(settings.pool.rules(&pool.key.user, &pool.key.database));
         }
+        self.budget.set_node_limits(settings.pool.max_node_connections, settings.pool.max_new_connections);
+        self.budget.tick();
     }
 
-    /// Counts a client in, also at its worker; `None` when `max_client_conn` is reached.
+    /// Counts a client in, also at its worker. Above `max_client_conn` a few more come in, to bring cancels or to be told
+    /// so in a way that they understand; `None`: those are too many too.
     pub fn admit(self: &Arc<Self>, load: &Arc<AtomicUsize>) -> Option<Admitted> {
         let limit = self.settings.load().pool.max_clients;
-        self.clients.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1)).ok().map(
-            |_| {
-                load.fetch_add(1, Ordering::Relaxed);
-                Admitted { plane: self.clone(), load: load.clone() }
-            },
-        )
+        let most = limit.saturating_add(BEYOND);
+        let counted = self.clients.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < most).then_some(n + 1));
+        counted.ok().map(|before| {
+            load.fetch_add(1, Ordering::Relaxed);
+            let beyond = (before >= limit).then_some(limit);
+            Admitted { plane: self.clone(), load: load.clone(), beyond }
+        })
     }
 }
 
@@ -133,22 +150,13 @@ impl Plane {
 pub struct Admitted {
     plane: Arc<Plane>,
     load: Arc<AtomicUsize>,
+    /// `max_client_conn`, when there were so many already: no session for this one.
+    pub beyond: Option<usize>,
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.plane.clients.fetch_sub(1, Ordering::AcqRel);
         self.load.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl PlaneSettings {
-    fn pool_size(&self, database: &str) -> usize {
-        self.pool.databases.get(database).and_then(|d| d.size).unwrap_or(self.pool.size)
-    }
-
-    /// The pool mode for a database.
-    pub fn mode(&self, database: &str) -> PoolMode {
-        self.pool.databases.get(database).and_then(|d| d.mode).unwrap_or(self.pool.mode)
     }
 }

@@ -1,5 +1,6 @@
 //! A client's life: login, greeting, one transaction after the other, farewell.
 
+use super::activity::{Activity, Limit, Limits};
 use super::cancel::{CancelSlot, Listing};
 use super::core::{Core, Front, Rules};
 use super::fault::Fault;
@@ -11,7 +12,9 @@ use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
 use super::scan::Traces;
 use super::startup::{self, Arrival, NewSession};
+use super::tally::Counted;
 use super::worker::{Control, Worker};
+use crate::auth::ServerSecret;
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode, Pooled};
 use crate::server::{Login, ParamSet, ServerConn, SimpleError};
@@ -32,23 +35,29 @@ const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Traces::WRITES);
 /// A statement of Pgpool-II's own is at most this long.
 const MAX_COMMAND: usize = 1024;
 
-/// Serves one client from its first byte to the end. What happens once is boxed, so that the task of an idle client is small.
-pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>) {
-    let Some(new) = Box::pin(arrive(&worker, stream)).await else { return };
-    let (mut stream, outcome) = Box::pin(open(worker, new, control)).await;
+/// Serves one client from its first byte to the end. `beyond`: `max_client_conn`, when it is reached; then only a cancel is
+/// taken. What happens once is boxed, so that the task of an idle client is small.
+pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>, beyond: Option<usize>) {
+    let Some(new) = Box::pin(arrive(&worker, stream, beyond)).await else { return };
+    let Opened { mut stream, counted, outcome } = Box::pin(open(worker, new, control)).await;
     let fault = match outcome {
-        Ok(mut session) => session.run(&mut stream).await.err(),
+        Ok(mut session) => {
+            let ended = session.run(&mut stream).await;
+            // In the middle of a message nothing of ours would be understood.
+            ended.err().filter(|_| session.is_between_answers())
+        }
         Err(fault) => Some(fault),
     };
     if let Some(fault) = fault {
         Box::pin(farewell(&mut stream, &fault)).await;
     }
+    drop(counted);
 }
 
 /// The login. `None`: there is no session, and the client knows.
-async fn arrive(worker: &Worker, stream: Stream) -> Option<NewSession> {
+async fn arrive(worker: &Worker, stream: Stream, beyond: Option<usize>) -> Option<NewSession> {
     let context = worker.plane.startup.load_full();
-    match startup::accept(stream, &context).await {
+    match startup::accept(stream, &context, beyond).await {
         Ok(Arrival::Session(new)) => return Some(new),
         Ok(Arrival::Cancel { pid, key, mut stream }) => {
             // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
@@ -62,12 +71,44 @@ async fn arrive(worker: &Worker, stream: Stream) -> Option<NewSession> {
     None
 }
 
-async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> (Stream, Result<Box<Session>, Fault>) {
+/// A client that has logged in, counted among those of its user and database.
+struct Opened {
+    stream: Stream,
+    counted: Option<Counted>,
+    outcome: Result<Box<Session>, Fault>,
+}
+
+async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> Opened {
     let NewSession { mut stream, user, database, parameters, minor, secret, .. } = new;
-    let login = Login { user: user.clone(), database: database.clone(), secret, parameters: Vec::new() };
-    let key = PoolKey { user, database };
+    let settings = worker.plane.settings.load_full();
+    let rules = settings.pool.rules(&user, &database);
+    let counted = match worker.plane.tally.admit(&user, &database, &rules) {
+        Ok(counted) => counted,
+        Err(too_many) => return Opened { stream, counted: None, outcome: Err(Fault::TooMany(too_many)) },
+    };
+    let login = login(&worker, &user, &database, secret);
+    let key = PoolKey { user: login.user.clone(), database: database.clone() };
+    control.limits.set(Limits::of(&rules));
+    // Nobody else sets it.
+    let _ = control.who.set((user, database));
     let outcome = begin(worker, &mut stream, key, login, &parameters, minor, control).await;
-    (stream, outcome)
+    Opened { stream, counted: Some(counted), outcome }
+}
+
+/// How servers are logged in to for a client: as himself, or as the database's section says.
+fn login(worker: &Worker, user: &str, database: &str, secret: ServerSecret) -> Login {
+    let settings = worker.plane.settings.load();
+    let section = settings.pool.database(database);
+    let (role, secret) = match section.and_then(|s| s.user.clone()) {
+        None => (user.to_owned(), secret),
+        Some(role) => {
+            let given = section.and_then(|s| s.password.clone()).map(ServerSecret::Password);
+            let secret = given.unwrap_or_else(|| worker.plane.startup.load().secrets.for_servers(&role));
+            (role, secret)
+        }
+    };
+    let database = section.and_then(|s| s.dbname.clone()).unwrap_or_else(|| database.to_owned());
+    Login { user: role, database, secret, parameters: Vec::new() }
 }
 
 async fn farewell(stream: &mut Stream, fault: &Fault) {
@@ -118,11 +159,13 @@ async fn begin(
     let settings = plane.settings.load_full();
     let pool =
         worker.pool(&key).ok_or_else(|| Fault::Limit("too many different users and databases at once".into()))?;
-    let mode = settings.mode(&key.database);
+    let mode = pool.shared.rules().mode;
+    let login = Rc::new(login);
+    pool.remember_login(&login);
     let id = plane.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control, id };
     let (greeting, held) = match mode {
-        PoolMode::Session if borrower.pool.idle() > 0 || borrower.pool.shared.has_room() => {
+        PoolMode::Session if borrower.is_served_at_once() => {
             let pooled = borrower.lease(&wanted).await?;
             (remember(&borrower, &wanted, &pooled), Some(pooled))
         }
@@ -250,8 +293,12 @@ impl Session {
                 }
                 Err(fault) => {
                     match fault {
-                        Fault::Shutdown | Fault::Idle if self.up.is_sent() => self.held = Some(pooled),
-                        Fault::ClientGone if !self.core.is_settled() => self.borrower.abandon(pooled),
+                        Fault::Shutdown | Fault::TimeLimit(Limit::ClientIdle, _) if self.up.is_sent() => {
+                            self.held = Some(pooled)
+                        }
+                        Fault::ClientGone | Fault::TimeLimit(..) if !self.core.is_settled() => {
+                            self.borrower.abandon(pooled)
+                        }
                         // What the server has seen of the last batch is not known: it is closed.
                         _ => drop(pooled),
                     }
@@ -344,9 +391,14 @@ impl Session {
         leftovers::ask(conn, &self.borrower.login.user, custom).await.map(Some)
     }
 
+    fn is_between_answers(&self) -> bool {
+        self.down.is_sent() && self.core.is_between_answers()
+    }
+
     /// Waits for work, sending what is left of the last answer. An idle client holds no buffer here.
     async fn next(&mut self, client: &mut Stream) -> Result<Front, Fault> {
         let Session { up, down, core, borrower, subscription, .. } = self;
+        borrower.control.activity.set(Activity::idle(borrower.worker.now_s()));
         poll_fn(|cx| {
             loop {
                 if let Some(subscription) = subscription
@@ -373,7 +425,7 @@ impl Session {
                 }
                 match std::task::ready!(up.poll_receive(client, cx)) {
                     Ok(0) | Err(_) => return Poll::Ready(Err(Fault::ClientGone)),
-                    Ok(_) => borrower.control.active_s.set(borrower.worker.now_s()),
+                    Ok(_) => borrower.control.activity.set(Activity::idle(borrower.worker.now_s())),
                 }
             }
         })
@@ -394,10 +446,11 @@ impl Session {
                 return Poll::Ready(Err(end.into()));
             }
             let now_s = borrower.worker.now_s();
-            borrower.control.active_s.set(now_s);
             let outcome =
                 Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until }
                     .poll(&mut state, cx);
+            let activity = &borrower.control.activity;
+            activity.set(activity.get().seen(core.sight(), now_s));
             if state.client_closed && borrower.control.closed_s.get().is_none() {
                 borrower.control.closed_s.set(Some(now_s));
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 pub struct Settings {
     /// `authentication_timeout` / `client_login_timeout`.
     pub login_timeout: Duration,
-    /// `client_idle_limit`: an idle client is disconnected after this; zero = never.
-    pub idle_limit: Duration,
+    /// `max_concurrent_logins`: clients that may log in at once; further ones wait. Zero = no limit.
+    pub max_logins: usize,
     /// Largest protocol message that must be held whole (Parse, Bind, Query that is looked at), bytes.
     pub max_message: usize,
     /// Answer `SHOW POOL_*` in ordinary sessions, as Pgpool-II does.

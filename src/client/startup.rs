@@ -5,6 +5,7 @@
 use crate::auth::{Ask, AuthError, HbaRules, Method, Secrets, ServerSecret, StoredSecret};
 use crate::auth::{md5_password, md5_response, scram};
 use crate::net::{Peer, Stream, TlsAcceptor};
+use crate::server::beside;
 use crate::wire::backend::{self, ErrorFields};
 use crate::wire::startup::{self, Packet, Startup};
 use crate::wire::{WireError, frame, frontend};
@@ -13,12 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Greatest answer to an authentication request, bytes (PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH).
 const MAX_ANSWER: usize = 65_535;
 /// A refused client that does not read gets this long to take its error.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// A client for whom there is no room gets this long to say what it wants.
+const BEYOND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Derivations at once: each takes a core for milliseconds, and guessers must not take them all from the clients within.
 static DERIVATIONS: Semaphore = Semaphore::const_new(2);
 /// Bytes that a refused client may still be sending; the most that fits into sockets, several times over.
@@ -37,6 +40,42 @@ pub struct StartupContext {
     pub secrets: Arc<Secrets>,
     /// Bound on the whole login.
     pub login_timeout: Duration,
+    /// Turns to log in; the others wait in their order. Who has sent nothing yet needs none.
+    pub turns: Arc<Turns>,
+}
+
+/// Clients that may log in at once.
+#[derive(Debug)]
+pub struct Turns {
+    turns: Arc<Semaphore>,
+    most: usize,
+}
+
+impl Turns {
+    /// `max_concurrent_logins`; zero = no limit.
+    pub fn new(most: usize) -> Arc<Turns> {
+        let turns = if most == 0 { Semaphore::MAX_PERMITS } else { most.min(Semaphore::MAX_PERMITS) };
+        Arc::new(Turns { turns: Arc::new(Semaphore::new(turns)), most })
+    }
+}
+
+/// One client's turn.
+#[derive(Default)]
+struct Turn {
+    held: Option<OwnedSemaphorePermit>,
+    waits: bool,
+}
+
+impl Turn {
+    /// Waits for the turn, unless it has come already.
+    async fn come(&mut self, turns: &Turns) -> Result<(), StartupError> {
+        if self.held.is_none() {
+            self.waits = true;
+            self.held = Some(turns.turns.clone().acquire_owned().await.map_err(|e| io::Error::other(e.to_string()))?);
+            self.waits = false;
+        }
+        Ok(())
+    }
 }
 
 /// What a connection turned out to be.
@@ -106,12 +145,19 @@ impl From<WireError> for StartupError {
 
 /// Takes a new connection to AuthenticationOk (with NegotiateProtocolVersion before it when needed). On failure the
 /// client has got its ErrorResponse. Not cancel safe: a dropped login closes the connection.
-pub async fn accept(stream: Stream, ctx: &StartupContext) -> Result<Arrival, StartupError> {
+///
+/// `beyond` is `max_client_conn` when it is reached: whoever wants a session is refused as soon as he can understand it.
+pub async fn accept(stream: Stream, ctx: &StartupContext, beyond: Option<usize>) -> Result<Arrival, StartupError> {
     let mut slot = Some(stream);
-    let outcome = match tokio::time::timeout(ctx.login_timeout, arrive(&mut slot, ctx)).await {
+    let limit = if beyond.is_some() { ctx.login_timeout.min(BEYOND_TIMEOUT) } else { ctx.login_timeout };
+    let mut turn = Turn::default();
+    let outcome = match tokio::time::timeout(limit, arrive(&mut slot, ctx, beyond, &mut turn)).await {
         Ok(outcome) => outcome,
+        Err(_) if turn.waits => Err(too_many_logins(ctx.turns.most)),
         Err(_) => Err(refused("57014", "canceling authentication due to timeout")),
     };
+    // The farewell is no work that anybody should wait for.
+    drop(turn);
     if let (Err(StartupError::Refused(fields)), Some(stream)) = (&outcome, &mut slot) {
         let mut out = Vec::new();
         backend::error_response(&mut out, fields);
@@ -144,10 +190,16 @@ fn refused(code: &str, message: impl Into<String>) -> StartupError {
 }
 
 /// The stream is in `slot` whenever the client can be told something.
-async fn arrive(slot: &mut Option<Stream>, ctx: &StartupContext) -> Result<Arrival, StartupError> {
+async fn arrive(
+    slot: &mut Option<Stream>,
+    ctx: &StartupContext,
+    beyond: Option<usize>,
+    turn: &mut Turn,
+) -> Result<Arrival, StartupError> {
     match held(slot)?.peek_first_byte().await? {
         None => return Ok(Arrival::Gone),
         Some(TLS_HANDSHAKE) => {
+            turn.come(&ctx.turns).await?;
             begin_tls(slot, ctx).await?;
             if !held(slot)?.has_postgresql_alpn() {
                 return Err(refused(
@@ -171,7 +223,8 @@ async fn arrive(slot: &mut Option<Stream>, ctx: &StartupContext) -> Result<Arriv
                 nothing_follows(stream, "SSL")?;
                 // As PostgreSQL, TLS is not spoken on Unix sockets.
                 if ctx.tls.is_some() && matches!(stream, Stream::Tcp(_)) {
-                    stream.write_all(b"S").await?;
+                    turn.come(&ctx.turns).await?;
+                    held(slot)?.write_all(b"S").await?;
                     begin_tls(slot, ctx).await?;
                     gss_settled = true;
                 } else {
@@ -186,9 +239,30 @@ async fn arrive(slot: &mut Option<Stream>, ctx: &StartupContext) -> Result<Arriv
             Packet::Cancel { pid, key } => {
                 return Ok(slot.take().map_or(Arrival::Gone, |stream| Arrival::Cancel { pid, key, stream }));
             }
-            Packet::Startup(packet) => return begin_session(slot, packet, ctx).await,
+            Packet::Startup(packet) => {
+                return match beyond {
+                    Some(limit) => Err(too_many(limit)),
+                    None => {
+                        turn.come(&ctx.turns).await?;
+                        begin_session(slot, packet, ctx).await
+                    }
+                };
+            }
         }
     }
+}
+
+fn too_many(limit: usize) -> StartupError {
+    let mut fields = ErrorFields::fatal("53300", format!("no more connections allowed (max_client_conn = {limit})"));
+    fields.hint = Some("Close other connections, or raise max_client_conn.".to_owned());
+    StartupError::Refused(fields)
+}
+
+fn too_many_logins(most: usize) -> StartupError {
+    let message = format!("too many clients are logging in at once (max_concurrent_logins = {most})");
+    let mut fields = ErrorFields::fatal("53300", message);
+    fields.hint = Some("Connect less often, keep connections open, or raise max_concurrent_logins.".to_owned());
+    StartupError::Refused(fields)
 }
 
 fn held(slot: &mut Option<Stream>) -> Result<&mut Stream, StartupError> {
@@ -264,19 +338,14 @@ async fn authenticate(
     ctx: &StartupContext,
 ) -> Result<ServerSecret, StartupError> {
     let (user, database) = (packet.user.as_str(), packet.database.as_str());
-    let stored = ctx.secrets.lookup(user);
     let ask = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database };
-    match (ctx.hba.decide(&ask), stored) {
-        (Method::Trust, stored) => Ok(match stored {
-            Some(StoredSecret::Plain(password)) => ServerSecret::Password(password.clone()),
-            Some(StoredSecret::Md5(text)) => ServerSecret::Md5(text.clone()),
-            Some(StoredSecret::Scram(_)) | None => ServerSecret::None,
-        }),
-        (Method::Password, _) => by_password(stream, user, out, ctx).await,
-        (Method::Scram, _) => by_scram(stream, user, out, ctx).await,
-        (Method::Md5, _) if ctx.secrets.scram_by_md5(user) => by_scram(stream, user, out, ctx).await,
-        (Method::Md5, _) => by_md5(stream, user, out, ctx).await,
-        (Method::Reject | Method::Cert, _) => {
+    match ctx.hba.decide(&ask) {
+        Method::Trust => Ok(ctx.secrets.for_servers(user)),
+        Method::Password => by_password(stream, user, out, ctx).await,
+        Method::Scram => by_scram(stream, user, out, ctx).await,
+        Method::Md5 if ctx.secrets.scram_by_md5(user) => by_scram(stream, user, out, ctx).await,
+        Method::Md5 => by_md5(stream, user, out, ctx).await,
+        Method::Reject | Method::Cert => {
             let host = ask.peer.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
             let encryption = if ask.tls { "SSL encryption" } else { "no encryption" };
             Err(refused(
@@ -395,12 +464,7 @@ async fn verifier_of(user: &str, ctx: &StartupContext) -> Result<scram::ScramVer
 
 /// Work of milliseconds, beside the other clients of this thread.
 async fn derivation<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StartupError> {
-    let turn = DERIVATIONS.acquire().await.map_err(|e| io::Error::other(e.to_string()))?;
-    let done = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        work()
-    });
-    Ok(done.await.map_err(|e| io::Error::other(e.to_string()))?)
+    Ok(beside(&DERIVATIONS, work).await?)
 }
 
 fn random(bytes: &mut [u8]) -> Result<(), StartupError> {

@@ -17,6 +17,7 @@ fn context(method: Method) -> StartupContext {
         hba: Arc::new(HbaRules::uniform(method)),
         secrets: Arc::new(Secrets::new(users.map(|(u, s)| (u.to_owned(), s)), [3; 32])),
         login_timeout: Duration::from_secs(20),
+        turns: Turns::new(0),
     }
 }
 
@@ -30,7 +31,7 @@ async fn attempt(method: Method, user: &str, password: &str) -> Result<ServerSec
         parameters: vec![],
     };
     let client = tokio::spawn(async move { log_in(Stream::Unix(ours), &login).await });
-    match accept(Stream::Unix(theirs), &context(method)).await {
+    match accept(Stream::Unix(theirs), &context(method), None).await {
         Ok(Arrival::Session(mut session)) => {
             let mut out = Vec::new();
             backend::ready_for_query(&mut out, b'I');
@@ -81,7 +82,7 @@ async fn wrong_and_unknown_fail_alike() {
 async fn raw(bytes: &[u8]) -> (Result<Arrival, StartupError>, Vec<u8>) {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.write_all(bytes).await.unwrap();
-    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust)).await;
+    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust), None).await;
     let mut got = vec![0; 1000];
     let n = ours.read(&mut got).await.unwrap();
     got.truncate(n);
@@ -107,7 +108,7 @@ async fn versions_cancels_and_replication() {
     assert!(matches!(outcome, Err(StartupError::Refused(f)) if f.code == "08P01"));
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.write_all(b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x07abcd").await.unwrap();
-    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust)).await;
+    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust), None).await;
     assert!(matches!(outcome, Ok(Arrival::Cancel { pid: 7, .. })));
 }
 
@@ -125,7 +126,7 @@ async fn a_second_encryption_request_is_refused() {
         ours.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"E");
     });
-    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust)).await;
+    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust), None).await;
     assert!(matches!(outcome, Err(StartupError::Refused(f)) if f.code == "0A000"));
     client.await.unwrap();
 }
@@ -133,7 +134,7 @@ async fn a_second_encryption_request_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn the_login_is_bounded() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust)).await;
+    let outcome = accept(Stream::Unix(theirs), &context(Method::Trust), None).await;
     assert!(matches!(outcome, Err(StartupError::Refused(f)) if f.code == "57014"));
     drop(ours);
 }
@@ -177,7 +178,7 @@ async fn guess(method: Method, secrets: &Arc<Secrets>, user: &str) -> (Vec<(u8, 
         }
     });
     let before = scram::work();
-    let refused = accept(Stream::Unix(theirs), &ctx).await;
+    let refused = accept(Stream::Unix(theirs), &ctx, None).await;
     assert!(matches!(&refused, Err(StartupError::Refused(f)) if f.code == "28P01"), "{refused:?}");
     let after = scram::work();
     let work = scram::Work { iterations: after.iterations - before.iterations, hmacs: after.hmacs - before.hmacs };
@@ -205,4 +206,38 @@ async fn a_guesser_cannot_tell_an_unknown_user_from_a_wrong_password() {
             assert!(known.1.hmacs > 0, "the counter counts");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn logins_wait_for_their_turn_and_are_told_when_it_does_not_come() {
+    let ctx = StartupContext { turns: Turns::new(1), ..context(Method::Password) };
+    let startup = |out: &mut Vec<u8>| frontend::startup(out, 0, &[("user", "plain"), ("database", "d")]);
+    let begin = || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let ctx = ctx.clone();
+        (Stream::Unix(ours), tokio::spawn(async move { accept(Stream::Unix(theirs), &ctx, None).await }))
+    };
+    // Who says nothing takes nobody's turn.
+    let (_silent, _first) = begin();
+    let (mut slow, _second) = begin();
+    let mut out = Vec::new();
+    startup(&mut out);
+    slow.write_all(&out).await.unwrap();
+    let mut question = [0u8; 9];
+    slow.read_exact(&mut question).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    // The slow one has the turn to the end of its time; then the next is asked.
+    let (mut next, _third) = begin();
+    next.write_all(&out).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    next.read_exact(&mut question).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(15), "after {:?}", begun.elapsed());
+    // A turn that never comes.
+    let _taken = ctx.turns.turns.clone().acquire_owned().await.unwrap();
+    let (mut last, outcome) = begin();
+    last.write_all(&out).await.unwrap();
+    drop(next);
+    let Err(StartupError::Refused(fields)) = outcome.await.unwrap() else { panic!("expected a refusal") };
+    assert_eq!(fields.code, "53300");
+    assert!(fields.message.contains("max_concurrent_logins = 1"), "{fields}");
 }

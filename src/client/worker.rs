@@ -1,13 +1,15 @@
 //! One thread of the data plane: its clients, its idle server connections, its coarse clock.
 
+use super::activity::{Activity, Limit, Limits};
 use super::leftovers::Functions;
 use super::plane::{Admitted, Plane};
 use super::session;
+use super::topup;
 use crate::cluster::GateState;
 use crate::net::{self, StdStream, Stream};
 use crate::pool::{Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -73,8 +75,8 @@ enum Ending {
 pub enum End {
     /// pgmend stops.
     Shutdown,
-    /// `client_idle_limit`.
-    Idle,
+    /// A time limit, in seconds.
+    Limit(Limit, u64),
     /// The client closed without saying goodbye, and what it asked for takes long.
     Vanished,
 }
@@ -84,8 +86,12 @@ pub enum End {
 pub struct Control {
     waker: RefCell<Option<Waker>>,
     ending: Cell<Option<Ending>>,
-    /// Coarse seconds of its last sign of life.
-    pub active_s: Cell<u64>,
+    /// What it is doing; nothing during the login, which has a limit of its own.
+    pub activity: Cell<Activity>,
+    /// Its limits.
+    pub limits: Cell<Limits>,
+    /// Whose rules it follows: user and database as the client names them.
+    pub who: OnceCell<(String, String)>,
     /// Until when (coarse seconds) it may wait for a server connection.
     wait_until_s: Cell<Option<u64>>,
     overdue: Cell<bool>,
@@ -124,6 +130,13 @@ impl Control {
         if self.closed_s.get().is_some_and(|since| now_s > since) && self.ending.get().is_none() {
             self.end(Ending::Now(End::Vanished));
         }
+        let limits = self.limits.get();
+        let Some(limit) = self.activity.get().passed(&limits, now_s).filter(|_| self.ending.get().is_none()) else {
+            return;
+        };
+        let end = End::Limit(limit, limits.seconds(limit));
+        // Who is idle may have sent something that was not read yet; then it ends after that.
+        self.end(if limit == Limit::ClientIdle { Ending::Clean(end) } else { Ending::Now(end) });
     }
 
     fn wake(&self) {
@@ -218,8 +231,8 @@ impl Worker {
     fn obey(self: &Rc<Self>, order: Order) {
         match order {
             Order::Client(stream, admitted) => self.adopt(stream, admitted),
-            Order::Serve => self.pools.borrow().values().for_each(|pool| pool.serve_waiters()),
-            Order::Settings => self.way.borrow_mut().0 = 0,
+            Order::Serve => self.serve_waiters(),
+            Order::Settings => self.take_settings(),
             Order::StopSmart => self.stop(Ending::Clean(End::Shutdown)),
             Order::StopFast => self.stop(Ending::Now(End::Shutdown)),
         }
@@ -239,7 +252,6 @@ impl Worker {
         let id = self.last_session.get() + 1;
         self.last_session.set(id);
         let control = Rc::new(Control::default());
-        control.active_s.set(self.now_s.get());
         if let Some(ending) = self.stopping.get() {
             control.ending.set(Some(ending));
         }
@@ -247,7 +259,7 @@ impl Worker {
         let worker = self.clone();
         tokio::task::spawn_local(async move {
             let _listed = Listed { worker: worker.clone(), id };
-            session::serve(worker, stream, control).await;
+            session::serve(worker, stream, control, admitted.beyond).await;
             drop(admitted);
         });
     }
@@ -332,30 +344,54 @@ impl Worker {
         Some(pool)
     }
 
-    fn sweep(&self) {
+    /// Gives idle connections of this worker to those who wait, and closes those whose places are needed elsewhere.
+    pub fn serve_waiters(&self) {
+        // Waiters that are served here do not come back to this list, but their tasks may add a pool to it later.
+        self.pools.borrow().values().for_each(|pool| pool.serve_waiters());
+    }
+
+    /// Where only the rate of new connections is in the way of somebody, a task watches the clock for him.
+    pub fn watch_rate(&self) {
+        if self.plane.budget.rate_due().is_some() {
+            let budget = self.plane.budget.clone();
+            tokio::task::spawn_local(async move { budget.tick_while_rated().await });
+        }
+    }
+
+    fn take_settings(&self) {
+        self.way.borrow_mut().0 = 0;
+        let settings = self.plane.settings.load();
+        for control in self.sessions.borrow().values() {
+            if let Some((user, database)) = control.who.get() {
+                control.limits.set(Limits::of(&settings.pool.rules(user, database)));
+            }
+        }
+    }
+
+    fn sweep(self: &Rc<Self>) {
         // One clock for all workers, since connections and their ages go from one to another.
         self.now_s.set(self.plane.started.elapsed().as_secs());
-        let settings = self.plane.settings.load();
-        let route = match self.way() {
+        self.plane.budget.tick();
+        self.watch_rate();
+        let way = self.way();
+        let route = match &way {
             Way::Open(route) => Some(route.id),
             Way::Blocked(_) => None,
         };
         for pool in self.pools.borrow().values() {
-            let limits = &settings.server;
-            pool.sweep(route, self.now_s.get(), limits.idle_timeout.as_secs(), limits.lifetime.as_secs());
+            // Besides this list only clients hold the pool.
+            let has_clients = Rc::strong_count(pool) > 1;
+            pool.sweep(route, self.now_s.get(), has_clients);
             pool.serve_waiters();
+            if let Way::Open(route) = &way
+                && has_clients
+            {
+                topup::top_up(self, pool, route);
+            }
         }
         let now = self.now_s.get();
         for control in self.sessions.borrow().values() {
             control.sweep(now);
-        }
-        let limit = settings.client.idle_limit.as_secs();
-        if limit > 0 {
-            for control in self.sessions.borrow().values() {
-                if self.now_s.get().saturating_sub(control.active_s.get()) > limit && control.ending.get().is_none() {
-                    control.end(Ending::Clean(End::Idle));
-                }
-            }
         }
     }
 

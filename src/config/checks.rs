@@ -115,7 +115,7 @@ fn check_listening(config: &Config, wrong: &mut impl FnMut(&str, String)) {
 fn check_times(config: &Config, wrong: &mut impl FnMut(&str, String)) {
     let positive = [
         ("auth.authentication_timeout", config.client.login_timeout),
-        ("pool.server_connect_timeout", config.server.connect_timeout),
+        ("pool.server_connect_timeout", config.pool.rules.connect_timeout),
         ("health.health_check_timeout", config.health.timeout),
         ("recovery.recovery_timeout", config.recovery.timeout),
         ("recovery.no_progress_timeout", config.recovery.no_progress_timeout),

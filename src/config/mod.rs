@@ -4,6 +4,7 @@ mod checks;
 mod error;
 mod pgmend_toml;
 mod pgpool;
+mod pool_section;
 mod reload;
 mod section;
 mod settings;

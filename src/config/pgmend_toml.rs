@@ -2,19 +2,16 @@
 
 use super::checks;
 use super::error::{ConfigError, ConfigErrors};
+use super::pool_section::pool;
 use super::section::{Notes, Section};
 use super::{Config, values};
 use crate::auth::{StoredSecret, pool_secret, read_key};
 use crate::base::{NodeId, Secret};
 use crate::cluster::{Host, NodeSpec, SslMode};
-use crate::pool::{DatabaseSettings, PoolMode};
 use crate::recovery::Runner;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const POOL_MODES: &[(&str, PoolMode)] =
-    &[("session", PoolMode::Session), ("transaction", PoolMode::Transaction), ("statement", PoolMode::Statement)];
 const RUNNERS: &[(&str, Runner)] =
     &[("builtin", Runner::Builtin), ("sql", Runner::Sql), ("local", Runner::Local), ("program", Runner::Program)];
 const SSL_MODES: &[(&str, SslMode)] = &[
@@ -31,6 +28,9 @@ const LEVELS: &[(&str, &str)] =
     &[("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
 /// Largest message that is held whole when it must be looked at: 64 MiB.
 pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// Clients that may log in at once unless it is set.
+pub const DEFAULT_LOGINS: u32 = 256;
 
 /// Reads and checks the text of a `pgmend.toml`; relative paths are taken from the folder of `file`.
 pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigErrors> {
@@ -65,11 +65,11 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         notes.error(0, "node", "expected at least one [[node]] with host and port");
     }
     let nodes = nodes.into_iter().enumerate().map(|(number, section)| node(section, number)).collect();
-    let (pool, mut server, client_idle_limit) = pool(root.section("pool"));
-    let (auth, login_timeout) = auth(root.section("auth"), folder);
+    let (pool, reset_query) = pool(root.section("pool"));
+    let (auth, login_timeout, max_logins) = auth(root.section("auth"), folder);
     let tls = root.section("tls");
     listen.tls = tls_towards_clients(&tls, folder);
-    server.ca_file = tls.path("server_ca_file", folder);
+    let server = crate::server::Settings { reset_query, ca_file: tls.path("server_ca_file", folder) };
     tls.finish();
     let health = health(root.section("health"), auth.key_file.as_deref());
     let recovery = recovery(root.section("recovery"), folder, auth.key_file.as_deref());
@@ -86,12 +86,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         sources: sources(file, &auth, admin.pcp.as_ref()),
         nodes,
         listen,
-        client: crate::client::Settings {
-            login_timeout,
-            idle_limit: client_idle_limit,
-            max_message: MAX_MESSAGE,
-            pool_commands: true,
-        },
+        client: crate::client::Settings { login_timeout, max_logins, max_message: MAX_MESSAGE, pool_commands: true },
         pool,
         auth,
         server,
@@ -224,38 +219,7 @@ pub fn apply_flags(spec: &mut NodeSpec, flags: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn pool(section: Section<'_>) -> (crate::pool::Settings, crate::server::Settings, Duration) {
-    let mut databases = BTreeMap::new();
-    let by_name = section.section("databases");
-    for (name, database) in by_name.named_sections() {
-        let mode = database.choice("mode", "", POOL_MODES);
-        let size = database.integer("pool_size", 0, 0, 100_000);
-        database.finish();
-        databases.insert(name, DatabaseSettings { mode, size: Some(to_usize(size)).filter(|size| *size > 0) });
-    }
-    let settings = crate::pool::Settings {
-        mode: section.choice("mode", "transaction", POOL_MODES).unwrap_or_default(),
-        size: to_usize(section.integer("default_pool_size", 20, 1, 100_000)),
-        databases,
-        max_clients: to_usize(section.integer("max_client_conn", 1000, 1, 1_000_000)),
-        wait_timeout: section.duration("query_wait_timeout", "120s"),
-        max_prepared: to_usize(section.integer("max_prepared_statements", 200, 1, 100_000)),
-        share_unnamed: section.boolean("share_unnamed_statements", false),
-        max_pins: to_usize(section.integer("max_pins", 0, 0, 100_000)),
-    };
-    let server = crate::server::Settings {
-        connect_timeout: section.duration("server_connect_timeout", "15s"),
-        reset_query: section.text_maybe_empty("reset_query", "DISCARD ALL"),
-        ca_file: None,
-        idle_timeout: section.duration("server_idle_timeout", "600s"),
-        lifetime: section.duration("server_lifetime", "3600s"),
-    };
-    let idle_limit = section.duration("client_idle_timeout", "0s");
-    section.finish();
-    (settings, server, idle_limit)
-}
-
-fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration) {
+fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration, usize) {
     let method = section.choice("method", "scram-sha-256", METHODS).unwrap_or("scram-sha-256");
     let settings = crate::auth::Settings {
         hba_file: section.path("hba_file", folder),
@@ -265,8 +229,9 @@ fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration
         key_file: section.path("key_file", folder),
     };
     let timeout = section.duration("authentication_timeout", "60s");
+    let max_logins = to_usize(section.integer("max_concurrent_logins", DEFAULT_LOGINS, 0, 100_000));
     section.finish();
-    (settings, timeout)
+    (settings, timeout, max_logins)
 }
 
 fn health(section: Section<'_>, key_file: Option<&Path>) -> crate::keeper::Settings {

@@ -179,6 +179,16 @@ impl<'a> Section<'a> {
         value
     }
 
+    /// An integer that may be left out.
+    pub fn maybe_integer(&self, key: &'static str, least: u32, most: u32) -> Option<u32> {
+        self.is_given(key).then(|| self.integer(key, least, least, most))
+    }
+
+    /// A duration that may be left out.
+    pub fn maybe_duration(&self, key: &'static str) -> Option<Duration> {
+        self.is_given(key).then(|| self.duration(key, "0s"))
+    }
+
     /// A port, from 1 to 65535.
     pub fn port(&self, key: &'static str, default: u16) -> u16 {
         u16::try_from(self.integer(key, default.into(), 1, u16::MAX.into())).unwrap_or(default)
@@ -279,6 +289,11 @@ impl<'a> Section<'a> {
 
     fn full(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Notes the key as known, and says whether it is there.
+    fn is_given(&self, key: &'static str) -> bool {
+        self.find(key).is_some()
     }
 
     fn list(&self, key: &str, value: &str) {

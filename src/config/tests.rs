@@ -15,7 +15,7 @@ fn the_smallest_file_has_defaults() {
     assert_eq!(config.listen.addresses, ["127.0.0.1"]);
     assert_eq!(config.nodes[0].label(), "db0(5432)");
     assert_eq!(config.nodes[0].application_name, "pgmend_0");
-    assert_eq!(config.pool.mode, crate::pool::PoolMode::Transaction);
+    assert_eq!(config.pool.rules.mode, crate::pool::PoolMode::Transaction);
     assert_eq!(config.auth.default_method, "scram-sha-256");
     assert_eq!(config.recovery.runner, crate::recovery::Runner::Builtin);
     assert_eq!(config.recovery.replication_user, "postgres");
@@ -106,11 +106,30 @@ fn values_are_read_with_their_units() {
                 [pool.databases.app]\nmode = 'session'\npool_size = 5\n";
     let config = pgmend_toml::parse(Path::new("pgmend.toml"), text).unwrap();
     assert_eq!(config.listen.unix_socket_permissions, 0o700);
-    assert_eq!(config.pool.wait_timeout, Duration::from_secs(7));
-    assert_eq!(config.pool.databases["app"].size, Some(5));
-    assert_eq!(config.pool.databases["app"].mode, Some(crate::pool::PoolMode::Session));
+    assert_eq!(config.pool.rules.wait_timeout, Duration::from_secs(7));
+    assert_eq!(config.pool.databases["app"].rules.size, Some(5));
+    assert_eq!(config.pool.databases["app"].rules.mode, Some(crate::pool::PoolMode::Session));
     assert!(!config.nodes[0].allow_failover && config.nodes[0].always_primary);
     assert_eq!(config.nodes[0].sslmode, crate::cluster::SslMode::VerifyFull);
+}
+
+#[test]
+fn databases_and_users_have_sections_of_their_own() {
+    let text = "[[node]]\nhost = 'a'\n[pool]\nmax_new_connections = 0\n[pool.databases.'*']\ndbname = 'one'\nuser = 'app'\n\
+                password = 'x'\nserver_lifetime = '1min'\n[pool.users.batch]\nquery_timeout = '1h'\nmax_user_connections = 4\n";
+    let pool = pgmend_toml::parse(Path::new("pgmend.toml"), text).unwrap().pool;
+    let any = pool.database("what").unwrap();
+    assert_eq!((any.dbname.as_deref(), any.user.as_deref()), (Some("one"), Some("app")));
+    let rules = pool.rules("batch", "what");
+    assert_eq!(rules.query_timeout, Duration::from_secs(3600));
+    assert_eq!((rules.max_user_connections, rules.server_lifetime), (4, Duration::from_secs(60)));
+    let wrong = "[[node]]\nhost = 'a'\n[pool.databases.d]\npassword = 'x'\nmax_user_connections = 1\n[pool.users.u]\n\
+                 pool_size = 0\ndbname = 'd'\n";
+    let told = errors(wrong);
+    assert!(told[0].contains("pool.databases.d.password: expected user too"), "{told:?}");
+    assert!(told[1].contains("pool.databases.d.max_user_connections: unknown key"), "{told:?}");
+    assert!(told[2].contains("pool.users.u.pool_size: expected a whole number from 1"), "{told:?}");
+    assert!(told[3].contains("pool.users.u.dbname: unknown key"), "{told:?}");
 }
 
 #[test]

@@ -150,16 +150,23 @@ impl Stream {
         }
     }
 
-    /// True when nothing has arrived that was not read: neither bytes nor the peer's end. Costs no system call, since the
-    /// runtime knows whether the socket became readable. What it finds in a TLS stream is lost: for connections on
-    /// which nobody has anything to say.
+    /// True when nothing has arrived that was not read: neither bytes nor the peer's end. Costs no system call unless the
+    /// runtime thinks that the socket is readable, as it does after a read that took exactly what was there. What it finds
+    /// in a TLS stream is lost: for connections on which nobody has anything to say.
     pub fn is_quiet(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
+        let mut byte = [0u8; 1];
+        let nothing = |found: io::Result<usize>| found.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
         match self {
-            Stream::Tcp(socket) => socket.poll_read_ready(&mut cx).is_pending(),
-            Stream::Unix(socket) => socket.poll_read_ready(&mut cx).is_pending(),
+            Stream::Tcp(socket) => {
+                socket.poll_read_ready(&mut cx).is_pending()
+                    || nothing(socket.try_io(Interest::READABLE, || peek(socket.as_fd(), &mut byte)))
+            }
+            Stream::Unix(socket) => {
+                socket.poll_read_ready(&mut cx).is_pending()
+                    || nothing(socket.try_io(Interest::READABLE, || peek(socket.as_fd(), &mut byte)))
+            }
             Stream::Tls(session) => {
-                let mut byte = [0u8; 1];
                 Pin::new(&mut session.io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
             }
         }
@@ -295,6 +302,19 @@ mod tests {
         drop(a);
         assert_eq!(b.peek_first_byte().await.unwrap(), None);
         assert_eq!(b.peer(), Peer { address: None, port: 0 });
+    }
+
+    #[tokio::test]
+    async fn what_was_read_to_the_last_byte_is_quiet_and_an_end_is_not() {
+        let (mut a, b) = UnixStream::pair().unwrap();
+        let mut b = Stream::from(b);
+        a.write_all(b"abcd").await.unwrap();
+        // The runtime cannot know that there is no fifth byte.
+        b.read_exact(&mut [0u8; 4]).await.unwrap();
+        assert!(b.is_quiet());
+        drop(a);
+        b.peek_first_byte().await.unwrap();
+        assert!(!b.is_quiet());
     }
 
     #[tokio::test]

@@ -1,9 +1,11 @@
 //! One worker's share of a pool: its idle connections, newest used first.
 
 use super::{Pooled, SharedPool};
-use crate::server::RouteId;
+use crate::server::{Login, RouteId};
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Idle connections of one worker in one pool. Lives on that worker's thread.
 #[derive(Debug)]
@@ -13,6 +15,8 @@ pub struct Local {
     // Boxed, as they travel: a lease moves a pointer and not the connection's state.
     #[allow(clippy::vec_box)]
     idle: RefCell<Vec<Box<Pooled>>>,
+    /// How the last client's servers were logged in to, for connections that are opened without a client.
+    login: RefCell<Option<Rc<Login>>>,
     /// `server_lifetime` as of the last sweep, seconds; zero = none.
     lifetime_s: Cell<u64>,
 }
@@ -20,7 +24,17 @@ pub struct Local {
 impl Local {
     /// No connection yet.
     pub fn new(shared: Arc<SharedPool>) -> Local {
-        Local { shared, idle: RefCell::default(), lifetime_s: Cell::new(0) }
+        Local { shared, idle: RefCell::default(), login: RefCell::default(), lifetime_s: Cell::new(0) }
+    }
+
+    /// A client has come, whose servers are logged in to like this.
+    pub fn remember_login(&self, login: &Rc<Login>) {
+        *self.login.borrow_mut() = Some(login.clone());
+    }
+
+    /// How to log in, if a client has been here.
+    pub fn login(&self) -> Option<Rc<Login>> {
+        self.login.borrow().clone()
     }
 
     /// An idle connection of this route, if nobody waits before us. Those that the server closed meanwhile are dropped.
@@ -44,23 +58,16 @@ impl Local {
             return;
         }
         pooled.conn.idle_since_s = now_s;
-        if self.shared.waiting() == 0 {
-            self.idle.borrow_mut().push(pooled);
-            return;
-        }
-        if self.shared.is_oversize() {
-            return;
-        }
-        let back = self.shared.give(pooled);
-        if let Some(pooled) = back {
+        let kept = if self.shared.is_calm() { Some(pooled) } else { self.shared.give(pooled) };
+        if let Some(pooled) = kept {
             self.idle.borrow_mut().push(pooled);
         }
     }
 
-    /// Serves waiters (of any worker) from the idle connections here. Those that the server closed meanwhile are dropped,
-    /// which lets a waiter open one.
+    /// Serves waiters (of any worker) from the idle connections here, and closes those whose places other pools need. What
+    /// the server closed meanwhile is dropped, which lets a waiter open one.
     pub fn serve_waiters(&self) {
-        while self.shared.waiting() > 0 {
+        while !self.shared.is_calm() {
             let Some(mut pooled) = self.idle.borrow_mut().pop() else { return };
             if !pooled.conn.is_quiet() {
                 continue;
@@ -72,19 +79,26 @@ impl Local {
         }
     }
 
-    /// Drops idle connections of other routes, too old, idle for too long (zero = no limit), or beyond the size.
-    pub fn sweep(&self, route: Option<RouteId>, now_s: u64, idle_limit_s: u64, lifetime_s: u64) {
+    /// Drops idle connections of other routes, too old, idle for too long (above `min_pool_size`), or beyond the size.
+    /// Without clients in this worker there is no least number.
+    pub fn sweep(&self, route: Option<RouteId>, now_s: u64, has_clients: bool) {
+        let rules = self.shared.rules();
+        let (idle_s, lifetime_s) = (whole_seconds(rules.server_idle_timeout), whole_seconds(rules.server_lifetime));
         self.lifetime_s.set(lifetime_s);
-        let old = |since: u64, limit: u64| limit > 0 && now_s.saturating_sub(since) >= limit;
+        if self.idle.borrow().is_empty() {
+            return;
+        }
+        let mut spare = self.shared.open().saturating_sub(if has_clients { rules.min_size } else { 0 });
         // Dropping a connection gives its permit back, which must not happen while the list is borrowed.
         let dropped: Vec<_> = self
             .idle
             .borrow_mut()
             .extract_if(.., |p| {
-                route.is_some_and(|r| r != p.conn.route)
-                    || old(p.conn.idle_since_s, idle_limit_s)
-                    || p.conn.is_past(now_s, lifetime_s)
-                    || !p.conn.is_quiet()
+                let dead =
+                    route.is_some_and(|r| r != p.conn.route) || p.conn.is_past(now_s, lifetime_s) || !p.conn.is_quiet();
+                let tired = idle_s > 0 && now_s.saturating_sub(p.conn.idle_since_s) >= idle_s && spare > 0;
+                spare -= usize::from((dead || tired) && spare > 0);
+                dead || tired
             })
             .collect();
         drop(dropped);
@@ -104,4 +118,9 @@ impl Local {
     pub fn idle(&self) -> usize {
         self.idle.borrow().len()
     }
+}
+
+/// A limit in the coarse clock's grain; never shorter than it was meant, and zero only when it was.
+fn whole_seconds(limit: Duration) -> u64 {
+    limit.as_secs() + u64::from(limit.subsec_nanos() > 0)
 }

@@ -1,12 +1,19 @@
-//! Who gets which server connection and when: a budget per user and database over all workers, one order of waiting.
+//! Who gets which server connection and when: limits per pool, database, user and node, one order of waiting.
 //!
-//! Each worker keeps its own idle connections ([`Local`]); [`SharedPool`] counts what is open and who waits.
+//! Read `core` (the pure budget), `shared` (one pool as all workers see it) and `local` (a worker's idle connections).
+//! `rules` and `settings` say which limits and times are in force for whom.
 
+mod budget;
+mod core;
 mod greetings;
 mod local;
+mod rate;
+mod rules;
 mod settings;
 mod shared;
 
+pub use budget::Budget;
 pub use local::Local;
+pub use rules::{Overrides, Rules};
 pub use settings::{DatabaseSettings, PoolMode, Settings};
-pub use shared::{Asked, Grant, Permit, PoolKey, Pooled, SharedPool};
+pub use shared::{Asked, Grant, Permit, PoolKey, Pooled, Refusal, SharedPool};

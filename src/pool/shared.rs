@@ -1,23 +1,25 @@
-//! The budget of one pool over all workers, and its one order of waiting (first in, first out).
+//! One pool as all workers share it: its rules, its place in the budget, and what its waiters get.
 
+use super::budget::{Budget, Waiting};
+use super::core::{Back, Granted, Place, PoolId};
 use super::greetings::{Greetings, Reported, Wishes};
-use crate::server::{RouteId, ServerConn};
-use std::collections::VecDeque;
+use super::rules::Rules;
+use crate::base::NodeId;
+use crate::server::{RouteId, ServerConn, ServerError};
+use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// A pool is one user in one database.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct PoolKey {
-    /// Role.
+    /// Role that logs in to the servers.
     pub user: String,
-    /// Database.
+    /// Database as clients name it.
     pub database: String,
 }
-
-/// Waiters of one pool; beyond it a client is refused at once.
-const MAX_WAITERS: usize = 100_000;
 
 /// What a waiter gets.
 #[derive(Debug)]
@@ -63,24 +65,21 @@ impl Grant {
 #[derive(Debug)]
 pub struct Permit {
     pool: Arc<SharedPool>,
+    place: Place,
+}
+
+impl Permit {
+    /// The node that it is for.
+    pub fn node(&self) -> NodeId {
+        self.place.node
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.pool.permit_returned();
+        let granted = self.pool.budget.with(|core, clock| core.released(self.place, clock.now_us()));
+        hand_out(granted);
     }
-}
-
-#[derive(Debug)]
-struct Waiter {
-    id: u64,
-    gift: oneshot::Sender<Grant>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    open: usize,
-    waiters: VecDeque<Waiter>,
 }
 
 /// Outcome of asking for a connection when no idle one is at hand.
@@ -94,43 +93,68 @@ pub enum Asked {
         id: u64,
         /// Where the grant arrives.
         grant: oneshot::Receiver<Grant>,
+        /// The pool itself has room: a limit above it is reached, or the rate of new connections.
+        held_up: bool,
     },
     /// Too many wait already.
     Full,
 }
 
-/// One pool's budget.
+/// A login that the servers refused, remembered for `server_login_retry`.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// By this node, in this history.
+    pub route: RouteId,
+    /// When.
+    pub at: Instant,
+    /// Why.
+    pub why: Arc<ServerError>,
+}
+
+/// One pool's part of the budget.
 #[derive(Debug)]
 pub struct SharedPool {
     /// Whose.
     pub key: PoolKey,
-    size: AtomicUsize,
-    waiting: AtomicUsize,
-    ids: AtomicU64,
+    id: PoolId,
+    budget: Arc<Budget>,
+    rules: ArcSwap<Rules>,
+    waiting: Arc<AtomicUsize>,
     moved: AtomicU64,
-    queue: Mutex<Queue>,
+    refusal: Mutex<Option<Refusal>>,
     /// Of all workers, so that a login waits for a server only where no server is known at all.
     greetings: Mutex<Greetings>,
 }
 
 impl SharedPool {
-    /// An empty pool of at most `size` connections.
-    pub fn new(key: PoolKey, size: usize) -> Arc<SharedPool> {
+    /// A pool without connections.
+    pub fn new(key: PoolKey, rules: Rules, budget: &Arc<Budget>) -> Arc<SharedPool> {
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let sizes = rules.sizes();
+        let id = budget.with(|core, _| core.add_pool(&key.database, &key.user, sizes, waiting.clone()));
         Arc::new(SharedPool {
             key,
-            size: AtomicUsize::new(size.max(1)),
-            waiting: AtomicUsize::new(0),
-            ids: AtomicU64::new(0),
+            id,
+            budget: budget.clone(),
+            rules: ArcSwap::from_pointee(rules),
+            waiting,
             moved: AtomicU64::new(0),
-            queue: Mutex::default(),
+            refusal: Mutex::default(),
             greetings: Mutex::default(),
         })
     }
 
-    /// Changes the size at reload; a smaller one takes effect as connections come back.
-    pub fn resize(self: &Arc<Self>, size: usize) {
-        self.size.store(size.max(1), Ordering::Relaxed);
-        self.grant_permits();
+    /// What is in force.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Puts new rules in force. Smaller sizes take effect as connections come back; call [`Budget::tick`] when all pools
+    /// have theirs. A refused login may be tried again at once.
+    pub fn set_rules(&self, rules: Rules) {
+        self.budget.with(|core, _| core.set_sizes(self.id, rules.sizes()));
+        self.rules.store(Arc::new(rules));
+        self.remember(None);
     }
 
     /// Clients that wait, over all workers: one load, for the hot path.
@@ -138,9 +162,14 @@ impl SharedPool {
         self.waiting.load(Ordering::Acquire)
     }
 
+    /// True when nobody waits who could need a connection of this pool: two loads, for the hot path.
+    pub fn is_calm(&self) -> bool {
+        self.waiting() == 0 && self.budget.contended() == 0
+    }
+
     /// Connections open or being opened.
     pub fn open(&self) -> usize {
-        self.lock().open
+        self.budget.with(|core, _| core.open(self.id))
     }
 
     /// Connections that went from one worker to another so far. Each costs two registrations and a wake-up across threads:
@@ -159,47 +188,65 @@ impl SharedPool {
         self.greetings.lock().unwrap_or_else(PoisonError::into_inner).remember(route, wishes, reported);
     }
 
-    /// True when more are open than the size allows (after a reload).
+    /// True when more are open than the size allows (after a reload, or the reserve was needed).
     pub fn is_oversize(&self) -> bool {
-        self.open() > self.size.load(Ordering::Relaxed)
+        self.budget.with(|core, _| core.is_oversize(self.id))
     }
 
     /// True when a connection could be opened now and nobody waits for one.
-    pub fn has_room(&self) -> bool {
-        let queue = self.lock();
-        queue.waiters.is_empty() && queue.open < self.size.load(Ordering::Relaxed)
+    pub fn has_room(&self, node: NodeId) -> bool {
+        let place = Place { pool: self.id, node };
+        self.budget.with(|core, clock| core.can_open(place, clock.now_us()))
     }
 
-    /// Asks for the right to open a connection, or joins the queue.
-    pub fn ask(self: &Arc<Self>) -> Asked {
-        let mut queue = self.lock();
-        if queue.waiters.is_empty() && queue.open < self.size.load(Ordering::Relaxed) {
-            queue.open += 1;
-            return Asked::Permit(Permit { pool: self.clone() });
-        }
-        if queue.waiters.len() >= MAX_WAITERS {
-            return Asked::Full;
-        }
-        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+    /// Asks for the right to open a connection to a node, or joins the queue.
+    pub fn ask(self: &Arc<Self>, node: NodeId) -> Asked {
+        let place = Place { pool: self.id, node };
         let (gift, grant) = oneshot::channel();
-        queue.waiters.push_back(Waiter { id, gift });
-        self.waiting.store(queue.waiters.len(), Ordering::Release);
-        Asked::Wait { id, grant }
+        let joined = self.budget.with(|core, clock| {
+            let held_up = core.is_open_to(self.id);
+            if held_up && core.try_open(place, clock.now_us()) {
+                return None;
+            }
+            let now_us = if core.needs_time(self.id) { clock.now_us() } else { 0 };
+            Some((core.join(place, now_us, Waiting { gift, pool: self.clone() }), held_up))
+        });
+        match joined {
+            None => Asked::Permit(Permit { pool: self.clone(), place }),
+            Some((Ok(id), held_up)) => Asked::Wait { id, grant, held_up },
+            Some((Err(_), _)) => Asked::Full,
+        }
+    }
+
+    /// The right to open one that `min_pool_size` asks for.
+    pub fn top_up(self: &Arc<Self>, node: NodeId) -> Option<Permit> {
+        let place = Place { pool: self.id, node };
+        let may = self.budget.with(|core, clock| core.top_up(place, clock.now_us()));
+        may.then(|| Permit { pool: self.clone(), place })
     }
 
     /// Takes a waiter out again (time-out, disconnect).
     pub fn forget(&self, id: u64) {
-        let mut queue = self.lock();
-        queue.waiters.retain(|w| w.id != id);
-        self.waiting.store(queue.waiters.len(), Ordering::Release);
+        let granted = self.budget.with(|core, clock| core.forget(self.id, id, clock.now_us()));
+        hand_out(granted);
     }
 
-    /// Gives a connection to whoever waits longest; returns it when nobody does. A waiter of another worker brings it to
-    /// its own runtime: see [`Grant::arrive`].
-    pub fn give(self: &Arc<Self>, pooled: Box<Pooled>) -> Option<Box<Pooled>> {
+    /// Offers a connection to those who wait; returns it when it may stay idle. A waiter of another worker brings it to
+    /// his own runtime: see [`Grant::arrive`].
+    pub fn give(&self, pooled: Box<Pooled>) -> Option<Box<Pooled>> {
         let mut pooled = pooled;
         loop {
-            let Some(waiter) = self.pop() else { return Some(pooled) };
+            let place = pooled.permit.place;
+            let back = self.budget.with(|core, clock| {
+                let now_us = if core.needs_time(self.id) { clock.now_us() } else { 0 };
+                core.returned(place, now_us)
+            });
+            let waiter = match back {
+                Back::Keep => return Some(pooled),
+                // Closed here, outside the lock; its place goes to who waits longest for it.
+                Back::Close => return None,
+                Back::Give(waiter) => waiter,
+            };
             match waiter.gift.send(Grant::Conn(pooled)) {
                 Ok(()) => return None,
                 Err(Grant::Conn(back)) => pooled = back,
@@ -208,62 +255,50 @@ impl SharedPool {
         }
     }
 
-    fn pop(&self) -> Option<Waiter> {
-        let mut queue = self.lock();
-        let waiter = queue.waiters.pop_front();
-        self.waiting.store(queue.waiters.len(), Ordering::Release);
-        waiter
+    /// Remembers that the servers refuse this pool's login, or that they do not.
+    pub fn remember(&self, refusal: Option<Refusal>) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
     }
 
-    fn permit_returned(self: &Arc<Self>) {
-        {
-            let mut queue = self.lock();
-            queue.open = queue.open.saturating_sub(1);
-        }
-        self.grant_permits();
+    /// A refusal by this route that is not older than `server_login_retry`.
+    pub fn refusal(&self, route: RouteId) -> Option<Refusal> {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let retry = self.rules.load().login_retry;
+        refusal.as_ref().filter(|r| r.route == route && r.at.elapsed() < retry).cloned()
     }
+}
 
-    /// Lets waiters open connections while there is room.
-    fn grant_permits(self: &Arc<Self>) {
-        loop {
-            let waiter = {
-                let mut queue = self.lock();
-                if queue.open >= self.size.load(Ordering::Relaxed) {
-                    return;
-                }
-                let Some(waiter) = queue.waiters.pop_front() else { return };
-                self.waiting.store(queue.waiters.len(), Ordering::Release);
-                queue.open += 1;
-                waiter
-            };
-            // When the waiter has gone, the permit in the returned grant is dropped outside the lock and comes back here.
-            let _ = waiter.gift.send(Grant::Permit(Permit { pool: self.clone() }));
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+/// Lets waiters open connections. When one has gone, the permit in the returned grant is dropped here, outside the lock, and
+/// goes to the next.
+pub fn hand_out(granted: Vec<Granted<Waiting>>) {
+    for (Waiting { gift, pool }, place) in granted {
+        let _ = gift.send(Grant::Permit(Permit { pool, place }));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::NodeId;
     use crate::pool::Local;
     use crate::server::Connected;
     use tokio::io::AsyncReadExt;
 
+    const NODE: NodeId = NodeId(0);
+
+    fn rules(size: usize) -> Rules {
+        Rules { size, ..Rules::default() }
+    }
+
     fn pool(size: usize) -> Arc<SharedPool> {
-        SharedPool::new(PoolKey { user: "u".into(), database: "d".into() }, size)
+        SharedPool::new(PoolKey { user: "u".into(), database: "d".into() }, rules(size), &Budget::new())
     }
 
     #[test]
     fn the_budget_is_kept_and_waiters_are_served_in_order() {
         let pool = pool(1);
-        let Asked::Permit(first) = pool.ask() else { panic!("expected a permit") };
-        let Asked::Wait { grant: mut second, .. } = pool.ask() else { panic!("expected to wait") };
-        let Asked::Wait { grant: mut third, .. } = pool.ask() else { panic!("expected to wait") };
+        let Asked::Permit(first) = pool.ask(NODE) else { panic!("expected a permit") };
+        let Asked::Wait { grant: mut second, .. } = pool.ask(NODE) else { panic!("expected to wait") };
+        let Asked::Wait { grant: mut third, .. } = pool.ask(NODE) else { panic!("expected to wait") };
         assert_eq!((pool.open(), pool.waiting()), (1, 2));
         drop(first);
         let granted = second.try_recv().unwrap();
@@ -277,9 +312,9 @@ mod tests {
     #[test]
     fn a_waiter_that_left_is_passed_over() {
         let pool = pool(1);
-        let Asked::Permit(first) = pool.ask() else { panic!("expected a permit") };
-        let Asked::Wait { grant: gone, .. } = pool.ask() else { panic!("expected to wait") };
-        let Asked::Wait { grant: mut next, .. } = pool.ask() else { panic!("expected to wait") };
+        let Asked::Permit(first) = pool.ask(NODE) else { panic!("expected a permit") };
+        let Asked::Wait { grant: gone, .. } = pool.ask(NODE) else { panic!("expected to wait") };
+        let Asked::Wait { grant: mut next, .. } = pool.ask(NODE) else { panic!("expected to wait") };
         drop(gone);
         drop(first);
         assert!(matches!(next.try_recv(), Ok(Grant::Permit(_))));
@@ -288,8 +323,8 @@ mod tests {
     #[test]
     fn forgetting_a_waiter_takes_it_out() {
         let pool = pool(1);
-        let Asked::Permit(_first) = pool.ask() else { panic!("expected a permit") };
-        let Asked::Wait { id, grant: _grant } = pool.ask() else { panic!("expected to wait") };
+        let Asked::Permit(_first) = pool.ask(NODE) else { panic!("expected a permit") };
+        let Asked::Wait { id, grant: _grant, .. } = pool.ask(NODE) else { panic!("expected to wait") };
         pool.forget(id);
         assert_eq!(pool.waiting(), 0);
     }
@@ -297,9 +332,10 @@ mod tests {
     #[test]
     fn a_larger_size_lets_waiters_in() {
         let pool = pool(1);
-        let Asked::Permit(_first) = pool.ask() else { panic!("expected a permit") };
-        let Asked::Wait { grant: mut second, .. } = pool.ask() else { panic!("expected to wait") };
-        pool.resize(2);
+        let Asked::Permit(_first) = pool.ask(NODE) else { panic!("expected a permit") };
+        let Asked::Wait { grant: mut second, .. } = pool.ask(NODE) else { panic!("expected to wait") };
+        pool.set_rules(rules(2));
+        pool.budget.tick();
         assert!(matches!(second.try_recv(), Ok(Grant::Permit(_))));
     }
 
@@ -320,8 +356,8 @@ mod tests {
     #[test]
     fn a_connection_given_to_another_worker_lives_on_in_its_runtime() {
         let pool = pool(1);
-        let Asked::Permit(permit) = pool.ask() else { panic!("expected a permit") };
-        let Asked::Wait { mut grant, .. } = pool.ask() else { panic!("expected to wait") };
+        let Asked::Permit(permit) = pool.ask(NODE) else { panic!("expected a permit") };
+        let Asked::Wait { mut grant, .. } = pool.ask(NODE) else { panic!("expected to wait") };
         let mut theirs = block_on(async {
             let (pooled, theirs) = connection(permit);
             assert!(pool.give(pooled).is_none());
@@ -346,10 +382,10 @@ mod tests {
         block_on(async {
             let shared = pool(1);
             let local = Local::new(shared.clone());
-            let Asked::Permit(permit) = shared.ask() else { panic!("expected a permit") };
+            let Asked::Permit(permit) = shared.ask(NODE) else { panic!("expected a permit") };
             let (pooled, theirs) = connection(permit);
             local.put(pooled, 0);
-            let Asked::Wait { mut grant, .. } = shared.ask() else { panic!("expected to wait") };
+            let Asked::Wait { mut grant, .. } = shared.ask(NODE) else { panic!("expected to wait") };
             drop(theirs);
             // A turn of the driver, in which it learns of the end.
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -363,9 +399,10 @@ mod tests {
         block_on(async {
             let shared = pool(2);
             let local = Local::new(shared.clone());
-            local.sweep(None, 0, 0, 5);
+            shared.set_rules(Rules { server_lifetime: std::time::Duration::from_secs(5), ..rules(2) });
+            local.sweep(None, 0, false);
             for (now, idle) in [(4, 1), (5, 0)] {
-                let Asked::Permit(permit) = shared.ask() else { panic!("expected a permit") };
+                let Asked::Permit(permit) = shared.ask(NODE) else { panic!("expected a permit") };
                 let (pooled, _theirs) = connection(permit);
                 local.put(pooled, now);
                 assert_eq!((local.idle(), shared.open()), (idle, idle), "at second {now}");

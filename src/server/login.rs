@@ -3,6 +3,7 @@
 //! Reads exactly the messages of the login, so nothing is buffered when the stream is handed over. Not cancel safe: a
 //! dropped login closes its connection.
 
+use super::derive::beside_for_server;
 use super::open::{self, Target, is_worth_another_way, open};
 use crate::auth::{AuthError, ServerSecret, md5_password, md5_response, scram};
 use crate::cluster::SslMode;
@@ -210,8 +211,10 @@ async fn authenticate(stream: &mut Stream, login: &Login) -> Result<(), ServerEr
                     frontend::sasl_initial(&mut out, mechanism, &client.first());
                     (exchange, proven) = (Some(client), false);
                 }
-                (AuthRequest::SaslContinue(data), Some(client)) => {
-                    frontend::sasl_response(&mut out, &client.respond(&data)?);
+                (AuthRequest::SaslContinue(data), slot) if slot.is_some() => {
+                    let (client, answer) = respond(slot.take(), data).await?;
+                    frontend::sasl_response(&mut out, &answer);
+                    *slot = Some(client);
                 }
                 (AuthRequest::SaslFinal(data), Some(client)) => {
                     client.finish(&data)?;
@@ -229,6 +232,17 @@ async fn authenticate(stream: &mut Stream, login: &Login) -> Result<(), ServerEr
             stream.flush().await?;
         }
     }
+}
+
+/// The proof, hashed beside this thread where that takes milliseconds: the server chooses how many.
+async fn respond(client: Option<scram::Client>, data: Vec<u8>) -> Result<(scram::Client, Vec<u8>), ServerError> {
+    let mut client = client.ok_or(WireError::Format("authentication request out of order"))?;
+    if !client.derives() {
+        let answer = client.respond(&data)?;
+        return Ok((client, answer));
+    }
+    let work = move || client.respond(&data).map(|answer| (client, answer));
+    Ok(beside_for_server(work).await??)
 }
 
 fn scram_client(stream: &Stream, secret: &ServerSecret) -> Result<scram::Client, ServerError> {

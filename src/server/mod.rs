@@ -1,6 +1,7 @@
 //! One connection to one PostgreSQL node, for the data plane (login, state) and the control plane (`sql`).
 
 mod conn;
+mod derive;
 mod driver;
 pub mod login;
 mod open;
@@ -9,6 +10,7 @@ mod settings;
 mod simple;
 pub mod sql;
 pub use conn::{ParamSet, RouteId, ServerConn};
+pub use derive::beside;
 pub use login::{Connected, Login, ServerError, connect, send_cancel};
 pub use open::Target;
 pub use prepared::Prepared;

@@ -1,19 +1,12 @@
-//! How pgmend connects to nodes for clients.
+//! How pgmend treats servers for clients.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-/// Connections to nodes.
+/// Connections to nodes. Their limits and times stand in the pool's rules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Bound on TCP connect, TLS and login together.
-    pub connect_timeout: Duration,
     /// Sent between two sessions; empty sends nothing.
     pub reset_query: String,
     /// Authorities for `verify-ca` and `verify-full`.
     pub ca_file: Option<PathBuf>,
-    /// An idle connection is closed after this; zero = never.
-    pub idle_timeout: Duration,
-    /// A connection is not reused after this; zero = never.
-    pub lifetime: Duration,
 }

@@ -92,6 +92,7 @@ impl Core {
             return Err(Fault::TransactionBlock);
         }
         self.status = status;
+        self.rounds = self.rounds.wrapping_add(1);
         if status == b'I' && self.traces.has(Traces::ALTERS) {
             statements.altered();
         }

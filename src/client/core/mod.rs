@@ -12,6 +12,7 @@ mod upstream;
 
 pub use statements::{Context, Statement, Statements};
 
+use super::activity::Sight;
 use super::fault::Fault;
 use super::scan::{self, Traces};
 use crate::server::ParamSet;
@@ -103,6 +104,8 @@ pub struct Core {
     unlistened: Vec<Option<String>>,
     /// The next command is the server's although it looks like one of pgmend's.
     pass_command: bool,
+    /// ReadyForQuery messages so far; wraps.
+    rounds: u32,
 }
 
 impl Core {
@@ -129,6 +132,7 @@ impl Core {
             custom: BTreeSet::new(),
             unlistened: Vec::new(),
             pass_command: false,
+            rounds: 0,
         }
     }
 
@@ -185,6 +189,16 @@ impl Core {
     /// The command at the front goes to the server.
     pub fn pass_command(&mut self) {
         self.pass_command = true;
+    }
+
+    /// What the time limits need to know of the protocol's state.
+    pub fn sight(&self) -> Sight {
+        Sight { clean: self.is_clean(), settled: self.is_settled(), rounds: self.rounds }
+    }
+
+    /// True when no frame to the client is half through: something of pgmend's own may follow.
+    pub fn is_between_answers(&self) -> bool {
+        self.back_to_pass == 0
     }
 
     /// True when the server owes nothing and is outside a transaction: it may serve somebody else.

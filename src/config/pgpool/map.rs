@@ -6,9 +6,8 @@ use super::values::Values;
 use crate::auth::StoredSecret;
 use crate::base::{NodeId, Secret};
 use crate::cluster::{Host, NodeSpec, SslMode};
-use crate::config::pgmend_toml::{MAX_MESSAGE, apply_flags, default_workers};
+use crate::config::pgmend_toml::{DEFAULT_LOGINS, MAX_MESSAGE, apply_flags, default_workers};
 use crate::config::{Config, values};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +22,8 @@ pub fn map(values: &Values, files: &Files) -> Config {
     let nodes = nodes(values, &mut notes);
     let auth = auth(values, files, &mut notes);
     let clients = values.integer("num_init_children", 1, 100_000);
+    let connect_timeout = bounded(values, "connect_timeout", values.milliseconds("connect_timeout"), &mut notes);
+    let pool = pool(values, clients, connect_timeout);
     let pcp_port = values.port("pcp_port");
     let pcp_socket_directory = PathBuf::from(values.text("pcp_socket_dir"));
     let admin = crate::admin::Settings {
@@ -45,19 +46,13 @@ pub fn map(values: &Values, files: &Files) -> Config {
                 values.seconds("authentication_timeout"),
                 &mut notes,
             ),
-            idle_limit: values.seconds("client_idle_limit"),
+            max_logins: usize::try_from(DEFAULT_LOGINS).unwrap_or(usize::MAX),
             max_message: MAX_MESSAGE,
             pool_commands: true,
         },
-        pool: pool(values, clients),
+        pool,
         auth,
-        server: crate::server::Settings {
-            connect_timeout: bounded(values, "connect_timeout", values.milliseconds("connect_timeout"), &mut notes),
-            reset_query: reset_query(values.text("reset_query_list")),
-            ca_file,
-            idle_timeout: idle_timeout(values),
-            lifetime: Duration::ZERO,
-        },
+        server: crate::server::Settings { reset_query: reset_query(values.text("reset_query_list")), ca_file },
         health: health(values, key_file(files).as_deref(), &mut notes),
         recovery: recovery(values, key_file(files).as_deref()),
         admin,
@@ -196,7 +191,7 @@ fn listen(values: &Values, files: &Files, clients: u32, client_ca_file: Option<P
 
 /// Who is more than `num_init_children` waits, as in Pgpool-II: there in the listen queue, here in the pool's, where
 /// the wait is bounded. With `reserved_connections` there is no wait but a refusal.
-fn pool(values: &Values, clients: u32) -> crate::pool::Settings {
+fn pool(values: &Values, clients: u32, connect_timeout: Duration) -> crate::pool::Settings {
     let reserved = values.integer("reserved_connections", 0, 100_000);
     let multiplier = values.integer("listen_backlog_multiplier", 1, 65_535);
     let most = if reserved > 0 {
@@ -205,14 +200,18 @@ fn pool(values: &Values, clients: u32) -> crate::pool::Settings {
         clients.saturating_add(clients.saturating_mul(multiplier)).min(1_000_000)
     };
     crate::pool::Settings {
-        mode: crate::pool::PoolMode::Session,
-        size: usize::try_from(clients).unwrap_or(usize::MAX),
-        databases: BTreeMap::new(),
+        rules: crate::pool::Rules {
+            mode: crate::pool::PoolMode::Session,
+            size: usize::try_from(clients).unwrap_or(usize::MAX),
+            client_idle_timeout: values.seconds("client_idle_limit"),
+            connect_timeout,
+            server_idle_timeout: idle_timeout(values),
+            server_lifetime: Duration::ZERO,
+            ..crate::pool::Rules::default()
+        },
         max_clients: usize::try_from(most).unwrap_or(usize::MAX),
-        wait_timeout: Duration::from_secs(120),
         max_prepared: 200,
-        max_pins: 0,
-        share_unnamed: false,
+        ..crate::pool::Settings::default()
     }
 }
 

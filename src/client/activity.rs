@@ -1,0 +1,176 @@
+//! What a client is doing and since when, and which of its time limits it has passed.
+//!
+//! Written in passing with the worker's coarse clock, judged by the worker's sweep: no timer is set for anybody.
+
+use crate::pool::Rules;
+use std::time::Duration;
+
+/// A limit that ends a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `query_timeout`.
+    Query,
+    /// `transaction_timeout`.
+    Transaction,
+    /// `idle_transaction_timeout`.
+    IdleTransaction,
+    /// `client_idle_timeout`.
+    ClientIdle,
+}
+
+/// Since when (coarse seconds) a session is in each of these states.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Between transactions, waiting for the client.
+    pub idle_s: Option<u64>,
+    transaction_s: Option<u64>,
+    query_s: Option<u64>,
+    pause_s: Option<u64>,
+    /// Statements that the server has finished so far, at the last look.
+    rounds: u32,
+}
+
+/// What the protocol tells of a session that has a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// No transaction is open and no answer is owed.
+    pub clean: bool,
+    /// No answer is owed.
+    pub settled: bool,
+    /// Statements finished so far; wraps.
+    pub rounds: u32,
+}
+
+impl Activity {
+    /// Waiting for the client's next transaction.
+    pub fn idle(now_s: u64) -> Activity {
+        Activity { idle_s: Some(now_s), ..Activity::default() }
+    }
+
+    /// Waiting for a server connection, which has a limit of its own.
+    pub fn waiting() -> Activity {
+        Activity::default()
+    }
+
+    /// At work with a server.
+    pub fn seen(self, sight: Sight, now_s: u64) -> Activity {
+        let rounds = sight.rounds;
+        if sight.clean {
+            // A transaction that begins and ends between two looks has been no pause of the client.
+            let idle_s = self.idle_s.filter(|_| self.rounds == rounds).or(Some(now_s));
+            return Activity { idle_s, rounds, ..Activity::default() };
+        }
+        let begun = self.transaction_s.or(Some(now_s));
+        if sight.settled {
+            let pause_s = self.pause_s.filter(|_| self.rounds == rounds).or(Some(now_s));
+            return Activity { transaction_s: begun, pause_s, rounds, ..Activity::default() };
+        }
+        // Of statements that follow each other without a pause, each has its own time.
+        let query_s = self.query_s.filter(|_| self.rounds == rounds).or(Some(now_s));
+        Activity { transaction_s: begun, query_s, rounds, ..Activity::default() }
+    }
+
+    /// The first limit that is passed. A session gets up to two seconds more than its limit, never less.
+    pub fn passed(&self, limits: &Limits, now_s: u64) -> Option<Limit> {
+        let past = |since: Option<u64>, limit_s: u64| {
+            limit_s > 0 && since.is_some_and(|since| now_s.saturating_sub(since) > limit_s)
+        };
+        [
+            (self.query_s, limits.query_s, Limit::Query),
+            (self.pause_s, limits.idle_transaction_s, Limit::IdleTransaction),
+            (self.transaction_s, limits.transaction_s, Limit::Transaction),
+            (self.idle_s, limits.client_idle_s, Limit::ClientIdle),
+        ]
+        .into_iter()
+        .find_map(|(since, limit_s, limit)| past(since, limit_s).then_some(limit))
+    }
+}
+
+/// A session's limits in whole seconds; zero = none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    query_s: u64,
+    transaction_s: u64,
+    idle_transaction_s: u64,
+    client_idle_s: u64,
+}
+
+impl Limits {
+    /// By the rules for the client.
+    pub fn of(rules: &Rules) -> Limits {
+        // A part of a second is a whole one in the clock's grain; none would mean no limit.
+        let whole = |limit: Duration| limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+        Limits {
+            query_s: whole(rules.query_timeout),
+            transaction_s: whole(rules.transaction_timeout),
+            idle_transaction_s: whole(rules.idle_transaction_timeout),
+            client_idle_s: whole(rules.client_idle_timeout),
+        }
+    }
+
+    /// Seconds of one of them.
+    pub fn seconds(&self, limit: Limit) -> u64 {
+        match limit {
+            Limit::Query => self.query_s,
+            Limit::Transaction => self.transaction_s,
+            Limit::IdleTransaction => self.idle_transaction_s,
+            Limit::ClientIdle => self.client_idle_s,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { query_s: 3, transaction_s: 10, idle_transaction_s: 5, client_idle_s: 20 };
+
+    fn sight(clean: bool, settled: bool, rounds: u32) -> Sight {
+        Sight { clean, settled, rounds }
+    }
+
+    #[test]
+    fn a_statement_has_its_time_and_the_next_one_a_new_one() {
+        let begun = Activity::waiting().seen(sight(false, false, 0), 100);
+        let on = begun.seen(sight(false, false, 0), 103);
+        assert_eq!((on.passed(&LIMITS, 103), on.passed(&LIMITS, 104)), (None, Some(Limit::Query)));
+        let next = on.seen(sight(false, false, 1), 104);
+        assert_eq!((next.passed(&LIMITS, 107), next.passed(&LIMITS, 108)), (None, Some(Limit::Query)));
+    }
+
+    #[test]
+    fn a_pause_inside_a_transaction_is_not_a_statement() {
+        let paused = Activity::waiting().seen(sight(false, false, 0), 100).seen(sight(false, true, 1), 101);
+        assert_eq!((paused.passed(&LIMITS, 106), paused.passed(&LIMITS, 107)), (None, Some(Limit::IdleTransaction)));
+        // A statement too short to be seen ends the pause all the same.
+        assert_eq!(paused.seen(sight(false, true, 2), 106).passed(&LIMITS, 109), None);
+    }
+
+    #[test]
+    fn a_transaction_is_counted_from_its_first_statement() {
+        let mut at = Activity::waiting();
+        for second in 100..=110 {
+            at = at.seen(sight(false, second % 2 == 0, second as u32), second);
+            assert_eq!(at.passed(&LIMITS, second), None);
+        }
+        assert_eq!(at.passed(&LIMITS, 111), Some(Limit::Transaction));
+        assert_eq!(at.seen(sight(true, true, 200), 111).passed(&LIMITS, 112), None);
+    }
+
+    #[test]
+    fn who_is_idle_may_be_so_for_long_but_not_for_ever() {
+        let idle = Activity::idle(100);
+        assert_eq!((idle.passed(&LIMITS, 120), idle.passed(&LIMITS, 121)), (None, Some(Limit::ClientIdle)));
+        assert_eq!(Activity::waiting().passed(&LIMITS, 1000), None);
+        // With a server of its own (session pooling) too.
+        let clean = Activity::waiting().seen(sight(true, true, 1), 100).seen(sight(true, true, 1), 110);
+        assert_eq!(clean.passed(&LIMITS, 121), Some(Limit::ClientIdle));
+        assert_eq!(clean.seen(sight(true, true, 2), 115).passed(&LIMITS, 121), None);
+    }
+
+    #[test]
+    fn a_part_of_a_second_is_a_limit() {
+        let rules = Rules { query_timeout: Duration::from_millis(1), ..Rules::default() };
+        assert_eq!(Limits::of(&rules), Limits { query_s: 1, ..Limits::default() });
+    }
+}
