@@ -3,11 +3,14 @@
 //! Read `startup`, then `session` (the client's life), `relay` (the hot path) and `core` (its protocol state, without IO);
 //! `worker` holds the sessions of one thread, `plane` what all threads share. Knows nothing of operators.
 
+pub mod auth_query;
+mod authenticate;
 mod buffer;
 mod cancel;
 mod commands;
 pub mod core;
 mod fault;
+mod ldap;
 mod lease;
 mod leftovers;
 mod params;

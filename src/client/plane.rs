@@ -6,6 +6,7 @@ use super::core::Statements;
 use super::pins::Pins;
 use super::startup::StartupContext;
 use crate::cluster::Board;
+use crate::net::ServerTls;
 use crate::pool::{PoolKey, PoolMode, SharedPool};
 use crate::{client, pool, server};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -23,6 +24,8 @@ pub struct PlaneSettings {
     pub pool: pool::Settings,
     /// Servers.
     pub server: server::Settings,
+    /// TLS towards servers.
+    pub server_tls: Arc<ServerTls>,
     /// TCP keepalive, both sides.
     pub keepalive: std::time::Duration,
 }

@@ -1,6 +1,5 @@
 //! How pgmend connects to nodes for clients.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// Connections to nodes.
@@ -10,8 +9,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Sent between two sessions; empty sends nothing.
     pub reset_query: String,
-    /// Authorities for `verify-ca` and `verify-full`.
-    pub ca_file: Option<PathBuf>,
+    /// TLS.
+    pub tls: crate::net::ServerTlsSettings,
     /// An idle connection is closed after this; zero = never.
     pub idle_timeout: Duration,
     /// A connection is not reused after this; zero = never.

@@ -54,7 +54,7 @@ pub fn map(values: &Values, files: &Files) -> Config {
         server: crate::server::Settings {
             connect_timeout: bounded(values, "connect_timeout", values.milliseconds("connect_timeout"), &mut notes),
             reset_query: reset_query(values.text("reset_query_list")),
-            ca_file,
+            tls: crate::net::ServerTlsSettings { ca_file, ..Default::default() },
             idle_timeout: idle_timeout(values),
             lifetime: Duration::ZERO,
         },
@@ -180,7 +180,14 @@ fn listen(values: &Values, files: &Files, clients: u32, client_ca_file: Option<P
             }
             beside(&files.conf, values.text(name))
         };
-        crate::net::TlsSettings { cert_file: file("ssl_cert"), key_file: file("ssl_key"), client_ca_file }
+        let (cert_file, key_file) = (file("ssl_cert"), file("ssl_key"));
+        crate::net::TlsSettings {
+            own: crate::net::CertificateSettings { cert_file, key_file, server_names: Vec::new() },
+            others: Vec::new(),
+            client_ca_file,
+            client_crl_file: None,
+            session_tickets: true,
+        }
     });
     crate::net::Settings {
         addresses: values.list("listen_addresses"),
@@ -223,6 +230,9 @@ fn auth(values: &Values, files: &Files, notes: &mut Vec<(String, String)>) -> cr
         userlist_file: None,
         pool_passwd_file: None,
         key_file: key_file(files),
+        ident_file: None,
+        query: None,
+        ldap_ca_file: None,
     };
     if !values.boolean("enable_pool_hba") {
         let why = "off: the server alone decides, as it trusts pgmend's address; where it asks for a password, set \
