@@ -110,10 +110,25 @@ pub fn is_unix(host: &str) -> bool {
 /// The handshake's own faults are about TLS; others are of the connection below, and pass.
 /// With TLS 1.3 a server refuses our certificate only when the handshake seems done, so the first read may tell it.
 pub fn tls_fault(error: io::Error) -> NetError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(fault) => NetError::Tls(explain(fault)),
+    match tls_words(&error) {
+        Some(words) => NetError::Tls(words),
         None => NetError::Broken(error),
     }
+}
+
+/// The fault of TLS among an error's causes, in the words of who can mend it.
+pub fn tls_words(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        // What an `io::Error` wraps is not among its sources.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+        let fault = wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(fault) = fault.or_else(|| error.downcast_ref::<rustls::Error>()) {
+            return Some(explain(fault));
+        }
+        cause = error.source();
+    }
+    None
 }
 
 fn bad_data(why: String) -> NetError {

@@ -11,7 +11,7 @@ mod tls_client;
 mod tls_server;
 use certificate::end_point_hash;
 pub use certificate::{CertificateNames, certificate_ends_at};
-pub use connect::{connect, is_unix, tls_fault, upgrade_client};
+pub use connect::{connect, is_unix, tls_fault, tls_words, upgrade_client};
 pub use error::NetError;
 pub use listen::{Listener, SocketFile, accept_options, bind, bind_tcp_again, prepare_accepted};
 pub use settings::{CertificateSettings, ServerTlsSettings, Settings, TlsSettings};

@@ -7,7 +7,7 @@ use super::driver::{Settled, take_as_it_is};
 use super::open::{NO_RULE, Target, is_worth_another_way, open};
 use crate::base::{NodeId, Secret};
 use crate::cluster::{NodeSpec, SslMode};
-use crate::net::{NetError, ServerTls};
+use crate::net::{self, NetError, ServerTls};
 use bytes::BytesMut;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +84,10 @@ impl SqlTarget {
             config.password(self.password.expose());
         }
         let (client, connection) = config.connect_raw(stream, Settled).await.map_err(|e| match SqlError::of(&e) {
-            SqlError::Lost(why) => (SqlError::Connect { address, why }, tls),
+            SqlError::Lost(why) => match net::tls_words(&e) {
+                Some(why) => (SqlError::Tls { address, why }, true),
+                None => (SqlError::Connect { address, why }, tls),
+            },
             other => (other, tls),
         })?;
         // The driver task ends by itself when the client is dropped.
