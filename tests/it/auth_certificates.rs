@@ -327,3 +327,31 @@ fn pgmend_shows_its_servers_a_certificate_on_both_planes() {
     let told = || pgmend.log().contains("revoked by a list in server_crl_file");
     wait_until("the log tells it", Duration::from_secs(15), told);
 }
+
+#[test]
+fn a_recovery_and_the_standby_that_it_makes_show_the_certificate_too() {
+    let cluster = Cluster::pair();
+    authority(&cluster, "ca");
+    signed(&cluster, "ca", "node0/server", "/CN=server", &["-addext", "subjectAltName=DNS:localhost"]);
+    signed(&cluster, "ca", "pgmend", "/CN=postgres", &[]);
+    cluster.stop(1);
+    run(as_postgres("chmod").arg("600").arg(cluster.nodes[0].data.join("server.key"))).must();
+    let hba = "local all all trust\nhostssl all,replication all 127.0.0.1/32 cert\n";
+    cluster.write(0, "pg_hba.conf", hba, "600");
+    let ca = cluster.folder().join("ca.crt");
+    cluster.sql(0, "postgres", "ALTER SYSTEM SET ssl = on");
+    cluster.sql(0, "postgres", &format!("ALTER SYSTEM SET ssl_ca_file = '{}'", ca.display()));
+    cluster.sql(0, "postgres", "SELECT pg_reload_conf()");
+    wait_until("the server offers TLS", Duration::from_secs(10), || cluster.sql(0, "postgres", "SHOW ssl") == "on");
+    let mut config = Config::of(&cluster);
+    for node in [0, 1] {
+        config.node(node, "host = \"localhost\"").node(node, "sslmode = \"verify-full\"");
+    }
+    config.set("tls", "server_ca_file = \"ca.crt\"").set("tls", "server_cert_file = \"pgmend.crt\"");
+    let pgmend = config.set("tls", "server_key_file = \"pgmend.key\"").start();
+    pgmend.wait_node(1, "down");
+    pgmend.cli(&["recover", "1"]).must();
+    cluster.wait_streaming(1);
+    let dn = "SELECT client_dn FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)";
+    assert_eq!(cluster.sql(0, "postgres", dn), "/CN=postgres");
+}
