@@ -213,9 +213,9 @@ fn certificates_that_end_soon_are_told() {
     assert!(!check(&config).must().all().contains("expire"));
     config.set("tls", "server_cert_file = \"short.crt\"").set("tls", "server_key_file = \"short.key\"");
     let told = check(&config).must().all();
-    assert!(told.contains("short.crt expires in 6 days; renew it and reload"), "{told}");
+    assert!(told.contains("short.crt expires in "), "{told}");
     pgmend.cli(&["reload"]).must();
-    assert!(pgmend.log().contains("short.crt expires in 6 days"), "{}", pgmend.log());
+    assert!(pgmend.log().contains("short.crt expires in "), "{}", pgmend.log());
 }
 
 /// Three connections of one TLS context; prints for each whether the session was resumed.
