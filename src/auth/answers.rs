@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 /// Answers remembered; those about names that do not exist count too.
 const MAX_ANSWERS: usize = 10_000;
+/// Bytes of salt that a double may have; PostgreSQL makes 16.
+const MAX_SALT: usize = 1024;
 
 /// What the server said of one user.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,11 +57,30 @@ impl Answer {
 #[derive(Clone, Debug, Default)]
 pub struct Shapes(Arc<[(Shape, u64)]>);
 
+impl Shapes {
+    /// Shapes read: how many more users have a secret of this one. `scram`: iterations and bytes of salt of a verifier,
+    /// `None` for an md5 hash.
+    pub fn add(&mut self, scram: Option<(u32, usize)>, count: u64) {
+        let shape = match scram {
+            None => Shape::of(&StoredSecret::Md5(String::new())),
+            Some((iterations, salt_length)) => {
+                Shape { scram_by_md5: true, iterations, salt_length: salt_length.min(MAX_SALT) }
+            }
+        };
+        let mut counts: BTreeMap<Shape, u64> = self.0.iter().copied().collect();
+        let number = counts.entry(shape).or_default();
+        *number = number.saturating_add(count);
+        self.0 = counts.into_iter().collect();
+    }
+}
+
 /// The answers of late. Takes the time as it is told, in milliseconds.
 #[derive(Debug, Default)]
 pub struct Answers {
     known: HashMap<String, (Arc<Answer>, u64)>,
     shapes: BTreeMap<Shape, u64>,
+    /// Of all users of the server, when it could be asked for that.
+    all: Option<Shapes>,
 }
 
 impl Answers {
@@ -91,8 +112,16 @@ impl Answers {
         }
     }
 
+    /// From now on doubles follow these, which are of all users, and not only of those who came.
+    pub fn know_all(&mut self, shapes: Shapes) {
+        self.all = Some(shapes);
+    }
+
     /// How many have which shape.
     pub fn shapes(&self) -> Shapes {
+        if let Some(all) = &self.all {
+            return all.clone();
+        }
         Shapes(self.shapes.iter().map(|(shape, number)| (*shape, *number)).collect())
     }
 }
@@ -199,6 +228,12 @@ mod tests {
         answers.put("bob", answer(Some(MD5)), 0);
         let nobody = Candidate::new(secrets(), "nobody", None, answers.shapes());
         assert!(!nobody.scram_by_md5());
+        // What is known of all counts for more than who came.
+        let mut all = Shapes::default();
+        all.add(Some((5000, 24)), 9);
+        answers.know_all(all);
+        let nobody = Candidate::new(secrets(), "nobody", None, answers.shapes());
+        assert_eq!((nobody.scram_by_md5(), nobody.verifier().iterations), (true, 5000));
     }
 
     #[test]

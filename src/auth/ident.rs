@@ -180,4 +180,14 @@ mod tests {
             assert!(error.starts_with("ident.conf:2: ") && error.contains(why), "{error}");
         }
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_text_panics(text in "(m |/|\\\\1|all|[ \",\n+@()\\[\\]^a-z]){0,30}", name in ".{0,10}", user in ".{0,10}") {
+            if let Ok(maps) = IdentMaps::parse(&text, "f", &Nothing) {
+                let _ = maps.map("m").map(|map| map.permits(&name, &user, &[]));
+            }
+        }
+    }
 }

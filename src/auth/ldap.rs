@@ -244,4 +244,12 @@ mod tests {
             assert!(error.contains(why), "{error}");
         }
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_url_panics(url in "(ldap://|ldaps://|[:/?\\[\\]a-z0-9]){0,12}", any in ".{0,30}") {
+            let _ = (read(&[("ldapurl", &url)]), read(&[("ldapurl", &any)]));
+        }
+    }
 }

@@ -39,8 +39,8 @@ struct Entry {
 pub(super) struct Shape {
     /// The method `md5` leads to a SCRAM exchange.
     pub(super) scram_by_md5: bool,
-    iterations: u32,
-    salt_length: usize,
+    pub(super) iterations: u32,
+    pub(super) salt_length: usize,
 }
 
 impl Secrets {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -30,6 +30,13 @@ const IDLE: Duration = Duration::from_secs(30);
 const ROLES: &str = "WITH RECURSIVE r(oid) AS (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $1 UNION \
     SELECT m.roleid FROM pg_catalog.pg_auth_members m JOIN r ON m.member = r.oid) \
     SELECT p.rolname FROM r JOIN pg_catalog.pg_roles p ON p.oid = r.oid";
+
+/// How the secrets of all users look, without the secrets: iterations and bytes of salt, empty for md5; number of users.
+const ALL_SHAPES: &str = "SELECT split_part(split_part(s, '$', 2), ':', 1), \
+    octet_length(decode(split_part(split_part(s, '$', 2), ':', 2), 'base64')), count(*) \
+    FROM (SELECT CASE WHEN rolpassword LIKE 'SCRAM-SHA-256$%' THEN rolpassword ELSE '' END AS s FROM pg_authid \
+    WHERE rolcanlogin AND rolpassword IS NOT NULL AND coalesce(rolvaliduntil >= now(), true)) a \
+    GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 100";
 
 /// The server could not be asked; for the log.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +69,8 @@ pub struct AuthQuery {
     secrets: Arc<Secrets>,
     control: Handle,
     answers: Mutex<Answers>,
+    /// All users' shapes were asked for, once.
+    asked_all: OnceCell<()>,
     /// A plain password was among the answers: from then on each costs a derivation.
     costly: AtomicBool,
     turns: Semaphore,
@@ -112,6 +121,7 @@ impl AuthQuery {
             secrets,
             control,
             answers: Mutex::default(),
+            asked_all: OnceCell::new(),
             costly: AtomicBool::new(false),
             turns: Semaphore::new(AT_ONCE),
             idle: Mutex::default(),
@@ -216,6 +226,7 @@ impl AuthQuery {
             }
         };
         let (rows, roles) = outcome.map_err(|why| self.failed(why))?;
+        self.ask_all(&sql).await;
         self.put_back(Idle { sql, place, since: Instant::now() });
         let roles = roles.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
         Ok((secret_in(rows, user).map_err(LookupError::Answer)?, roles))
@@ -225,6 +236,25 @@ impl AuthQuery {
         let rows = sql.rows_about(&self.settings.query, user).await?;
         let roles = if self.with_roles { sql.rows_about(ROLES, user).await? } else { Vec::new() };
         Ok((rows, roles))
+    }
+
+    /// Before the first answer is used: unknown users are to look like those whom the server has. Only whoever may read
+    /// `pg_authid`, as the default query does, can ask this; else doubles follow the users who came.
+    async fn ask_all(&self, sql: &Sql) {
+        if self.settings.query != QuerySettings::DEFAULT_QUERY {
+            return;
+        }
+        let ask = || async {
+            match sql.rows(ALL_SHAPES).await {
+                Ok(rows) => {
+                    let mut shapes = Shapes::default();
+                    rows.iter().filter_map(shape).for_each(|(scram, count)| shapes.add(scram, count));
+                    self.answers.lock().unwrap_or_else(PoisonError::into_inner).know_all(shapes);
+                }
+                Err(error) => tracing::debug!(event = "auth_query.shapes_unknown", %error),
+            }
+        };
+        self.asked_all.get_or_init(ask).await;
     }
 
     fn target(&self, node: &NodeSpec) -> SqlTarget {
@@ -277,6 +307,16 @@ fn is_passing(error: &SqlError) -> bool {
     }
 }
 
+/// One row of `ALL_SHAPES`.
+fn shape(row: &Row) -> Option<(Option<(u32, usize)>, u64)> {
+    let [Some(iterations), Some(salt), Some(count)] = row.as_slice() else { return None };
+    let scram = match iterations.as_str() {
+        "" => None,
+        text => Some((text.parse().ok()?, salt.parse().ok()?)),
+    };
+    Some((scram, count.parse().ok()?))
+}
+
 /// The secret in the answer: one row of name and secret, or none.
 fn secret_in(rows: Vec<Row>, user: &str) -> Result<Option<String>, String> {
     let mut rows = rows.into_iter();
@@ -295,7 +335,15 @@ fn secret_in(rows: Vec<Row>, user: &str) -> Result<Option<String>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::secret_in;
+    use super::{secret_in, shape};
+
+    #[test]
+    fn shapes_are_read_and_nonsense_is_left_out() {
+        let row = |columns: [&str; 3]| columns.map(|c| Some(c.to_owned())).to_vec();
+        assert_eq!(shape(&row(["4096", "16", "7"])), Some((Some((4096, 16)), 7)));
+        assert_eq!(shape(&row(["", "0", "7"])), Some((None, 7)));
+        assert_eq!(shape(&row(["x", "16", "7"])), None);
+    }
 
     #[test]
     fn one_row_about_the_user_holds_his_secret() {

@@ -46,7 +46,7 @@ const NEEDED: &str = "connection requires a valid client certificate";
 
 #[test]
 fn a_certificate_stands_for_the_user_that_it_names() {
-    let (cluster, config) = prepared("hostssl all all all cert\n");
+    let (cluster, mut config) = prepared("hostssl all all all cert\n");
     let pgmend = config.start();
     assert_eq!(login(&pgmend, &cluster, "anna", "anna", "").must().out.trim(), "anna");
     login(&pgmend, &cluster, "bob", "anna", "").must_fail_saying("certificate authentication failed for user \"bob\"");
@@ -55,6 +55,13 @@ fn a_certificate_stands_for_the_user_that_it_names() {
     // Signed by nobody whom pgmend knows: the handshake itself fails.
     login(&pgmend, &cluster, "anna", "foreign", "").must_fail_saying("unknown ca");
     login(&pgmend, &cluster, "anna", "anna", "").must();
+    drop(pgmend);
+    // Without rules, as PgBouncer's auth_type = cert.
+    let pgmend = config.set("auth", "hba_file = \"\"").set("auth", "method = \"cert\"").start();
+    login(&pgmend, &cluster, "anna", "anna", "").must();
+    login(&pgmend, &cluster, "bob", "anna", "").must_fail_saying("certificate authentication failed");
+    login(&pgmend, &cluster, "anna", "", "").must_fail_saying(NEEDED);
+    login(&pgmend, &cluster, "anna", "", "sslmode=disable").must_fail_saying("no pg_hba.conf entry");
 }
 
 #[test]

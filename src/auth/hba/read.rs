@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// Files within files; PostgreSQL's limit.
 const MAX_DEPTH: usize = 10;
+/// Files in all.
+const MAX_FILES: usize = 1000;
 /// Names that files of names may bring into one line.
 const MAX_NAMES: usize = 100_000;
 
@@ -45,12 +47,14 @@ type Take<'a> = &'a mut dyn FnMut(&[Field]) -> Result<(), String>;
 
 /// Gives each line that is not empty, in order, with what it includes in its place.
 pub(in crate::auth) fn each_line(text: &str, file: &str, files: &dyn Files, take: Take<'_>) -> Result<(), AuthError> {
-    Reader { files, take }.file(text, Path::new(file), 0)
+    Reader { files, take, left: MAX_FILES }.file(text, Path::new(file), 0)
 }
 
 struct Reader<'a> {
     files: &'a dyn Files,
     take: Take<'a>,
+    /// Files that may still be read.
+    left: usize,
 }
 
 impl Reader<'_> {
@@ -62,6 +66,7 @@ impl Reader<'_> {
                 if depth == MAX_DEPTH {
                     return Err(bad(format!("more than {MAX_DEPTH} files include each other")));
                 }
+                self.left = self.left.checked_sub(1).ok_or_else(|| bad(format!("more than {MAX_FILES} files")))?;
                 for (path, text) in self.included(how, &beside(file, &path)).map_err(bad)? {
                     self.file(&text, &path, depth + 1)?;
                 }
