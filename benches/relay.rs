@@ -4,8 +4,7 @@
 #![allow(missing_docs)]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use pgmend::client::Statements;
-use pgmend::client::core::{Core, Rules};
+use pgmend::client::core::{Core, Rules, Statements};
 use pgmend::server::{ParamSet, ServerConn};
 use pgmend::wire::{backend, frontend};
 use std::hint::black_box;
@@ -32,9 +31,14 @@ impl Session {
             max_message: 1 << 20,
             max_prepared: 200,
             pool_commands: true,
+            share_unnamed: false,
         };
-        let core = Core::new(rules, ParamSet::default(), &statements);
-        Session { core, server: idle::server_conn(), statements, out: Vec::new() }
+        Session {
+            core: Core::new(rules, ParamSet::default(), &statements),
+            server: idle::server_conn(),
+            statements,
+            out: Vec::new(),
+        }
     }
 
     /// What the relay asks of the core for one batch and its answer. Returns the bytes that leave on both sides.
@@ -49,7 +53,6 @@ impl Session {
         out.clear();
         core.due_fakes(out);
         let down = core.on_server(answer, server, statements, out).expect("an answer");
-        core.forget_traces();
         assert!(up.consumed == batch.len() && down.consumed == answer.len() && core.is_clean());
         sent + if down.rewritten { out.len() } else { down.consumed }
     }

@@ -4,7 +4,7 @@
 
 use pgmend::auth::scram::{Client, ClientSecret, Server};
 use pgmend::auth::{Ask, HbaRules, ScramVerifier, pool_passwd, userlist};
-use pgmend::client::{Statements, core};
+use pgmend::client::core::{Core, Front, Rules, Statements};
 use pgmend::server::{ParamSet, ServerConn};
 use pgmend::wire::{backend, frame, frontend, replies, startup};
 use std::cell::RefCell;
@@ -85,14 +85,11 @@ fn reply_queue(data: &[u8]) {
         parse,
         hidden,
         FakeParse,
-        Bind { statement: 3 },
+        Bind { statement: 1 },
         Describe,
         Execute,
         Close,
         FakeClose,
-        OwnClose { statement: 4 },
-        OwnBind,
-        OwnExecute,
         Sync,
         CopyEnd,
     ];
@@ -119,24 +116,29 @@ fn session(data: &[u8]) {
     // One connection for all inputs: a socket per input would be most of the time.
     thread_local!(static SERVER: RefCell<ServerConn> = RefCell::new(idle::server_conn()));
     SERVER.with_borrow_mut(|server| {
-        server.reported.clear();
         server.forget_session();
+        server.reported.clear();
         server.unnamed_is_ours = false;
         exchange(data, server);
     });
 }
 
+/// The pooling by the bits of a byte.
+fn rules(mode: u8) -> Rules {
+    Rules {
+        transactions: mode & 1 == 1,
+        single_statements: mode & 3 == 3,
+        max_message: 1 << 16,
+        max_prepared: 2,
+        pool_commands: mode & 4 == 4,
+        share_unnamed: mode & 8 == 8,
+    }
+}
+
 fn exchange(data: &[u8], server: &mut ServerConn) {
     let Some((mode, mut rest)) = data.split_first() else { return };
     let statements = Statements::default();
-    let rules = core::Rules {
-        transactions: mode & 1 == 1,
-        single_statements: mode & 2 == 2,
-        max_message: 1 << 16,
-        max_prepared: 1 + usize::from(mode >> 2),
-        pool_commands: true,
-    };
-    let mut core = core::Core::new(rules, ParamSet::default(), &statements);
+    let mut core = Core::new(rules(*mode), ParamSet::default(), &statements);
     let (mut up, mut down): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
     while let Some((say, more)) = rest.split_first() {
         let (piece, more) = more.split_at(usize::from(say >> 1).min(more.len()));
@@ -150,7 +152,7 @@ fn exchange(data: &[u8], server: &mut ServerConn) {
                     Err(_) => return,
                 }
                 match core.front(&up, false) {
-                    Ok(core::Front::Stray(count)) => drop(up.drain(..count)),
+                    Ok(Front::Stray(count)) => drop(up.drain(..count)),
                     Ok(_) => {}
                     Err(_) => return,
                 }

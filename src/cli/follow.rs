@@ -47,7 +47,8 @@ pub async fn follow(socket: &Path, mut job: JobSnapshot, json: bool) -> ExitCode
         }
     }
     display.end();
-    super::show(&Reply::Job { job: job.clone() }, false, json);
+    let ended = if json { job.clone() } else { print::worth_showing(job.clone()) };
+    super::show(&Reply::Job { job: ended }, false, json);
     if job.outcome == Outcome::Succeeded { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
 }
 

@@ -157,6 +157,14 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     text
 }
 
+/// A success needs no proof: a server that starts writes FATAL lines that alarm for nothing. `job show` has them.
+pub fn worth_showing(mut job: JobSnapshot) -> JobSnapshot {
+    if job.outcome == Outcome::Succeeded && !job.output.is_empty() {
+        job.output = vec![format!("`pgmend job show {}` has the words of the programs that ran", job.id)];
+    }
+    job
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +190,10 @@ mod tests {
             text,
             "job 7: recovery of node 1: running, 30 s\nstage: FirstStage 3.0 MiB of 12.0 MiB (25%) copying\n| last words\n"
         );
+        let failed = JobSnapshot { outcome: Outcome::Failed, ..job.clone() };
+        assert_eq!(worth_showing(failed.clone()), failed);
+        let succeeded = worth_showing(JobSnapshot { outcome: Outcome::Succeeded, ..job.clone() });
+        assert_eq!(succeeded.output, ["`pgmend job show 7` has the words of the programs that ran"]);
         let text = reply(&Reply::Jobs { jobs: vec![job] }, false, 130);
         assert_eq!(
             text,

@@ -6,7 +6,8 @@ use super::params;
 use super::worker::{Control, Route, Way, Worker};
 use crate::pool::{Asked, Grant, Local, Permit, Pooled};
 use crate::server::{self, Login, ParamSet, ServerConn, ServerError, SimpleError};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -50,7 +51,17 @@ impl Borrower {
             Duration::ZERO => FOREVER,
             limit => limit,
         };
-        let waiting = self.wait(wanted, Instant::now() + limit, limit);
+        // The usual wait, in a busy pool: for the next connection that comes back. It needs no timer and no watch.
+        let first = match self.worker.way() {
+            Way::Open(route) => match self.place(limit).await? {
+                Grant::Conn(pooled) if pooled.conn.route == route.id => {
+                    return self.ready(pooled, wanted, &route).await;
+                }
+                other => Some(other),
+            },
+            Way::Blocked(_) => None,
+        };
+        let waiting = self.wait(wanted, Instant::now() + limit, limit, first);
         let ended = poll_fn(|cx| self.control.check(cx, true).map_or(Poll::Pending, Poll::Ready));
         tokio::select! {
             biased;
@@ -59,7 +70,13 @@ impl Borrower {
         }
     }
 
-    async fn wait(&self, wanted: &ParamSet, deadline: Instant, limit: Duration) -> Result<Box<Pooled>, Fault> {
+    async fn wait(
+        &self,
+        wanted: &ParamSet,
+        deadline: Instant,
+        limit: Duration,
+        mut first: Option<Grant>,
+    ) -> Result<Box<Pooled>, Fault> {
         let mut board = self.worker.plane.board.watch();
         let mut why = String::new();
         loop {
@@ -75,10 +92,16 @@ impl Borrower {
                     continue;
                 }
             };
-            if let Some(pooled) = self.pool.take(route.id) {
+            if first.is_none()
+                && let Some(pooled) = self.pool.take(route.id)
+            {
                 return self.ready(pooled, wanted, &route).await;
             }
-            match self.place(deadline, limit).await? {
+            let grant = match first.take() {
+                Some(grant) => grant,
+                None => self.place(limit).await?,
+            };
+            match grant {
                 Grant::Conn(pooled) if pooled.conn.route == route.id => {
                     return self.ready(pooled, wanted, &route).await;
                 }
@@ -98,27 +121,33 @@ impl Borrower {
         }
     }
 
-    /// A place in the pool's budget, or a connection that somebody gave back.
-    async fn place(&self, deadline: Instant, limit: Duration) -> Result<Grant, Fault> {
-        match self.pool.shared.ask() {
-            Asked::Permit(permit) => Ok(Grant::Permit(permit)),
-            Asked::Full => Err(Fault::Limit("too many clients wait for a server connection".into())),
-            Asked::Wait { id, grant } => {
-                let mut forget = Forget { pool: &self.pool, id: Some(id) };
-                // Idle connections may lie with other workers, or here when others waited before.
-                self.pool.serve_waiters();
-                self.worker.nudge.all();
-                let granted = tokio::time::timeout_at(deadline, grant).await;
-                match granted {
-                    Ok(Ok(grant)) => {
-                        // Whoever grants has taken the waiter out.
-                        forget.disarm();
-                        Ok(grant.arrive())
-                    }
-                    Ok(Err(_)) | Err(_) => Err(Fault::QueueTimeout(limit)),
-                }
+    /// A place in the pool's budget, or a connection that somebody gave back. The worker's sweep bounds the wait.
+    async fn place(&self, limit: Duration) -> Result<Grant, Fault> {
+        let (id, mut grant) = match self.pool.shared.ask() {
+            Asked::Permit(permit) => return Ok(Grant::Permit(permit)),
+            Asked::Full => return Err(Fault::Limit("too many clients wait for a server connection".into())),
+            Asked::Wait { id, grant } => (id, grant),
+        };
+        let mut forget = Forget { pool: &self.pool, id: Some(id) };
+        // Idle connections may lie with other workers, or here when others waited before.
+        self.pool.serve_waiters();
+        self.worker.nudge.all();
+        self.control.wait_until(Some(self.worker.now_s().saturating_add(limit.as_secs()).saturating_add(1)));
+        let granted = poll_fn(|cx| {
+            if let Poll::Ready(granted) = Pin::new(&mut grant).poll(cx) {
+                return Poll::Ready(granted.map_err(|_| Fault::QueueTimeout(limit)));
             }
-        }
+            if let Some(end) = self.control.check(cx, true) {
+                return Poll::Ready(Err(end.into()));
+            }
+            if self.control.is_overdue() { Poll::Ready(Err(Fault::QueueTimeout(limit))) } else { Poll::Pending }
+        })
+        .await;
+        self.control.wait_until(None);
+        let grant = granted?;
+        // Whoever grants has taken the waiter out.
+        forget.disarm();
+        Ok(grant.arrive())
     }
 
     /// Opens a connection. The inner error means that the node cannot be reached now: worth another try.

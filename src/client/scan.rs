@@ -27,6 +27,8 @@ impl Traces {
     pub const ALTERS: Traces = Traces(16);
     /// It may make functions.
     pub const CREATES: Traces = Traces(64);
+    /// It names a moment (`'now'`, `'today'`), which PostgreSQL makes a value when it analyses the text.
+    pub const MOMENT: Traces = Traces(128);
     /// It may leave something: settings, temporary tables, locks, cursors, statements, channels.
     pub const LEAVES: Traces = Traces(32);
 
@@ -66,6 +68,8 @@ const GUILTY: &[&[u8]] = &[
     b"query_to_xml_and_xmlschema",
 ];
 
+/// The longest word with which a statement begins: `deallocate`, `checkpoint`.
+const MAX_FIRST: usize = 10;
 /// Names are at most this long in PostgreSQL (`NAMEDATALEN`).
 const MAX_NAME: usize = 63;
 
@@ -186,15 +190,14 @@ impl Scan {
             Token::Symbol(b';') => self.kind = Kind::Start,
             Token::Symbol(b'.') => self.last = if self.after_into { Last::Table } else { last },
             // A statement may begin with parentheses: (SELECT …) UNION …
-            Token::Symbol(_) | Token::Literal => {}
-            Token::Quoted(name) => self.name(name, last, rest, false),
-            Token::Word(word) => {
-                let mut lower = [0; MAX_NAME];
-                let Some(lower) = lower.get_mut(..word.len()) else { return self.note(Traces::LEAVES) };
-                lower.copy_from_slice(word);
-                lower.make_ascii_lowercase();
-                self.word(lower, last, rest);
+            Token::Symbol(_) => {}
+            Token::Literal => {
+                if names_a_moment(rest.token()) {
+                    self.note(Traces::MOMENT);
+                }
             }
+            Token::Quoted(name) => self.name(name, last, rest, true),
+            Token::Word(word) => self.word(word, last, rest),
         }
         if !matches!(self.last, Last::Into | Last::Table) {
             self.after_into = false;
@@ -202,38 +205,36 @@ impl Scan {
     }
 
     fn word(&mut self, word: &[u8], last: Last, rest: &Lexer<'_>) {
+        let is = |known: &[u8]| word.eq_ignore_ascii_case(known);
         match self.kind {
+            Kind::Other => {}
             Kind::Start => self.start(word),
             Kind::Set => {
                 self.kind = Kind::Other;
-                match word {
-                    b"local" => self.note(Traces::LOCAL),
-                    b"transaction" | b"constraints" => {}
-                    b"session" => self.kind = Kind::SetSession,
-                    _ => self.note(Traces::LEAVES),
+                match () {
+                    () if is(b"local") => self.note(Traces::LOCAL),
+                    () if is(b"transaction") || is(b"constraints") => {}
+                    () if is(b"session") => self.kind = Kind::SetSession,
+                    () => self.note(Traces::LEAVES),
                 }
             }
             Kind::SetSession => self.note(Traces::LEAVES),
-            Kind::Declare if word == b"hold" => self.note(Traces::LEAVES),
-            Kind::Declare | Kind::Other => {}
+            Kind::Declare if is(b"hold") => self.note(Traces::LEAVES),
+            Kind::Declare => {}
         }
-        if word == b"into" || word == b"copy" {
+        if word.len() == 4 && (is(b"into") || is(b"copy")) {
             self.last = Last::Into;
             self.after_into = true;
             return;
         }
-        if last == Last::Into && matches!(word, b"temp" | b"temporary") {
+        if last == Last::Into && (is(b"temp") || is(b"temporary")) {
             return self.note(Traces::LEAVES);
         }
-        if word == b"set_config" && rest.is_local_set_config() {
-            self.note(Traces::LOCAL);
-        } else {
-            self.name(word, last, rest, is_harmless(word));
-        }
+        self.name(word, last, rest, false);
     }
 
     /// An identifier: a table after INTO, a schema before a dot, a function before a parenthesis.
-    fn name(&mut self, name: &[u8], last: Last, rest: &Lexer<'_>, harmless: bool) {
+    fn name(&mut self, name: &[u8], last: Last, rest: &Lexer<'_>, quoted: bool) {
         if name.eq_ignore_ascii_case(b"pg_temp") {
             return self.note(Traces::LEAVES);
         }
@@ -242,18 +243,38 @@ impl Scan {
             return;
         }
         match rest.peek() {
-            Some(b'.') => self.last = Last::Dot(name == b"pg_catalog"),
-            // A function of a schema of the user's may do anything, whatever its name.
-            Some(b'(') if GUILTY.contains(&name) => self.note(Traces::LEAVES),
-            Some(b'(') if !harmless || last == Last::Dot(false) => self.note(Traces::CALLS),
+            Some(b'.') => self.last = Last::Dot(name.eq_ignore_ascii_case(b"pg_catalog")),
+            Some(b'(') => self.call(name, last, rest, quoted),
             _ => {}
+        }
+    }
+
+    /// A word before a parenthesis.
+    fn call(&mut self, name: &[u8], last: Last, rest: &Lexer<'_>, quoted: bool) {
+        let mut lower = [0; MAX_NAME];
+        let Some(lower) = lower.get_mut(..name.len()) else { return self.note(Traces::CALLS) };
+        lower.copy_from_slice(name);
+        if !quoted {
+            lower.make_ascii_lowercase();
+        }
+        if lower == b"set_config" && rest.is_local_set_config() {
+            self.note(Traces::LOCAL);
+        } else if GUILTY.contains(&&*lower) {
+            self.note(Traces::LEAVES);
+        } else if quoted || last == Last::Dot(false) || !is_harmless(lower) {
+            // A function of a schema of the user's may do anything, whatever its name.
+            self.note(Traces::CALLS);
         }
     }
 
     /// The first word of a statement.
     fn start(&mut self, word: &[u8]) {
         self.kind = Kind::Other;
-        match word {
+        let mut lower = [0; MAX_FIRST];
+        let Some(lower) = lower.get_mut(..word.len()) else { return self.note(Traces::LEAVES) };
+        lower.copy_from_slice(word);
+        lower.make_ascii_lowercase();
+        match &*lower {
             b"select" | b"values" | b"table" | b"begin" | b"start" | b"commit" | b"end" | b"rollback" | b"abort"
             | b"savepoint" | b"release" | b"fetch" | b"move" | b"show" | b"lock" | b"vacuum" | b"analyze"
             | b"checkpoint" | b"notify" | b"comment" | b"refresh" | b"cluster" | b"reindex" => {}
@@ -291,6 +312,11 @@ struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
+    /// The last token's text.
+    fn token(&self) -> &'a [u8] {
+        self.sql.get(self.token..self.at).unwrap_or_default()
+    }
+
     fn rest(&self) -> &'a [u8] {
         self.sql.get(self.at..).unwrap_or_default()
     }
@@ -364,6 +390,7 @@ impl<'a> Lexer<'a> {
         loop {
             let rest = self.rest();
             match rest {
+                [b'!'..=b',' | b'.' | b'0'..=0xff, ..] => return Ok(()),
                 [b, ..] if b.is_ascii_whitespace() || *b == 0x0B => self.at += 1,
                 [b'-', b'-', ..] => self.at += rest.iter().take_while(|b| !matches!(b, b'\n' | b'\r')).count(),
                 [b'/', b'*', ..] => self.comment()?,
@@ -444,6 +471,17 @@ impl<'a> Lexer<'a> {
         self.at += fence.len() + end + fence.len();
         Ok(())
     }
+}
+
+/// Input of date and time types may hold these words among others (`'today 10:00'`);
+/// <https://www.postgresql.org/docs/current/datatype-datetime.html#DATATYPE-DATETIME-SPECIAL-VALUES>.
+fn names_a_moment(literal: &[u8]) -> bool {
+    const WORDS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
+    let begins = |at: &[u8]| WORDS.iter().any(|w| at.get(..w.len()).is_some_and(|a| a.eq_ignore_ascii_case(w)));
+    (0..literal.len()).any(|at| {
+        let rest = literal.get(at..).unwrap_or_default();
+        matches!(rest.first(), Some(b'n' | b'N' | b't' | b'T' | b'y' | b'Y')) && begins(rest)
+    })
 }
 
 fn is_word_start(b: u8) -> bool {
@@ -534,6 +572,15 @@ mod tests {
             Traces::CALLS,
             &["SELECT my_function(1)", "SELECT \"count\"(1)", "SELECT app.count(1)", "SELECT app . count (1)"],
         );
+    }
+
+    #[test]
+    fn moments_are_found_in_literals() {
+        all(
+            Traces::MOMENT,
+            &["SELECT 'now'::timestamptz", "SELECT date ' Today 10:00'", "SELECT E'yesterday'", "SELECT $$NOW$$"],
+        );
+        all(Traces::NONE, &["SELECT now(), 'no'", "SELECT today FROM t"]);
     }
 
     #[test]

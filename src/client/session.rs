@@ -90,8 +90,9 @@ struct Session {
     _listing: Listing,
 }
 
-/// From authentication to the first ReadyForQuery. In session pooling the client gets its server now; else one is asked
-/// only for what is not known of it yet, or when the client's own parameters must be proven valid.
+/// From authentication to the first ReadyForQuery. In session pooling the client gets its server now, if one is to be had at
+/// once: a program that opens all its connections before it uses one must not wait for itself. Else a server is asked only
+/// for what is not known of it yet, or when the client's own parameters must be proven valid.
 async fn begin(
     worker: Rc<Worker>,
     stream: &mut Stream,
@@ -110,11 +111,11 @@ async fn begin(
     let id = plane.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control, id };
     let (greeting, held) = match mode {
-        PoolMode::Session => {
+        PoolMode::Session if borrower.pool.idle() > 0 || borrower.pool.shared.has_room() => {
             let pooled = borrower.lease(&wanted).await?;
-            (Arc::new(pooled.conn.reported.clone()), Some(pooled))
+            (remember(&borrower, &wanted, &pooled), Some(pooled))
         }
-        PoolMode::Transaction | PoolMode::Statement => (greeting(&borrower, &wanted).await?, None),
+        PoolMode::Session | PoolMode::Transaction | PoolMode::Statement => (greeting(&borrower, &wanted).await?, None),
     };
     let server_pid = held.as_ref().map(|p| p.conn.pid);
     let listing =
@@ -127,6 +128,7 @@ async fn begin(
         max_message: settings.client.max_message,
         max_prepared: settings.pool.max_prepared,
         pool_commands: settings.client.pool_commands,
+        share_unnamed: settings.pool.share_unnamed,
     };
     let core = Core::new(rules, wanted, &plane.statements);
     let mut session = Session {
@@ -161,7 +163,7 @@ async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<
     let mut wishes = (**wanted).clone();
     let application_name = wishes.remove("application_name");
     if let super::worker::Way::Open(route) = borrower.worker.way()
-        && let Some(known) = borrower.pool.greeting(route.id, &wishes)
+        && let Some(known) = borrower.pool.shared.greeting(route.id, &wishes)
     {
         let Some(name) = application_name else { return Ok(known) };
         let mut own = (*known).clone();
@@ -169,10 +171,18 @@ async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<
         return Ok(Arc::new(own));
     }
     let pooled = borrower.lease(wanted).await?;
-    let reported = Arc::new(pooled.conn.reported.clone());
-    borrower.pool.remember_greeting(pooled.conn.route, wishes, reported.clone());
+    let reported = remember(borrower, wanted, &pooled);
     borrower.give_back(pooled, true, false);
     Ok(reported)
+}
+
+/// Remembers what a server with these parameters reports.
+fn remember(borrower: &Borrower, wanted: &ParamSet, pooled: &Pooled) -> Arc<HashMap<String, String>> {
+    let mut wishes = (**wanted).clone();
+    wishes.remove("application_name");
+    let reported = Arc::new(pooled.conn.reported.clone());
+    borrower.pool.shared.remember_greeting(pooled.conn.route, wishes, reported.clone());
+    reported
 }
 
 impl Session {
@@ -262,6 +272,7 @@ impl Session {
             pooled.conn.applied = if *wanted == left.settings { wanted.clone() } else { left.settings.into() };
             self.core.set_wanted(wanted, &worker.plane.statements);
         }
+        self.core.set_bound(!left.pins.is_empty(), &worker.plane.statements);
         pooled.conn.unsure = true;
         pooled.conn.last_user = self.borrower.id;
         if left.pins.is_empty() {

@@ -86,6 +86,9 @@ pub struct Control {
     ending: Cell<Option<Ending>>,
     /// Coarse seconds of its last sign of life.
     pub active_s: Cell<u64>,
+    /// Until when (coarse seconds) it may wait for a server connection.
+    wait_until_s: Cell<Option<u64>>,
+    overdue: Cell<bool>,
     /// Since when (coarse seconds) it is closed while an answer is owed.
     pub closed_s: Cell<Option<u64>>,
 }
@@ -103,11 +106,35 @@ impl Control {
         }
     }
 
-    fn end(&self, ending: Ending) {
-        self.ending.set(Some(ending));
+    /// Begins (or ends) a wait that the worker's sweep bounds.
+    pub fn wait_until(&self, end_s: Option<u64>) {
+        self.wait_until_s.set(end_s);
+        self.overdue.set(false);
+    }
+
+    /// The wait has lasted too long.
+    pub fn is_overdue(&self) -> bool {
+        self.overdue.get()
+    }
+
+    fn sweep(&self, now_s: u64) {
+        if self.wait_until_s.get().is_some_and(|end| now_s >= end) && !self.overdue.replace(true) {
+            self.wake();
+        }
+        if self.closed_s.get().is_some_and(|since| now_s > since) && self.ending.get().is_none() {
+            self.end(Ending::Now(End::Vanished));
+        }
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
+    }
+
+    fn end(&self, ending: Ending) {
+        self.ending.set(Some(ending));
+        self.wake();
     }
 }
 
@@ -320,9 +347,7 @@ impl Worker {
         }
         let now = self.now_s.get();
         for control in self.sessions.borrow().values() {
-            if control.closed_s.get().is_some_and(|since| now > since) && control.ending.get().is_none() {
-                control.end(Ending::Now(End::Vanished));
-            }
+            control.sweep(now);
         }
         let limit = settings.client.idle_limit.as_secs();
         if limit > 0 {

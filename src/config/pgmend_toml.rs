@@ -219,6 +219,7 @@ fn pool(section: Section<'_>) -> (crate::pool::Settings, crate::server::Settings
         max_clients: to_usize(section.integer("max_client_conn", 1000, 1, 1_000_000)),
         wait_timeout: section.duration("query_wait_timeout", "120s"),
         max_prepared: to_usize(section.integer("max_prepared_statements", 200, 1, 100_000)),
+        share_unnamed: section.boolean("share_unnamed_statements", false),
         max_pins: to_usize(section.integer("max_pins", 0, 0, 100_000)),
     };
     let server = crate::server::Settings {

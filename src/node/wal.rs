@@ -28,8 +28,21 @@ pub struct LogEnd {
     pub timeline: u32,
     /// The start of the last record, or a position not behind it.
     pub last: Lsn,
+    /// True when a record begins at `last`; false when the control file says only that the log goes so far.
+    pub is_record: bool,
     /// The segment in which the last record begins, when it is there.
     pub segment: Option<Segment>,
+}
+
+impl LogEnd {
+    /// How many bytes from the segment's start prove the history up to here: with a record's checksum where one begins. Two
+    /// servers that have the same bytes have the same history.
+    pub fn proof_bytes(&self, segment: &Segment) -> u64 {
+        let offset = self.last.0.saturating_sub(segment.start.0);
+        let page_end = (offset / PAGE_BYTES + 1) * PAGE_BYTES;
+        let header = if self.is_record { RECORD_HEADER_BYTES } else { 0 };
+        (offset + header).min(page_end).min(segment.bytes)
+    }
 }
 
 /// A segment of the log that holds what its name says.
@@ -74,14 +87,6 @@ impl Segment {
         self.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    /// How many bytes from the segment's start prove the record that begins at `last`: up to its checksum. Two servers that
-    /// have the same bytes have the same history up to there.
-    pub fn proof_bytes(&self, last: Lsn) -> u64 {
-        let offset = last.0.saturating_sub(self.start.0);
-        let page_end = (offset / PAGE_BYTES + 1) * PAGE_BYTES;
-        (offset + RECORD_HEADER_BYTES).min(page_end).min(self.bytes)
-    }
-
     /// The first bytes of it.
     pub fn first_bytes(&self, count: u64) -> Result<Vec<u8>, NodeError> {
         let mut bytes = Vec::new();
@@ -109,14 +114,16 @@ impl DataDirectory {
     ) -> Result<LogEnd, NodeError> {
         let directory = self.clone();
         let segments = tokio::task::spawn_blocking(move || directory.segments()).await.unwrap_or_default();
-        let known = LogEnd { timeline: data.timeline, last: data.position, segment: None };
+        // A shut down primary's position is its last checkpoint; of a standby it is where the next record would begin.
+        let is_record = data.state == "shut down";
+        let known = LogEnd { timeline: data.timeline, last: data.position, is_record, segment: None };
         let holding = |at: Lsn, timeline: u32| {
             let holds = |s: &&Segment| s.timeline == timeline && s.start <= at && at.0 - s.start.0 < s.bytes;
             segments.iter().find(holds).cloned()
         };
         let newest = segments.last().filter(|s| (s.timeline, s.start.0 + s.bytes) > (data.timeline, data.position.0));
         // A primary that was shut down wrote nothing after its checkpoint.
-        let Some(newest) = newest.filter(|_| data.state != "shut down") else {
+        let Some(newest) = newest.filter(|_| !is_record) else {
             return Ok(LogEnd { segment: holding(known.last, known.timeline), ..known });
         };
         let last = Arc::new(AtomicU64::new(newest.start.0));
@@ -135,7 +142,7 @@ impl DataDirectory {
         if same && last < data.position {
             return Ok(LogEnd { segment: holding(known.last, known.timeline), ..known });
         }
-        Ok(LogEnd { timeline: newest.timeline, last, segment: Some(newest.clone()) })
+        Ok(LogEnd { timeline: newest.timeline, last, is_record: true, segment: Some(newest.clone()) })
     }
 
     /// The number of transactions that were committed or prepared on a timeline from a position on. `None` when the log is
@@ -231,7 +238,11 @@ mod tests {
     fn a_proof_ends_with_the_records_checksum_or_the_page() {
         let segment =
             Segment { timeline: 1, start: Lsn(0x300_0000), bytes: u64::from(MIB_16), path: PathBuf::from("x") };
-        assert_eq!(segment.proof_bytes(Lsn(0x300_0060)), 0x60 + 24);
-        assert_eq!(segment.proof_bytes(Lsn(0x300_1ff8)), 0x2000);
+        let proof =
+            |last, is_record| LogEnd { timeline: 1, last: Lsn(last), is_record, segment: None }.proof_bytes(&segment);
+        assert_eq!(proof(0x300_0060, true), 0x60 + 24);
+        assert_eq!(proof(0x300_1ff8, true), 0x2000);
+        // Behind the end of a standby's log there are zeros, where the source has gone on.
+        assert_eq!(proof(0x300_0060, false), 0x60);
     }
 }

@@ -3,7 +3,6 @@
 use super::{Pooled, SharedPool};
 use crate::server::RouteId;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Idle connections of one worker in one pool. Lives on that worker's thread.
@@ -14,28 +13,14 @@ pub struct Local {
     // Boxed, as they travel: a lease moves a pointer and not the connection's state.
     #[allow(clippy::vec_box)]
     idle: RefCell<Vec<Box<Pooled>>>,
-    greetings: RefCell<Greetings>,
     /// `server_lifetime` as of the last sweep, seconds; zero = none.
     lifetime_s: Cell<u64>,
 }
 
-/// What servers of one route report at a session's start, by the session's own wishes.
-#[derive(Debug, Default)]
-struct Greetings {
-    route: Option<RouteId>,
-    known: Vec<(Wishes, Reported)>,
-}
-
-type Wishes = BTreeMap<String, String>;
-type Reported = Arc<HashMap<String, String>>;
-
-/// Greetings remembered per pool and worker: clients of one pool come in few kinds.
-const MAX_GREETINGS: usize = 32;
-
 impl Local {
     /// No connection yet.
     pub fn new(shared: Arc<SharedPool>) -> Local {
-        Local { shared, idle: RefCell::default(), greetings: RefCell::default(), lifetime_s: Cell::new(0) }
+        Local { shared, idle: RefCell::default(), lifetime_s: Cell::new(0) }
     }
 
     /// An idle connection of this route, if nobody waits before us. Those that the server closed meanwhile are dropped.
@@ -107,26 +92,6 @@ impl Local {
             let one = self.idle.borrow_mut().pop();
             drop(one);
         }
-    }
-
-    /// What a server of this route reports to a session with these wishes, if one was asked before.
-    pub fn greeting(&self, route: RouteId, wishes: &Wishes) -> Option<Reported> {
-        let greetings = self.greetings.borrow();
-        let known = greetings.known.iter().find(|(w, _)| greetings.route == Some(route) && w == wishes)?;
-        Some(known.1.clone())
-    }
-
-    /// Remembers it; a greeting of another route is forgotten, the oldest goes when there are too many.
-    pub fn remember_greeting(&self, route: RouteId, wishes: Wishes, reported: Reported) {
-        let mut greetings = self.greetings.borrow_mut();
-        if greetings.route != Some(route) {
-            greetings.known.clear();
-            greetings.route = Some(route);
-        }
-        if greetings.known.len() >= MAX_GREETINGS {
-            greetings.known.remove(0);
-        }
-        greetings.known.push((wishes, reported));
     }
 
     /// Closes all idle connections.

@@ -2,6 +2,7 @@
 //!
 //! Each worker keeps its own idle connections ([`Local`]); [`SharedPool`] counts what is open and who waits.
 
+mod greetings;
 mod local;
 mod settings;
 mod shared;

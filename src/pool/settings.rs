@@ -32,6 +32,8 @@ pub struct Settings {
     pub wait_timeout: Duration,
     /// `max_prepared_statements`: statements of clients that one server connection holds in transaction pooling.
     pub max_prepared: usize,
+    /// `share_unnamed_statements`: the unnamed statement is prepared once per server and text, too.
+    pub share_unnamed: bool,
     /// `max_pins`: clients of one pool that may be bound to their servers in transaction pooling; 0 = no limit.
     pub max_pins: usize,
 }

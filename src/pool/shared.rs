@@ -1,6 +1,7 @@
 //! The budget of one pool over all workers, and its one order of waiting (first in, first out).
 
-use crate::server::ServerConn;
+use super::greetings::{Greetings, Reported, Wishes};
+use crate::server::{RouteId, ServerConn};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -108,6 +109,8 @@ pub struct SharedPool {
     ids: AtomicU64,
     moved: AtomicU64,
     queue: Mutex<Queue>,
+    /// Of all workers, so that a login waits for a server only where no server is known at all.
+    greetings: Mutex<Greetings>,
 }
 
 impl SharedPool {
@@ -120,6 +123,7 @@ impl SharedPool {
             ids: AtomicU64::new(0),
             moved: AtomicU64::new(0),
             queue: Mutex::default(),
+            greetings: Mutex::default(),
         })
     }
 
@@ -145,9 +149,25 @@ impl SharedPool {
         self.moved.load(Ordering::Relaxed)
     }
 
+    /// What a server of this route reports to a session with these wishes, if one was asked before.
+    pub fn greeting(&self, route: RouteId, wishes: &Wishes) -> Option<Reported> {
+        self.greetings.lock().unwrap_or_else(PoisonError::into_inner).of(route, wishes)
+    }
+
+    /// Remembers it for the next login.
+    pub fn remember_greeting(&self, route: RouteId, wishes: Wishes, reported: Reported) {
+        self.greetings.lock().unwrap_or_else(PoisonError::into_inner).remember(route, wishes, reported);
+    }
+
     /// True when more are open than the size allows (after a reload).
     pub fn is_oversize(&self) -> bool {
         self.open() > self.size.load(Ordering::Relaxed)
+    }
+
+    /// True when a connection could be opened now and nobody waits for one.
+    pub fn has_room(&self) -> bool {
+        let queue = self.lock();
+        queue.waiters.is_empty() && queue.open < self.size.load(Ordering::Relaxed)
     }
 
     /// Asks for the right to open a connection, or joins the queue.
@@ -231,7 +251,7 @@ mod tests {
     use super::*;
     use crate::base::NodeId;
     use crate::pool::Local;
-    use crate::server::{Connected, RouteId};
+    use crate::server::Connected;
     use tokio::io::AsyncReadExt;
 
     fn pool(size: usize) -> Arc<SharedPool> {

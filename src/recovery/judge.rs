@@ -187,7 +187,7 @@ async fn history(source: &Sql, timeline: u32) -> Option<String> {
 /// Whether the source has the same log up to the target's end; `None` when one of them has that part no more.
 async fn same_log(source: &Sql, end: &LogEnd) -> Option<bool> {
     let segment: Segment = end.segment.clone()?;
-    let count = segment.proof_bytes(end.last);
+    let count = end.proof_bytes(&segment);
     let file = literal(&format!("pg_wal/{}", segment.name()));
     let ask = format!("SELECT encode(sha256(pg_read_binary_file({file}, 0, {count}, true)), 'hex')");
     let theirs = source.value(&ask, SHORT).await.ok().flatten()?;
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     fn end(timeline: u32, last: u64) -> LogEnd {
-        LogEnd { timeline, last: Lsn(last), segment: None }
+        LogEnd { timeline, last: Lsn(last), is_record: true, segment: None }
     }
 
     #[test]

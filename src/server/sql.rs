@@ -71,6 +71,10 @@ impl SqlTarget {
         let address = self.address();
         let stream = open(place, way, timeout).await.map_err(|error| match error {
             ServerError::Net(NetError::Tls(why)) => (SqlError::Tls { address: address.clone(), why }, true),
+            ServerError::Net(NetError::Connect { why, .. }) => {
+                (SqlError::Connect { address: address.clone(), why: why.to_string() }, false)
+            }
+            ServerError::Net(NetError::ConnectTimeout { .. }) => (SqlError::Timeout(timeout), false),
             other => (SqlError::Connect { address: address.clone(), why: other.to_string() }, false),
         })?;
         let tls = stream.is_tls();

@@ -1,6 +1,7 @@
 //! When a server connection is used again: only clean, not too long, by whichever worker has a client for it.
 
 use crate::servers::python;
+use crate::support::load::pgbench;
 use crate::support::{Cluster, Config};
 
 fn straight(cluster: &Cluster) -> String {
@@ -207,6 +208,19 @@ for n in (3, 6):
 "#;
     python(&pgmend, &straight(&cluster), script);
     assert!(pgmend.moved() >= 1000, "{} moves", pgmend.moved());
+}
+
+#[test]
+fn sessions_of_three_workers_share_one_connection() {
+    let cluster = Cluster::single();
+    cluster.pgbench_tables("postgres", 1);
+    let mut config = Config::of(&cluster);
+    config.set("listen", "workers = 3").set("pool", "default_pool_size = 1").set("pool", "mode = \"session\"");
+    let pgmend = config.start();
+    // Each transaction is a session of its own, with a reset behind it. In one thread: a login that waited for the only
+    // connection while another of pgbench's clients holds it would never end.
+    assert_eq!(pgbench(&pgmend.door(), &["-S", "-C", "-c", "6", "-t", "30"]), 180);
+    assert!(pgmend.moved() >= 20, "{} moves", pgmend.moved());
 }
 
 #[test]

@@ -316,3 +316,82 @@ os.waitpid(pid, 0)
         assert!(pgmend.stop("-TERM"));
     }
 }
+
+/// What must hold for shared texts, named or not: by `how` the driver sends them.
+fn sharing(how: &str) {
+    let cluster = Cluster::single();
+    cluster.sql(
+        0,
+        "postgres",
+        "CREATE TABLE t (x int); INSERT INTO t VALUES (1); CREATE SCHEMA s; CREATE TABLE s.t (x int); \
+         INSERT INTO s.t VALUES (2)",
+    );
+    let mut config = Config::of(&cluster);
+    config.set("pool", "default_pool_size = 1").set("pool", "share_unnamed_statements = true");
+    let script = r#"
+a, b = connect(), connect()
+for c in (a, b): c.prepare_threshold = None if PREPARE is None else 5
+# Binary results make psycopg use the extended protocol also without parameters.
+one = lambda c, sql, *args: c.execute(sql, args or None, prepare=PREPARE, binary=True).fetchone()[0]
+# The same text of two clients is analysed once.
+for c in (a, b, a, b):
+    assert one(c, "SELECT 41 + 1") == 42
+assert one(a, "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT 41 + 1'") == 1
+# A moment is the moment of each client's own Parse.
+first = one(a, "SELECT 'now'::timestamptz")
+time.sleep(0.01)
+assert one(b, "SELECT 'now'::timestamptz") > first
+# Another search_path, another table; a temporary table hides it for its owner only.
+b.execute("SET search_path = s")
+for _ in range(2):
+    assert one(a, "SELECT x FROM t") == 1
+    assert one(b, "SELECT x FROM t") == 2
+b.execute("RESET search_path")
+assert one(b, "SELECT x FROM t") == 1
+b.execute("CREATE TEMP TABLE t AS SELECT 3 AS x")
+assert one(b, "SELECT x FROM t") == 3
+b.execute("DROP TABLE pg_temp.t")
+assert one(b, "SELECT x FROM t") == 1
+assert one(a, "SELECT x FROM t") == 1
+# Who comes after a change of the table gets what it returns now.
+assert len(a.execute("SELECT * FROM t", prepare=PREPARE, binary=True).fetchone()) == 1
+b.execute("ALTER TABLE t ADD y int")
+fresh = connect()
+assert len(fresh.execute("SELECT * FROM t", prepare=PREPARE, binary=True).fetchone()) == 2
+# Types of parameters belong to the text.
+for c in (a, b):
+    assert one(c, "SELECT pg_typeof(%s::int)::text", 5) == "integer"
+    assert c.execute("SELECT %s || ''", ("x",), prepare=PREPARE).fetchone()[0] == "x"
+# An error leaves no statement behind that is not there.
+for _ in range(2):
+    try:
+        one(a, "SELECT nothing FROM nowhere")
+        raise SystemExit("no error")
+    except psycopg.errors.UndefinedTable:
+        pass
+with a.transaction():
+    assert one(a, "SELECT 41 + 1") == 42
+try:
+    with a.transaction():
+        try:
+            one(a, "SELECT 1 / 0")
+        except psycopg.errors.DivisionByZero:
+            pass
+        one(a, "SELECT 41 + 1")
+    raise SystemExit("a failed transaction went on")
+except psycopg.errors.InFailedSqlTransaction:
+    pass
+assert one(a, "SELECT 41 + 1") == 42
+"#;
+    config.start().psycopg("", &format!("PREPARE = {how}\n{script}"));
+}
+
+#[test]
+fn unnamed_statements_are_shared_safely() {
+    sharing("None");
+}
+
+#[test]
+fn named_statements_are_shared_safely() {
+    sharing("True");
+}

@@ -119,6 +119,7 @@ impl Core {
                 server.forget_session();
                 self.named.clear();
                 self.unnamed.clear();
+                self.shared = None;
                 self.custom.clear();
                 self.set_wanted(self.initial.clone(), statements);
             }

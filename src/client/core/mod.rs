@@ -71,6 +71,8 @@ pub struct Rules {
     pub max_prepared: usize,
     /// `SHOW POOL_*` and `PGPOOL …` are answered by pgmend.
     pub pool_commands: bool,
+    /// The unnamed statement is shared as the named ones are.
+    pub share_unnamed: bool,
 }
 
 /// One client's protocol state.
@@ -80,7 +82,11 @@ pub struct Core {
     replies: Replies,
     named: HashMap<Vec<u8>, Named>,
     unnamed: Vec<u8>,
+    /// What the unnamed statement is on servers, when it is shared.
+    shared: Option<Arc<Statement>>,
     unnamed_traces: Traces,
+    /// It stands in for a DEALLOCATE.
+    unnamed_is_void: bool,
     to_pass: usize,
     to_drop: usize,
     back_to_pass: usize,
@@ -89,6 +95,8 @@ pub struct Core {
     initial: ParamSet,
     wanted: ParamSet,
     context: Arc<Context>,
+    /// The client has something of its own on its server (a temporary table hides another one, say).
+    own_context: Option<Arc<Context>>,
     traces: Traces,
     custom: BTreeSet<String>,
     /// The next command is the server's although it looks like one of pgmend's.
@@ -103,13 +111,16 @@ impl Core {
             replies: Replies::new(),
             named: HashMap::new(),
             unnamed: Vec::new(),
+            shared: None,
             unnamed_traces: Traces::NONE,
+            unnamed_is_void: false,
             to_pass: 0,
             to_drop: 0,
             back_to_pass: 0,
             back_to_drop: 0,
             status: b'I',
             context: statements.context(&initial),
+            own_context: None,
             wanted: initial.clone(),
             initial,
             traces: Traces::NONE,
@@ -132,6 +143,15 @@ impl Core {
     pub fn set_wanted(&mut self, wanted: ParamSet, statements: &Statements) {
         self.context = statements.context(&wanted);
         self.wanted = wanted;
+    }
+
+    /// The client is bound to its server, or not any more: what it prepares meanwhile is its own.
+    pub fn set_bound(&mut self, bound: bool, statements: &Statements) {
+        match (bound, &self.own_context) {
+            (true, None) => self.own_context = Some(statements.private_context(&self.context)),
+            (true, Some(_)) => {}
+            (false, _) => self.own_context = None,
+        }
     }
 
     /// What the transaction may have done to its session.
@@ -207,7 +227,8 @@ impl Core {
     /// an answer before he goes on with another connection (pgbench does, in one thread) could wait for a server that
     /// only he can set free.
     pub fn answer_alone(&mut self, input: &[u8], statements: &Statements, out: &mut Vec<u8>) -> Result<usize, Fault> {
-        if !self.rules.transactions || input.first() != Some(&b'P') || statements.is_outdated(&self.context) {
+        let begins = self.rules.transactions && input.first() == Some(&b'P');
+        if !begins || self.own_context.is_some() || statements.is_outdated(&self.context) {
             return Ok(0);
         }
         let mut parsed: Vec<(&[u8], Arc<Statement>)> = Vec::new();

@@ -59,22 +59,61 @@ impl Core {
 
     /// The unnamed statement is kept, so that a later Bind of it works on another server too.
     fn parse_unnamed(&mut self, body: &[u8], query_and_types: &[u8], up: &mut Up<'_, '_>) -> Result<(), Fault> {
-        let query = query_and_types.split(|b| *b == 0).next().unwrap_or_default();
-        self.unnamed_traces = self.judge(query);
-        up.server.unnamed_is_ours = true;
-        self.unnamed.clear();
-        self.unnamed.extend_from_slice(body);
-        if self.unnamed_traces.has(Traces::FREES) && self.deallocate(query, up)? {
-            return self.push(Expect::Parse { forward: true, statement: 0 });
+        if self.shared.as_ref().is_none_or(|s| *s.query_and_types != *query_and_types) {
+            let query = query_and_types.split(|b| *b == 0).next().unwrap_or_default();
+            self.unnamed_traces = self.judge(query);
+            self.unnamed_is_void = false;
+            self.shared = None;
+            self.unnamed.clear();
+            self.unnamed.extend_from_slice(body);
+            if self.unnamed_traces.has(Traces::FREES) && self.deallocate(query, up)? {
+                up.server.unnamed_is_ours = true;
+                return self.push(Expect::Parse { forward: true, statement: 0 });
+            }
         }
+        if self.may_share() {
+            return self.share_unnamed(query_and_types, up);
+        }
+        up.server.unnamed_is_ours = true;
         up.output.pass(up.at, up.at + body.len() + frame::HEADER);
         self.push(Expect::Parse { forward: true, statement: 0 })
+    }
+
+    /// A text is shared when its analysis depends on nothing but itself and the client's known settings. In a failed
+    /// transaction the server itself shall refuse it.
+    fn may_share(&self) -> bool {
+        let alone = Traces::MOMENT.with(Traces::LEAVES).with(Traces::FREES);
+        self.rules.share_unnamed
+            && self.status != b'E'
+            && self.own_context.is_none()
+            && !self.unnamed_traces.touches(alone)
+            && !self.traces.touches(Traces::LEAVES.with(Traces::LOCAL))
+    }
+
+    fn share_unnamed(&mut self, query_and_types: &[u8], up: &mut Up<'_, '_>) -> Result<(), Fault> {
+        let context = self.present_context(up);
+        let statement = match &self.shared {
+            Some(known) if Arc::ptr_eq(&known.context, &context) => known.clone(),
+            _ => up.statements.intern(&context, query_and_types),
+        };
+        self.shared = Some(statement.clone());
+        if up.server.prepared.touch(statement.id) {
+            up.output.rewrite(up.at);
+            return self.push(Expect::FakeParse);
+        }
+        self.make_room(&statement, up)?;
+        up.server.prepared.insert(statement.id);
+        write_parse(&statement, up.output.rewrite(up.at));
+        self.push(Expect::Parse { forward: true, statement: statement.id })
     }
 
     /// The settings under which a text that is prepared now gets its meaning.
     fn present_context(&mut self, up: &Up<'_, '_>) -> Arc<Context> {
         if self.traces.touches(Traces::LEAVES.with(Traces::LOCAL)) {
             return up.statements.private_context(&self.context);
+        }
+        if let Some(own) = &self.own_context {
+            return own.clone();
         }
         if up.statements.is_outdated(&self.context) {
             self.context = up.statements.context(&self.wanted);
@@ -155,14 +194,18 @@ impl Core {
 
     pub(super) fn bind(&mut self, body: &[u8], up: &mut Up<'_, '_>) -> Result<(), Fault> {
         let bind = frontend::bind(body).map_err(client_fault)?;
-        if bind.statement.is_empty() {
+        let named = match (bind.statement.is_empty(), &self.shared) {
+            (true, Some(shared)) => Some(shared.clone()),
+            (true, None) => None,
+            (false, _) => self.named.get(bind.statement).map(|named| named.statement.clone()),
+        };
+        if bind.statement.is_empty() && named.is_none() {
             self.prepare_unnamed(up)?;
-            if self.unnamed.windows(VOID.len()).any(|w| w == VOID.as_bytes()) {
+            if self.unnamed_is_void {
                 self.make_void(up)?;
             }
             self.trace_bind(self.unnamed_traces, body.get(bind.rest_offset..).unwrap_or_default());
-        } else if let Some(named) = self.named.get(bind.statement) {
-            let statement = named.statement.clone();
+        } else if let Some(statement) = named {
             self.prepare(&statement, up)?;
             let rest = body.get(bind.rest_offset..).unwrap_or_default();
             if statement.traces != Traces::NONE {
@@ -197,10 +240,14 @@ impl Core {
     pub(super) fn describe(&mut self, body: &[u8], up: &mut Up<'_, '_>) -> Result<(), Fault> {
         let (kind, name) = frontend::describe_or_close(body).map_err(client_fault)?;
         if kind == b'S' {
-            if name.is_empty() {
+            let named = match (name.is_empty(), &self.shared) {
+                (true, Some(shared)) => Some(shared.clone()),
+                (true, None) => None,
+                (false, _) => self.named.get(name).map(|named| named.statement.clone()),
+            };
+            if name.is_empty() && named.is_none() {
                 self.prepare_unnamed(up)?;
-            } else if let Some(named) = self.named.get(name) {
-                let statement = named.statement.clone();
+            } else if let Some(statement) = named {
                 self.prepare(&statement, up)?;
                 write_frame(up.output.rewrite(up.at), b'D', &[b"S", statement.server_name.as_bytes(), b"\0"]);
                 return self.push(Expect::Describe);
@@ -220,6 +267,7 @@ impl Core {
         }
         if kind == b'S' {
             self.unnamed.clear();
+            self.shared = None;
         }
         up.output.pass(up.at, up.at + up.total);
         self.push(Expect::Close)
@@ -239,6 +287,7 @@ impl Core {
         if is_query {
             write_frame(up.output.rewrite(up.at), b'Q', &[text.as_bytes(), b"\0"]);
         } else {
+            self.unnamed_is_void = true;
             self.unnamed.clear();
             self.unnamed.push(0);
             self.unnamed.extend_from_slice(text.as_bytes());
@@ -273,6 +322,10 @@ impl Core {
             match skipped {
                 Skipped::Parse(statement) => {
                     server.prepared.remove(statement);
+                    if self.shared.as_ref().is_some_and(|s| s.id == statement) {
+                        self.shared = None;
+                        self.unnamed.clear();
+                    }
                     self.named.retain(|_, n| n.confirmed || n.statement.id != statement);
                 }
                 Skipped::Close(0) => {}

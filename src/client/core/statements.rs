@@ -82,8 +82,9 @@ pub struct Statements {
 #[derive(Debug, Default)]
 struct Known {
     contexts: HashMap<BTreeMap<String, String>, Arc<Context>>,
-    /// By the context's address (it lives as long as an entry here) and the text.
-    by_text: HashMap<(usize, Arc<[u8]>), Arc<Statement>>,
+    /// By the context's address (it lives as long as an entry here), then the text.
+    by_text: HashMap<usize, HashMap<Arc<[u8]>, Arc<Statement>>>,
+    texts: usize,
 }
 
 impl Statements {
@@ -135,21 +136,21 @@ impl Statements {
     /// The statement for a text that some server has accepted already.
     pub fn proven(&self, context: &Arc<Context>, query_and_types: &[u8]) -> Option<Arc<Statement>> {
         let known = self.lock();
-        let key = (Arc::as_ptr(context).addr(), Arc::from(query_and_types));
-        known.by_text.get(&key).filter(|s| s.proven.load(Ordering::Relaxed)).cloned()
+        let here = known.by_text.get(&Arc::as_ptr(context).addr())?;
+        here.get(query_and_types).filter(|s| s.proven.load(Ordering::Relaxed)).cloned()
     }
 
     /// The statement for a text; a new one if no client has it.
     pub fn intern(&self, context: &Arc<Context>, query_and_types: &[u8]) -> Arc<Statement> {
-        let text: Arc<[u8]> = query_and_types.into();
-        let key = (Arc::as_ptr(context).addr(), text.clone());
+        let context_key = Arc::as_ptr(context).addr();
         let mut known = self.lock();
-        if let Some(found) = known.by_text.get(&key) {
+        if let Some(found) = known.by_text.get(&context_key).and_then(|here| here.get(query_and_types)) {
             return found.clone();
         }
-        if known.by_text.len() >= KEPT {
-            known.by_text.retain(|_, s| Arc::strong_count(s) > 1);
+        if known.texts >= KEPT {
+            known.forget_unused();
         }
+        let text: Arc<[u8]> = query_and_types.into();
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let query = text.split(|b| *b == 0).next().unwrap_or_default();
         let traces = scan::classify(query);
@@ -157,21 +158,34 @@ impl Statements {
         let statement = Arc::new(Statement {
             id,
             server_name: format!("pgmend_{id}").into(),
-            query_and_types: text,
+            query_and_types: text.clone(),
             context: context.clone(),
             traces,
             custom,
             proven: AtomicBool::new(false),
         });
-        // A private context is no other client's, so its statements need not be found.
-        if context.private == 0 {
-            known.by_text.insert(key, statement.clone());
+        // A private context is no other client's, so its statements need not be found; and a text that names a moment means
+        // something else each time.
+        if context.private == 0 && !traces.has(Traces::MOMENT) {
+            known.by_text.entry(context_key).or_default().insert(text, statement.clone());
+            known.texts += 1;
         }
         statement
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Forgets the texts that no client has any more.
+    fn forget_unused(&mut self) {
+        for here in self.by_text.values_mut() {
+            here.retain(|_, statement| Arc::strong_count(statement) > 1);
+        }
+        self.by_text.retain(|_, here| !here.is_empty());
+        self.texts = self.by_text.values().map(HashMap::len).sum();
     }
 }
 
@@ -213,6 +227,14 @@ mod tests {
         assert!(statements.is_outdated(&context));
         let after = statements.intern(&statements.context(&set(&[])), b"q\0\0\0");
         assert_ne!(before.id, after.id);
+    }
+
+    #[test]
+    fn a_text_that_names_a_moment_is_shared_with_nobody() {
+        let statements = Statements::default();
+        let context = statements.context(&set(&[]));
+        let text = b"select 'now'::timestamptz\0\0\0";
+        assert_ne!(statements.intern(&context, text).id, statements.intern(&context, text).id);
     }
 
     #[test]

@@ -136,6 +136,7 @@ impl Core {
             // PostgreSQL drops the unnamed statement at a Query.
             up.server.unnamed_is_ours = false;
             self.unnamed.clear();
+            self.shared = None;
             if whole {
                 let text = frontend::query_text(body).map_err(client_fault)?;
                 let traces = self.judge(text);
