@@ -186,7 +186,7 @@ impl RuntimeConfig {
             tracing::warn!(event = "config.remark", parameter = %key, "{why}");
         }
         let mut line = match found.applied.as_slice() {
-            [] => "configuration reloaded, nothing changed".to_owned(),
+            [] => "configuration reloaded, no key changed; rules, secrets and certificates were read anew".to_owned(),
             applied => format!("configuration reloaded; changed: {}", applied.join(", ")),
         };
         if !found.pending_restart.is_empty() {

@@ -32,10 +32,11 @@ pub(super) async fn authenticate(
     ctx: &StartupContext,
 ) -> Result<ServerSecret, StartupError> {
     let (user, database) = (packet.user.as_str(), packet.database.as_str());
-    let known = if ctx.hba.need_roles() { ask(user, ctx).await? } else { None };
+    let asks = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database, roles: &[] };
+    let known = if ctx.hba.need_roles_of(&asks) { ask(user, ctx).await? } else { None };
     let roles = known.as_ref().map_or(&[][..], |(answer, _)| &answer.roles);
-    let ask = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database, roles };
-    let demand = ctx.hba.decide(&ask);
+    let asks = Ask { roles, ..asks };
+    let demand = ctx.hba.decide(&asks);
     if demand.client_cert != ClientCert::Any && !stream.has_client_certificate() {
         return Err(refused("28000", "connection requires a valid client certificate"));
     }
@@ -58,7 +59,7 @@ pub(super) async fn authenticate(
             }
         }
         Method::Ldap => by_ldap(stream, user, demand, out, ctx).await?,
-        Method::Reject => return Err(no_entry(&ask)),
+        Method::Reject => return Err(no_entry(&asks)),
     };
     if demand.client_cert == ClientCert::VerifyFull {
         check_certificate(stream, user, demand, roles)?;

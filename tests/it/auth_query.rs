@@ -210,7 +210,7 @@ fn rules_may_name_roles_and_their_members_come_and_go() {
         "CREATE ROLE staff; CREATE ROLE boss IN ROLE staff; CREATE USER anna PASSWORD 'pw' IN ROLE boss",
     );
     cluster.sql(0, "postgres", "CREATE USER bob PASSWORD 'pw'; CREATE ROLE app_role");
-    let rules = "host all +staff all scram-sha-256\nhost all postgres all scram-sha-256\n";
+    let rules = "local all all trust\nhost all +staff all scram-sha-256\nhost all postgres all scram-sha-256\n";
     write_as_postgres(&cluster.folder().join("hba.conf"), rules, "600");
     config.set("auth", "hba_file = \"hba.conf\"").set("auth", "auth_query_cache_time = 0");
     let pgmend = config.start();
@@ -225,4 +225,14 @@ fn rules_may_name_roles_and_their_members_come_and_go() {
     config.set("auth", "auth_user = \"\"").write();
     pgmend.cli(&["reload"]).must_fail_saying("set auth_user");
     login(&pgmend, "bob", "pw").must();
+    // Who comes under an earlier rule is let in also while nobody can be asked, and waits for a server only then.
+    config.set("auth", "auth_user = \"postgres\"").set("auth", "authentication_timeout = \"2s\"");
+    config.set("pool", "query_wait_timeout = \"3s\"").write();
+    pgmend.cli(&["reload"]).must();
+    cluster.stop(0);
+    pgmend.wait_node(0, "down");
+    login(&pgmend, "bob", "pw").must_fail_saying("canceling authentication due to timeout");
+    let at = format!("host={} port={} user=bob dbname=app", cluster.folder().display(), pgmend.config.port);
+    let local = run(as_postgres(bin("psql")).args(["-XAtqw", "-d", &at, "-c", "SELECT 1"]));
+    local.must_fail_saying("no primary server could be reached");
 }

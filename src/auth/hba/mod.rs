@@ -176,11 +176,23 @@ impl HbaRules {
         self.rules.iter().find(|rule| rule.fits(ask)).map_or(&self.reject, |rule| &rule.demand)
     }
 
+    /// True when it takes the client's roles to tell which rule decides, or what its map permits. So whoever comes under an
+    /// earlier rule gets in also while no server can be asked.
+    pub fn need_roles_of(&self, ask: &Ask<'_>) -> bool {
+        for rule in &self.rules {
+            match rule.names_roles() {
+                true if rule.fits_from(ask) => return true,
+                true => {}
+                false if rule.fits(ask) => return rule.maps_roles(),
+                false => {}
+            }
+        }
+        false
+    }
+
     /// True when a rule or its map names roles, so that the server must be asked who is a member of what.
     pub fn need_roles(&self) -> bool {
-        let role = |names: &[Name]| names.iter().any(|name| matches!(name, Name::Role(_) | Name::SameRole));
-        let mapped = |rule: &Rule| rule.demand.map.as_ref().is_some_and(|map| map.needs_roles());
-        self.rules.iter().any(|rule| role(&rule.databases) || role(&rule.users) || mapped(rule))
+        self.rules.iter().any(|rule| rule.names_roles() || rule.maps_roles())
     }
 
     /// True when a rule asks for a client's certificate.
@@ -227,7 +239,17 @@ struct Rule {
 }
 
 impl Rule {
-    fn fits(&self, ask: &Ask<'_>) -> bool {
+    fn names_roles(&self) -> bool {
+        let mut names = self.databases.iter().chain(&self.users);
+        names.any(|name| matches!(name, Name::Role(_) | Name::SameRole))
+    }
+
+    fn maps_roles(&self) -> bool {
+        self.demand.map.as_ref().is_some_and(|map| map.needs_roles())
+    }
+
+    /// By where the client comes from alone.
+    fn fits_from(&self, ask: &Ask<'_>) -> bool {
         let kind = match self.kind {
             Kind::Local => ask.peer.is_none(),
             Kind::Host => ask.peer.is_some(),
@@ -239,6 +261,10 @@ impl Rule {
             (Some(nets), Some(peer)) => nets.iter().any(|net| net.contains(&peer.to_canonical())),
             (Some(_), None) => false,
         };
+        kind && address
+    }
+
+    fn fits(&self, ask: &Ask<'_>) -> bool {
         let named = |names: &[Name], text: &str| {
             names.iter().any(|name| match name {
                 Name::All => true,
@@ -250,7 +276,7 @@ impl Rule {
                 Name::Exactly(name) => name == text,
             })
         };
-        kind && address && named(&self.databases, ask.database) && named(&self.users, ask.user)
+        self.fits_from(ask) && named(&self.databases, ask.database) && named(&self.users, ask.user)
     }
 }
 

@@ -161,5 +161,11 @@ fn patterns_roles_and_this_hosts_networks() {
     assert!(cert.names("anna@x", "anna", &[]) && !cert.names("anna@y", "anna", &[]));
     assert!(demand("u").names("anna", "u", &["staff".to_owned()]) && !demand("u").names("u", "u", &[]));
     assert!(rules.need_roles() && rules.need_client_certificates() && !rules.need_ldap_tls());
+    let needs = |peer: &str, user, database| {
+        rules.need_roles_of(&Ask { tls: true, peer: Some(peer.parse().unwrap()), user, database, roles: &[] })
+    };
+    assert!(!needs("10.1.2.3", "u", "db7"), "an earlier rule decides");
+    assert!(needs("1.2.3.4", "anna", "x") && needs("1.2.4.4", "anna", "x"));
+    assert!(!needs("9.9.9.9", "mapped", "x") && needs("9.9.9.9", "anna", "x"), "the map of the last names a role");
     assert!(Demand::of(Method::Cert).names("u", "u", &[]) && !Demand::of(Method::Cert).names("U", "u", &[]));
 }
