@@ -13,6 +13,7 @@ mod fault;
 mod ldap;
 mod lease;
 mod leftovers;
+mod listen;
 mod params;
 mod pins;
 mod plane;
