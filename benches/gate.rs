@@ -38,12 +38,16 @@ fn worker() -> Rc<Worker> {
         client: config.client,
         pool: config.pool,
         server: config.server,
+        server_tls: pgmend::net::ServerTls::load(&Default::default()).expect("no files"),
         keepalive: Duration::from_secs(60),
     };
     let startup = StartupContext {
         tls: None,
         hba: Arc::new(HbaRules::uniform(Method::Trust)),
         secrets: Arc::new(Secrets::new([], [0; 32])),
+        query: None,
+        ldap_tls: None,
+        aside: None,
         login_timeout: Duration::from_secs(60),
         turns: Turns::new(0),
     };

@@ -34,6 +34,10 @@ fn as_postgres(command: &[&str]) -> String {
     text
 }
 
+fn no_tls() -> Arc<pgmend::net::ServerTls> {
+    pgmend::net::ServerTls::load(&Default::default()).unwrap()
+}
+
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -183,7 +187,7 @@ impl Bench {
         let now = settings.clone();
         let ask = Arc::new(move || now.lock().unwrap().clone());
         let keeper = Arc::new(Keeper(board.clone()));
-        let recovery = Recovery::new(board.clone(), keeper, store.clone(), jobs.clone(), ask, Arc::new(|| None));
+        let recovery = Recovery::new(board.clone(), keeper, store.clone(), jobs.clone(), ask, Arc::new(no_tls));
         Bench { cluster, board, store, jobs, recovery, settings }
     }
 

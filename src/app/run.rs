@@ -2,13 +2,13 @@
 
 use super::adapters::{KeeperAttach, KeeperPort, RecoveryJobs, StoreMemory};
 use super::data_plane::DataPlane;
-use super::runtime_config::{RuntimeConfig, plane_settings, startup_context};
+use super::runtime_config::{LoginSurroundings, RuntimeConfig, plane_settings, startup_context};
 use crate::admin::{self, Admin, Daemon, PcpOperator, PoolAnswers, StopMode};
 use crate::auth::Secrets;
 use crate::client::{Order, Plane};
 use crate::cluster::Board;
 use crate::config::{Config, Source};
-use crate::keeper::{CaFile, Keeper, initial_view};
+use crate::keeper::{Keeper, ServerTlsOf, initial_view};
 use crate::recovery::Recovery;
 use crate::store::Store;
 use crate::workflow::Jobs;
@@ -66,19 +66,22 @@ fn try_run(source: Source, options: RunOptions) -> Result<(), String> {
     let store = Store::open(&config.store).map_err(|e| e.to_string())?;
     let mock_key = store.login_key().map_err(|e| e.to_string())?;
     let secrets = Secrets::load(&config.auth, mock_key).map_err(|e| e.to_string())?;
-    let (startup, secrets) = startup_context(&config, secrets)?;
     let memory = Arc::new(StoreMemory { store: store.clone(), discard: config.store.discard_status });
     let board = Board::new(initial_view(&config.nodes, &*memory, unix_seconds()));
-    let listeners = net::bind(&config.listen).map_err(|e| e.to_string())?;
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .map_err(|e| format!("no runtime for the control plane: {e}"))?;
-    let plane = Plane::new(board.clone(), plane_settings(&config), startup);
+    let server_tls = net::ServerTls::load(&config.server.tls).map_err(|e| e.to_string())?;
+    let around =
+        LoginSurroundings { board: board.clone(), server_tls: server_tls.clone(), control: control.handle().clone() };
+    let (startup, secrets) = startup_context(&config, secrets, around)?;
+    let plane = Plane::new(board.clone(), plane_settings(&config, server_tls.clone()), startup);
+    let listeners = net::bind(&config.listen).map_err(|e| e.to_string())?;
     let pid_file = config.pid_file.clone().map(PidFile::write).transpose()?;
-    let runtime = RuntimeConfig::new(source, config.clone(), secrets);
+    let runtime = RuntimeConfig::new(source, config.clone(), secrets, server_tls);
     let outcome = control.block_on(serve(Parts { config, runtime, store, memory, board, listeners, plane }));
     drop(pid_file);
     // Connections of the control plane need no farewell.
@@ -107,12 +110,12 @@ async fn serve(parts: Parts) -> Result<(), String> {
         None => None,
     };
     let (passwords, authorities) = (runtime.clone(), runtime.clone());
-    let ca_file: CaFile = Arc::new(move || authorities.now().server.ca_file.clone());
+    let tls: ServerTlsOf = Arc::new(move || authorities.server_tls());
     let keeper = Keeper::start(
         board.clone(),
         memory,
         config.health.clone(),
-        ca_file.clone(),
+        tls.clone(),
         Arc::new(move |user: &str| passwords.password_of(user)),
         control.clone(),
     );
@@ -124,7 +127,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         store,
         jobs.clone(),
         Arc::new(move || with_passwords(&recovery_settings)),
-        ca_file,
+        tls,
     );
     recovery.cleanup_within(CLEANUP_PATIENCE).await;
     let data = Arc::new(DataPlane::start(plane.clone(), listeners, config.listen.workers).map_err(text)?);
@@ -145,6 +148,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
     if let Some(bound) = pcp {
         tokio::spawn(bound.serve(Arc::new(PcpOperator(admin)), control.clone()));
     }
+    tokio::spawn(watch_certificates(daemon.runtime.clone(), control.clone()));
     tracing::info!(event = "daemon.ready", pid = std::process::id(), port = config.listen.port);
     // Not under systemd: there is nobody to tell.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
@@ -154,6 +158,21 @@ async fn serve(parts: Parts) -> Result<(), String> {
     control.cancel();
     tracing::info!(event = "daemon.stopped");
     Ok(())
+}
+
+/// Tells once a day of certificates that have ended or soon will. The start and each reload have told it themselves.
+async fn watch_certificates(runtime: Arc<RuntimeConfig>, token: CancellationToken) {
+    loop {
+        let day = tokio::time::sleep(Duration::from_secs(24 * 3600));
+        if token.run_until_cancelled(day).await.is_none() {
+            return;
+        }
+        let config = runtime.now();
+        let now_s = i64::try_from(unix_seconds()).unwrap_or(i64::MAX);
+        for (key, why) in crate::config::endings(&config, now_s) {
+            tracing::warn!(event = "config.remark", parameter = %key, "{why}");
+        }
+    }
 }
 
 /// Waits for signals and orders; the first that ends the daemon is returned.

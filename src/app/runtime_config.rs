@@ -3,11 +3,13 @@
 use super::data_plane::DataPlane;
 use crate::auth::{HbaRules, Secrets, StoredSecret};
 use crate::base::Secret;
+use crate::client::auth_query::{Around, AuthQuery};
 use crate::client::startup::{StartupContext, Turns};
 use crate::client::{Order, PlaneSettings};
+use crate::cluster::{Board, SslMode};
 use crate::config::{Config, Source, changes, effective};
 use crate::keeper::Keeper;
-use crate::net::TlsAcceptor;
+use crate::net::{ServerTls, ServerTlsSettings, TlsAcceptor};
 use crate::telemetry;
 use arc_swap::ArcSwap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,20 +19,50 @@ pub struct RuntimeConfig {
     source: Source,
     now: ArcSwap<Config>,
     secrets: ArcSwap<Secrets>,
+    server_tls: ArcSwap<ServerTls>,
     pending: Mutex<Vec<String>>,
     /// One reload at a time.
     reloading: Mutex<()>,
 }
 
+/// What logins need besides files.
+pub struct LoginSurroundings {
+    /// Who is the primary, for `auth_query`.
+    pub board: Arc<Board>,
+    /// TLS towards it.
+    pub server_tls: Arc<ServerTls>,
+    /// The control plane's runtime.
+    pub control: tokio::runtime::Handle,
+}
+
 /// What clients' logins need, read from the files that the configuration names.
-pub fn startup_context(config: &Config, secrets: Secrets) -> Result<(StartupContext, Arc<Secrets>), String> {
+pub fn startup_context(
+    config: &Config,
+    secrets: Secrets,
+    around: LoginSurroundings,
+) -> Result<(StartupContext, Arc<Secrets>), String> {
     let tls = config.listen.tls.as_ref().map(TlsAcceptor::load).transpose().map_err(|e| e.to_string())?;
     let hba = Arc::new(HbaRules::load(&config.auth).map_err(|e| e.to_string())?);
     let secrets = Arc::new(secrets);
     derive_in_background(&secrets)?;
+    let ldap_ca = config.auth.ldap_ca_file.clone().filter(|_| hba.need_ldap_tls());
+    let ldap_tls = ldap_ca.map(|ca| {
+        let files = ServerTlsSettings { ca_file: Some(ca), ..ServerTlsSettings::default() };
+        ServerTls::load(&files).and_then(|tls| tls.config(SslMode::VerifyFull)).map_err(|e| e.to_string())
+    });
+    let ldap_tls = ldap_tls.transpose()?;
+    let LoginSurroundings { board, server_tls, control } = around;
+    let query = config.auth.query.clone().map(|settings| {
+        let password = match secrets.lookup(&settings.user) {
+            Some(StoredSecret::Plain(password)) => password.clone(),
+            Some(StoredSecret::Md5(_) | StoredSecret::Scram(_)) | None => Secret::default(),
+        };
+        let (secrets, control, with_roles) = (secrets.clone(), control.clone(), hba.need_roles());
+        AuthQuery::new(settings, Around { board, tls: server_tls, password, secrets, control, with_roles })
+    });
     let login_timeout = config.client.login_timeout;
-    let turns = Turns::new(config.client.max_logins);
-    Ok((StartupContext { tls, hba, secrets: secrets.clone(), login_timeout, turns }, secrets))
+    let (turns, aside) = (Turns::new(config.client.max_logins), Some(control));
+    Ok((StartupContext { tls, hba, secrets: secrets.clone(), query, ldap_tls, aside, login_timeout, turns }, secrets))
 }
 
 /// Many users with plain passwords: a daemon does not wait for their verifiers. The thread ends with the last of them, or
@@ -53,22 +85,29 @@ fn derive_in_background(secrets: &Arc<Secrets>) -> Result<(), String> {
 }
 
 /// The data plane's part.
-pub fn plane_settings(config: &Config) -> PlaneSettings {
+pub fn plane_settings(config: &Config, server_tls: Arc<ServerTls>) -> PlaneSettings {
     PlaneSettings {
         client: config.client.clone(),
         pool: config.pool.clone(),
         server: config.server.clone(),
+        server_tls,
         keepalive: config.listen.keepalive,
     }
 }
 
 impl RuntimeConfig {
     /// As read at start.
-    pub fn new(source: Source, config: Config, secrets: Arc<Secrets>) -> Arc<RuntimeConfig> {
+    pub fn new(
+        source: Source,
+        config: Config,
+        secrets: Arc<Secrets>,
+        server_tls: Arc<ServerTls>,
+    ) -> Arc<RuntimeConfig> {
         Arc::new(RuntimeConfig {
             source,
             now: ArcSwap::from_pointee(config),
             secrets: ArcSwap::new(secrets),
+            server_tls: ArcSwap::new(server_tls),
             pending: Mutex::default(),
             reloading: Mutex::default(),
         })
@@ -77,6 +116,11 @@ impl RuntimeConfig {
     /// What is in force.
     pub fn now(&self) -> Arc<Config> {
         self.now.load_full()
+    }
+
+    /// TLS towards nodes, in force.
+    pub fn server_tls(&self) -> Arc<ServerTls> {
+        self.server_tls.load_full()
     }
 
     /// Keys whose new values wait for a restart.
@@ -124,18 +168,25 @@ impl RuntimeConfig {
         let found = changes(&old, &read);
         let next = effective(&old, &read);
         let secrets = self.secrets.load().reload(&next.auth).map_err(|e| e.to_string())?;
-        let (startup, secrets) = startup_context(&next, secrets)?;
+        let server_tls = ServerTls::load(&next.server.tls).map_err(|e| e.to_string())?;
+        let board = data.plane.board.clone();
+        let around = LoginSurroundings { board, server_tls: server_tls.clone(), control: control.clone() };
+        let (startup, secrets) = startup_context(&next, secrets, around)?;
         telemetry::set_level(&next.log_level).map_err(|e| e.to_string())?;
         self.secrets.store(secrets);
-        data.plane.reload(plane_settings(&next), startup);
+        self.server_tls.store(server_tls.clone());
+        data.plane.reload(plane_settings(&next, server_tls), startup);
         data.order(|| Order::Settings);
         let (keeper, health, nodes) = (keeper.clone(), next.health.clone(), next.nodes.clone());
         // The keeper publishes the new nodes by itself; nobody has to wait for it.
         control.spawn(async move { keeper.reload(health, nodes).await });
         *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = found.pending_restart.clone();
         self.now.store(Arc::new(next));
+        for (key, why) in crate::config::remarks(&self.now()) {
+            tracing::warn!(event = "config.remark", parameter = %key, "{why}");
+        }
         let mut line = match found.applied.as_slice() {
-            [] => "configuration reloaded, nothing changed".to_owned(),
+            [] => "configuration reloaded, no key changed; rules, secrets and certificates were read anew".to_owned(),
             applied => format!("configuration reloaded; changed: {}", applied.join(", ")),
         };
         if !found.pending_restart.is_empty() {

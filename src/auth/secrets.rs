@@ -1,7 +1,7 @@
 //! The secrets of all users, ready for logins; unknown users look like known ones and cost as much.
 
 use super::scram::{DEFAULT_ITERATIONS, hmac};
-use super::{ScramVerifier, ServerSecret, StoredSecret};
+use super::{Answer, ScramVerifier, ServerSecret, StoredSecret};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,7 +18,7 @@ pub struct Secrets {
     users: HashMap<String, Entry>,
     /// Random, of this installation: makes what users who do not exist look like.
     mock_key: [u8; 32],
-    /// Each shape that a user's login can have, with the number of users up to and with it.
+    /// Each shape that a user's login can have, with the number of its users.
     shapes: Vec<(Shape, u64)>,
     /// Users with a plain password whose verifier was not there when this was made, and how many of them are done.
     to_derive: Vec<String>,
@@ -36,11 +36,11 @@ struct Entry {
 
 /// What an observer sees of a user's secret without knowing the password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Shape {
+pub(super) struct Shape {
     /// The method `md5` leads to a SCRAM exchange.
-    scram_by_md5: bool,
-    iterations: u32,
-    salt_length: usize,
+    pub(super) scram_by_md5: bool,
+    pub(super) iterations: u32,
+    pub(super) salt_length: usize,
 }
 
 impl Secrets {
@@ -83,16 +83,11 @@ impl Secrets {
             *counts.entry(shape).or_default() += 1;
             next.insert(user, Entry { stored, verifier, shape });
         }
-        let mut upto = 0;
-        let add = |(shape, count)| {
-            upto += count;
-            (shape, upto)
-        };
         let few = to_derive.len() <= DERIVED_AT_ONCE;
         let secrets = Secrets {
             users: next,
             mock_key: self.mock_key,
-            shapes: counts.into_iter().map(add).collect(),
+            shapes: counts.into_iter().collect(),
             to_derive,
             derived: AtomicUsize::new(0),
             ready: AtomicBool::new(false),
@@ -147,24 +142,39 @@ impl Secrets {
 
     /// With the method `md5`, as in PostgreSQL: SCRAM for a user whose secret is a verifier, else the md5 challenge. A
     /// user who does not exist gets what his double gets.
-    pub fn scram_by_md5(&self, user: &str) -> bool {
-        self.shape(user).scram_by_md5
+    #[cfg(test)]
+    fn scram_by_md5(&self, user: &str) -> bool {
+        self.shape(user, None, &[]).scram_by_md5
+    }
+
+    #[cfg(test)]
+    fn scram_verifier(&self, user: &str) -> ScramVerifier {
+        self.verifier(user, None, &[])
     }
 
     /// The verifier for a SCRAM login: the user's, or a mock that no password fits. The mock is made in either case,
-    /// so that both take the same time; so is a derivation as long as one of either kind may be needed.
-    pub fn scram_verifier(&self, user: &str) -> ScramVerifier {
-        let mock = self.mock(user);
+    /// so that both take the same time; so is a derivation as long as one of either kind may be needed. `answer` and
+    /// `asked`: what the server said of him, and how many have which shape among those that it was asked for.
+    pub(super) fn verifier(&self, user: &str, answer: Option<&Answer>, asked: &[(Shape, u64)]) -> ScramVerifier {
+        let mock = self.mock(user, self.shape(user, answer, asked));
         let entry = self.users.get(user);
         if !self.is_ready() && !entry.is_some_and(|entry| self.derive(user, entry)) {
             std::hint::black_box(ScramVerifier::derive(user, self.salt(user, SALT_LENGTH), DEFAULT_ITERATIONS));
         }
-        entry.and_then(|entry| entry.verifier.get().cloned()).unwrap_or(mock)
+        match entry {
+            Some(entry) => entry.verifier.get().cloned(),
+            None => answer.and_then(|answer| answer.verifier.clone()),
+        }
+        .unwrap_or(mock)
+    }
+
+    /// The verifier of a password that the server gave in clear; takes milliseconds.
+    pub(super) fn verifier_of(&self, user: &str, password: &str) -> ScramVerifier {
+        ScramVerifier::derive(password, self.salt(user, SALT_LENGTH), DEFAULT_ITERATIONS)
     }
 
     /// A verifier that no password fits, with a salt that stays the same for a name as a real one's would.
-    fn mock(&self, user: &str) -> ScramVerifier {
-        let shape = self.shape(user);
+    fn mock(&self, user: &str, shape: Shape) -> ScramVerifier {
         ScramVerifier {
             iterations: shape.iterations,
             salt: self.salt(user, shape.salt_length),
@@ -184,22 +194,36 @@ impl Secrets {
     }
 
     /// The shape of a user's login; of a user who does not exist, that of his double.
-    fn shape(&self, user: &str) -> Shape {
+    pub(super) fn shape(&self, user: &str, answer: Option<&Answer>, asked: &[(Shape, u64)]) -> Shape {
         // The double is looked for in either case: the same work for all.
-        let double = self.double(user);
-        self.users.get(user).map_or(double, |entry| entry.shape)
+        let double = self.double(user, asked);
+        let own = match self.users.get(user) {
+            Some(entry) => Some(entry.shape),
+            None => answer.and_then(|answer| answer.stored.as_ref()).map(Shape::of),
+        };
+        own.unwrap_or(double)
     }
 
     /// Each name that does not exist is the double of some user, drawn by the name under a key: among the unknown each
     /// shape is as frequent as among the known, so that a shape tells nothing, whatever the mixture. When users come and
     /// go, hardly any name changes its shape.
-    fn double(&self, user: &str) -> Shape {
-        let Some((_, all)) = self.shapes.last() else { return Shape::DEFAULT };
+    fn double(&self, user: &str, asked: &[(Shape, u64)]) -> Shape {
+        let mut counts: BTreeMap<Shape, u64> = self.shapes.iter().copied().collect();
+        for (shape, count) in asked {
+            *counts.entry(*shape).or_default() += count;
+        }
         let [a, b, c, d, e, f, g, h, ..] = self.keyed("shape", user);
         let drawn = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        let all: u64 = counts.values().sum();
         // The draw's fraction of the number of users.
-        let place = u64::try_from((u128::from(drawn) * u128::from(*all)) >> 64).unwrap_or_default();
-        self.shapes.iter().find(|(_, upto)| place < *upto).map_or(Shape::DEFAULT, |(shape, _)| *shape)
+        let mut place = u64::try_from((u128::from(drawn) * u128::from(all)) >> 64).unwrap_or_default();
+        for (shape, count) in counts {
+            match place.checked_sub(count) {
+                Some(rest) => place = rest,
+                None => return shape,
+            }
+        }
+        Shape::DEFAULT
     }
 
     fn salt(&self, user: &str, length: usize) -> Vec<u8> {
@@ -215,7 +239,7 @@ impl Shape {
     /// Of verifiers that we make; also when no user has a secret.
     const DEFAULT: Shape = Shape { scram_by_md5: true, iterations: DEFAULT_ITERATIONS, salt_length: SALT_LENGTH };
 
-    fn of(stored: &StoredSecret) -> Shape {
+    pub(super) fn of(stored: &StoredSecret) -> Shape {
         match stored {
             StoredSecret::Plain(_) | StoredSecret::Md5(_) => Shape { scram_by_md5: false, ..Shape::DEFAULT },
             StoredSecret::Scram(verifier) => {
@@ -250,9 +274,9 @@ mod tests {
         assert_eq!(secrets.lookup("alice"), Some(&plain("first")));
         assert!(secrets.scram_verifier("alice").fits_password("first"));
         assert_eq!(secrets.scram_verifier("alice").salt.len(), 16);
-        assert_eq!(secrets.scram_verifier("bob"), secrets.mock("bob"));
-        assert_eq!(secrets.scram_verifier("nobody"), secrets.mock("nobody"));
-        assert_ne!(secrets.mock("nobody").salt, secrets.mock("somebody").salt);
+        assert_eq!(secrets.scram_verifier("bob"), secrets.scram_verifier("bob"));
+        assert_eq!(secrets.scram_verifier("nobody"), secrets.scram_verifier("nobody"));
+        assert_ne!(secrets.scram_verifier("nobody").salt, secrets.scram_verifier("somebody").salt);
         assert_eq!((secrets.lookup("nobody"), secrets.len()), (None, 2));
     }
 

@@ -4,11 +4,14 @@
 //! `worker` holds the sessions of one thread, `plane` what all threads share. Knows nothing of operators.
 
 mod activity;
+pub mod auth_query;
+mod authenticate;
 mod buffer;
 mod cancel;
 mod commands;
 pub mod core;
 mod fault;
+mod ldap;
 mod lease;
 mod leftovers;
 mod listen;

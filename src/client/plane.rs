@@ -8,6 +8,7 @@ use super::pins::Pins;
 use super::startup::StartupContext;
 use super::tally::Tally;
 use crate::cluster::Board;
+use crate::net::ServerTls;
 use crate::pool::{Budget, PoolKey, SharedPool};
 use crate::{client, pool, server};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -25,6 +26,8 @@ pub struct PlaneSettings {
     pub pool: pool::Settings,
     /// Servers.
     pub server: server::Settings,
+    /// TLS towards servers.
+    pub server_tls: Arc<ServerTls>,
     /// TCP keepalive, both sides.
     pub keepalive: std::time::Duration,
 }

@@ -2,28 +2,24 @@
 //!
 //! Reads exactly the messages of the login, so nothing is buffered when the stream is handed over.
 
-use crate::auth::{Ask, AuthError, HbaRules, Method, Secrets, ServerSecret, StoredSecret};
-use crate::auth::{md5_password, md5_response, scram};
+use super::auth_query::AuthQuery;
+use super::authenticate::{authenticate, send};
+use crate::auth::{HbaRules, Secrets, ServerSecret};
 use crate::net::{Peer, Stream, TlsAcceptor};
-use crate::server::beside;
+use crate::wire::WireError;
 use crate::wire::backend::{self, ErrorFields};
 use crate::wire::startup::{self, Packet, Startup};
-use crate::wire::{WireError, frame, frontend};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Greatest answer to an authentication request, bytes (PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH).
-const MAX_ANSWER: usize = 65_535;
 /// A refused client that does not read gets this long to take its error.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// A client for whom there is no room gets this long to say what it wants.
 const BEYOND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Derivations at once: each takes a core for milliseconds, and guessers must not take them all from the clients within.
-static DERIVATIONS: Semaphore = Semaphore::const_new(2);
 /// Bytes that a refused client may still be sending; the most that fits into sockets, several times over.
 const MAX_DRAINED: usize = 16 << 20;
 /// First byte of a TLS handshake.
@@ -38,6 +34,12 @@ pub struct StartupContext {
     pub hba: Arc<HbaRules>,
     /// Secrets of the users.
     pub secrets: Arc<Secrets>,
+    /// Looks up users of no file at the server; `None`: they do not exist.
+    pub query: Option<Arc<AuthQuery>>,
+    /// TLS towards LDAP servers; `None`: by the system's authorities.
+    pub ldap_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Where conversations with others than the client run, so that they delay no client; `None`: here.
+    pub aside: Option<Handle>,
     /// Bound on the whole login.
     pub login_timeout: Duration,
     /// Turns to log in; the others wait in their order. Who has sent nothing yet needs none.
@@ -185,7 +187,7 @@ async fn drain(stream: &mut Stream) -> io::Result<()> {
     Ok(())
 }
 
-fn refused(code: &str, message: impl Into<String>) -> StartupError {
+pub(super) fn refused(code: &str, message: impl Into<String>) -> StartupError {
     StartupError::Refused(ErrorFields::fatal(code, message))
 }
 
@@ -328,175 +330,6 @@ async fn begin_session(
     parameters.retain(|(name, _)| name != "replication");
     let session = |stream| Arrival::Session(NewSession { stream, user, database, parameters, minor, secret, peer });
     Ok(slot.take().map_or(Arrival::Gone, session))
-}
-
-/// Asks for the proof that the rules demand. `out` may hold what must go before it.
-async fn authenticate(
-    stream: &mut Stream,
-    packet: &Startup,
-    out: &mut Vec<u8>,
-    ctx: &StartupContext,
-) -> Result<ServerSecret, StartupError> {
-    let (user, database) = (packet.user.as_str(), packet.database.as_str());
-    let ask = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database };
-    match ctx.hba.decide(&ask) {
-        Method::Trust => Ok(ctx.secrets.for_servers(user)),
-        Method::Password => by_password(stream, user, out, ctx).await,
-        Method::Scram => by_scram(stream, user, out, ctx).await,
-        Method::Md5 if ctx.secrets.scram_by_md5(user) => by_scram(stream, user, out, ctx).await,
-        Method::Md5 => by_md5(stream, user, out, ctx).await,
-        Method::Reject | Method::Cert => {
-            let host = ask.peer.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
-            let encryption = if ask.tls { "SSL encryption" } else { "no encryption" };
-            Err(refused(
-                "28000",
-                format!(
-                    "no pg_hba.conf entry for host \"{host}\", user \"{user}\", database \"{database}\", {encryption}"
-                ),
-            ))
-        }
-    }
-}
-
-fn wrong_password(user: &str) -> StartupError {
-    refused("28P01", format!("password authentication failed for user \"{user}\""))
-}
-
-async fn by_password(
-    stream: &mut Stream,
-    user: &str,
-    out: &mut Vec<u8>,
-    ctx: &StartupContext,
-) -> Result<ServerSecret, StartupError> {
-    backend::auth_cleartext(out);
-    send(stream, out).await?;
-    let body = read_answer(stream).await?;
-    let password = crate::base::Secret::new(frontend::parse_password(&body)?);
-    // One derivation for every user, known or not, whatever is stored: the time tells nothing.
-    let (verifier, given) = (verifier_of(user, ctx).await?, password.clone());
-    let fits_verifier = derivation(move || verifier.fits_password(given.expose())).await?;
-    let md5 = md5_password(user, password.expose());
-    let fits = match ctx.secrets.lookup(user) {
-        Some(StoredSecret::Md5(stored)) => md5.as_bytes().ct_eq(stored.as_bytes()).into(),
-        Some(StoredSecret::Plain(_) | StoredSecret::Scram(_)) => fits_verifier,
-        None => false,
-    };
-    if fits && !password.is_empty() { Ok(ServerSecret::Password(password)) } else { Err(wrong_password(user)) }
-}
-
-async fn by_md5(
-    stream: &mut Stream,
-    user: &str,
-    out: &mut Vec<u8>,
-    ctx: &StartupContext,
-) -> Result<ServerSecret, StartupError> {
-    let mut salt = [0u8; 4];
-    random(&mut salt)?;
-    backend::auth_md5(out, salt);
-    send(stream, out).await?;
-    let body = read_answer(stream).await?;
-    let answer = frontend::parse_password(&body)?;
-    // The same two hashes for every user, known or not.
-    let (known, password) = match ctx.secrets.lookup(user) {
-        Some(StoredSecret::Plain(password)) => (!password.is_empty(), password.expose()),
-        Some(StoredSecret::Md5(_)) => (true, ""),
-        Some(StoredSecret::Scram(_)) | None => (false, ""),
-    };
-    let derived = md5_password(user, password);
-    let (stored, secret) = match ctx.secrets.lookup(user) {
-        Some(StoredSecret::Md5(text)) => (text.clone(), ServerSecret::Md5(text.clone())),
-        Some(StoredSecret::Plain(password)) => (derived, ServerSecret::Password(password.clone())),
-        Some(StoredSecret::Scram(_)) | None => (derived, ServerSecret::None),
-    };
-    let fits: bool = md5_response(&stored, salt).as_bytes().ct_eq(answer.as_bytes()).into();
-    if fits && known { Ok(secret) } else { Err(wrong_password(user)) }
-}
-
-async fn by_scram(
-    stream: &mut Stream,
-    user: &str,
-    out: &mut Vec<u8>,
-    ctx: &StartupContext,
-) -> Result<ServerSecret, StartupError> {
-    let failed = |error: AuthError| match error {
-        AuthError::WrongPassword => wrong_password(user),
-        other => refused("08P01", other.to_string()),
-    };
-    let mut nonce = [0u8; 18];
-    random(&mut nonce)?;
-    let verifier = verifier_of(user, ctx).await?;
-    let (salt, iterations, server_key) = (verifier.salt.clone(), verifier.iterations, verifier.server_key);
-    let mut server = scram::Server::new(verifier, stream.tls_server_end_point().map(<[u8]>::to_vec), nonce);
-    backend::auth_sasl(out, server.mechanisms());
-    send(stream, out).await?;
-    let body = read_answer(stream).await?;
-    let (mechanism, first) = frontend::parse_sasl_initial(&body)?;
-    server.select(mechanism).map_err(failed)?;
-    let first = match first {
-        Some(first) => first.to_vec(),
-        None => {
-            // A client may choose first and speak later; the protocol then has an empty challenge.
-            backend::auth_sasl_continue(out, b"");
-            send(stream, out).await?;
-            read_answer(stream).await?
-        }
-    };
-    backend::auth_sasl_continue(out, &server.first(&first).map_err(failed)?);
-    send(stream, out).await?;
-    let done = server.last(&read_answer(stream).await?).map_err(failed)?;
-    // Goes out together with AuthenticationOk.
-    backend::auth_sasl_final(out, &done.final_message);
-    Ok(match ctx.secrets.lookup(user) {
-        Some(StoredSecret::Plain(password)) => ServerSecret::Password(password.clone()),
-        _ => ServerSecret::ScramKeys { client_key: done.client_key, server_key, salt, iterations },
-    })
-}
-
-/// The user's verifier or a mock; for everybody at once, or, while verifiers are still being derived, for everybody after
-/// a derivation.
-async fn verifier_of(user: &str, ctx: &StartupContext) -> Result<scram::ScramVerifier, StartupError> {
-    if ctx.secrets.is_ready() {
-        return Ok(ctx.secrets.scram_verifier(user));
-    }
-    let (secrets, user) = (ctx.secrets.clone(), user.to_owned());
-    derivation(move || secrets.scram_verifier(&user)).await
-}
-
-/// Work of milliseconds, beside the other clients of this thread.
-async fn derivation<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StartupError> {
-    Ok(beside(&DERIVATIONS, work).await?)
-}
-
-fn random(bytes: &mut [u8]) -> Result<(), StartupError> {
-    getrandom::fill(bytes).map_err(|e| StartupError::Io(io::Error::other(e.to_string())))
-}
-
-/// Sends and empties `out`.
-async fn send(stream: &mut Stream, out: &mut Vec<u8>) -> Result<(), StartupError> {
-    stream.write_all(out).await?;
-    stream.flush().await?;
-    out.clear();
-    Ok(())
-}
-
-/// Reads exactly one message, which must be an answer to an authentication request.
-async fn read_answer(stream: &mut Stream) -> Result<Vec<u8>, StartupError> {
-    let mut header = [0u8; frame::HEADER];
-    stream.read_exact(&mut header).await?;
-    let frame = frame::peek(&header)?.ok_or(WireError::Format("message is too short"))?;
-    let length = frame.total.saturating_sub(frame::HEADER);
-    if frame.tag != b'p' {
-        let tag = char::from(frame.tag).escape_default();
-        return Err(refused("08P01", format!("expected password response, got message type '{tag}'")));
-    }
-    if length > MAX_ANSWER {
-        // As the length field has it, which counts itself and not the tag.
-        let told = u32::try_from(frame.total.saturating_sub(1)).unwrap_or(u32::MAX);
-        return Err(WireError::Length(told).into());
-    }
-    let mut body = vec![0u8; length];
-    stream.read_exact(&mut body).await?;
-    Ok(body)
 }
 
 #[cfg(test)]

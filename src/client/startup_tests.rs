@@ -1,8 +1,10 @@
 //! Logins over a real socket pair, with our own server login as the client.
 
 use super::*;
+use crate::auth::{Method, StoredSecret, md5_password, scram};
 use crate::base::Secret;
 use crate::server::login::{Login, ServerError, log_in};
+use crate::wire::frontend;
 use tokio::net::UnixStream;
 
 fn context(method: Method) -> StartupContext {
@@ -16,6 +18,9 @@ fn context(method: Method) -> StartupContext {
         tls: None,
         hba: Arc::new(HbaRules::uniform(method)),
         secrets: Arc::new(Secrets::new(users.map(|(u, s)| (u.to_owned(), s)), [3; 32])),
+        query: None,
+        ldap_tls: None,
+        aside: None,
         login_timeout: Duration::from_secs(20),
         turns: Turns::new(0),
     }

@@ -325,8 +325,8 @@ impl Worker {
             return Way::Blocked("no node is known to be the primary".into());
         };
         let settings = self.plane.settings.load();
-        let ca_file = settings.server.ca_file.as_deref();
-        let target = match Target::new(&spec.host.0, spec.port, spec.sslmode, ca_file, settings.keepalive) {
+        let target = match Target::new(&spec.host.0, spec.port, spec.sslmode, &settings.server_tls, settings.keepalive)
+        {
             Ok(target) => Arc::new(target),
             Err(error) => return Way::Blocked(error.to_string().into()),
         };

@@ -28,29 +28,24 @@ pub fn check(config: &Config, file: &Path, lines: &BTreeMap<String, usize>) -> V
     errors
 }
 
-/// What is allowed and yet hardly meant, for people: (key, why).
-pub fn remarks(config: &Config) -> Vec<(String, String)> {
-    let method = &config.auth.default_method;
-    let by_method = config.auth.hba_file.is_none() && method != "trust";
-    if by_method && Secrets::check(&config.auth).is_ok_and(|users| users == 0) {
-        let why = format!(
-            "{method} needs secrets, and neither userlist_file nor pool_passwd_file holds one: nobody can log in"
-        );
-        return vec![("auth.method".to_owned(), why)];
-    }
-    Vec::new()
-}
-
 /// The rules and secrets are read as they will be at start, so that a mistake in them is found by `check` too.
 fn check_contents(config: &Config) -> Vec<ConfigError> {
-    let rules = config.auth.hba_file.as_ref().map(|path| match HbaRules::load(&config.auth) {
-        Err(AuthError::File { file, message }) => Err((path, AuthError::Line { file, line: 0, message })),
-        rules => rules.map(|_| ()).map_err(|error| (path, error)),
-    });
+    let believes = config.listen.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+    let rules = match HbaRules::load(&config.auth) {
+        Err(AuthError::File { file, message }) => Err(AuthError::Line { file, line: 0, message }),
+        Ok(rules) if rules.need_client_certificates() && !believes => Err(AuthError::Setting(
+            "expected client_ca_file (with cert_file and key_file) in [tls]: cert and clientcert ask for certificates \
+             of its authorities"
+                .into(),
+        )),
+        rules => rules.map(|_| ()),
+    };
     let unnamed = PathBuf::new();
     let main = config.sources.first().unwrap_or(&unnamed);
+    let path = config.auth.hba_file.as_ref().unwrap_or(main);
+    let rules = rules.map_err(|error| (path, error));
     let secrets = Secrets::check(&config.auth).map(drop).map_err(|error| (main, error));
-    let failed = rules.into_iter().chain([secrets]).filter_map(Result::err);
+    let failed = [rules, secrets].into_iter().filter_map(Result::err);
     let told = failed.map(|(path, error)| match error {
         AuthError::Line { file, line, message } => ConfigError { file: file.into(), line, key: String::new(), message },
         other => ConfigError { file: path.clone(), line: 0, key: "auth".to_owned(), message: other.to_string() },
@@ -72,7 +67,7 @@ fn check_nodes(config: &Config, wrong: &mut impl FnMut(&str, String)) {
             );
         }
         let verifies = matches!(node.sslmode, SslMode::VerifyCa | SslMode::VerifyFull);
-        if verifies && config.server.ca_file.is_none() && !crate::net::is_unix(&node.host.0) {
+        if verifies && config.server.tls.ca_file.is_none() && !crate::net::is_unix(&node.host.0) {
             wrong(
                 &format!("node[{number}].sslmode"),
                 "expected server_ca_file in [tls] too: without the servers' authorities nothing can be verified"
@@ -143,11 +138,17 @@ fn check_files(config: &Config, wrong: &mut impl FnMut(&str, String)) {
         ("auth.hba_file", config.auth.hba_file.as_deref()),
         ("auth.userlist_file", config.auth.userlist_file.as_deref()),
         ("auth.pool_passwd_file", config.auth.pool_passwd_file.as_deref()),
+        ("auth.ident_file", config.auth.ident_file.as_deref()),
+        ("auth.ldap_ca_file", config.auth.ldap_ca_file.as_deref()),
         ("auth.key_file", config.auth.key_file.as_deref()),
-        ("tls.cert_file", tls.map(|tls| tls.cert_file.as_path())),
-        ("tls.key_file", tls.map(|tls| tls.key_file.as_path())),
+        ("tls.cert_file", tls.map(|tls| tls.own.cert_file.as_path())),
+        ("tls.key_file", tls.map(|tls| tls.own.key_file.as_path())),
         ("tls.client_ca_file", tls.and_then(|tls| tls.client_ca_file.as_deref())),
-        ("tls.server_ca_file", config.server.ca_file.as_deref()),
+        ("tls.client_crl_file", tls.and_then(|tls| tls.client_crl_file.as_deref())),
+        ("tls.server_ca_file", config.server.tls.ca_file.as_deref()),
+        ("tls.server_crl_file", config.server.tls.crl_file.as_deref()),
+        ("tls.server_cert_file", config.server.tls.cert_file.as_deref()),
+        ("tls.server_key_file", config.server.tls.key_file.as_deref()),
         ("admin.pcp_file", config.admin.pcp.as_ref().map(|pcp| pcp.password_file.as_path())),
     ];
     for (key, path) in files {

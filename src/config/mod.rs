@@ -6,13 +6,15 @@ mod pgmend_toml;
 mod pgpool;
 mod pool_section;
 mod reload;
+mod remarks;
 mod section;
 mod settings;
+mod tls_section;
 mod values;
 
-pub use checks::remarks;
 pub use error::{ConfigError, ConfigErrors};
 pub use reload::{Changes, changes, effective};
+pub use remarks::{endings, remarks};
 pub use settings::Config;
 
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use super::error::{ConfigError, ConfigErrors};
 use super::pool_section::pool;
 use super::section::{Notes, Section};
 use super::{Config, values};
-use crate::auth::{StoredSecret, pool_secret, read_key};
+use crate::auth::{QuerySettings, StoredSecret, pool_secret, read_key};
 use crate::base::{NodeId, Secret};
 use crate::cluster::{Host, NodeSpec, SslMode};
 use crate::recovery::Runner;
@@ -22,8 +22,13 @@ const SSL_MODES: &[(&str, SslMode)] = &[
     ("verify-ca", SslMode::VerifyCa),
     ("verify-full", SslMode::VerifyFull),
 ];
-const METHODS: &[(&str, &str)] =
-    &[("scram-sha-256", "scram-sha-256"), ("md5", "md5"), ("password", "password"), ("trust", "trust")];
+const METHODS: &[(&str, &str)] = &[
+    ("scram-sha-256", "scram-sha-256"),
+    ("md5", "md5"),
+    ("password", "password"),
+    ("cert", "cert"),
+    ("trust", "trust"),
+];
 const LEVELS: &[(&str, &str)] =
     &[("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
 /// Largest message that is held whole when it must be looked at: 64 MiB.
@@ -67,10 +72,9 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     let nodes = nodes.into_iter().enumerate().map(|(number, section)| node(section, number)).collect();
     let (pool, reset_query) = pool(root.section("pool"));
     let (auth, login_timeout, max_logins) = auth(root.section("auth"), folder);
-    let tls = root.section("tls");
-    listen.tls = tls_towards_clients(&tls, folder);
-    let server = crate::server::Settings { reset_query, ca_file: tls.path("server_ca_file", folder) };
-    tls.finish();
+    let (towards_clients, tls) = super::tls_section::read(root.section("tls"), folder);
+    listen.tls = towards_clients;
+    let server = crate::server::Settings { reset_query, tls };
     let health = health(root.section("health"), auth.key_file.as_deref());
     let recovery = recovery(root.section("recovery"), folder, auth.key_file.as_deref());
     let admin = admin(root.section("admin"), folder);
@@ -104,7 +108,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
 /// The main file first, then those that it names.
 pub fn sources(file: &Path, auth: &crate::auth::Settings, pcp: Option<&crate::admin::PcpSettings>) -> Vec<PathBuf> {
     let mut sources = vec![file.to_owned()];
-    let named = [&auth.hba_file, &auth.userlist_file, &auth.pool_passwd_file, &auth.key_file];
+    let named = [&auth.hba_file, &auth.ident_file, &auth.userlist_file, &auth.pool_passwd_file, &auth.key_file];
     sources.extend(named.into_iter().flatten().cloned());
     sources.extend(pcp.map(|pcp| pcp.password_file.clone()));
     sources
@@ -141,29 +145,6 @@ fn directories(names: Vec<String>, folder: &Path) -> Vec<PathBuf> {
 
 fn to_usize(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-fn tls_towards_clients(section: &Section<'_>, folder: &Path) -> Option<crate::net::TlsSettings> {
-    let cert = section.path("cert_file", folder);
-    let key = section.path("key_file", folder);
-    let client_ca_file = section.path("client_ca_file", folder);
-    match (cert, key) {
-        (Some(cert_file), Some(key_file)) => Some(crate::net::TlsSettings { cert_file, key_file, client_ca_file }),
-        (None, None) => {
-            if client_ca_file.is_some() {
-                section.error("client_ca_file", "expected cert_file and key_file too: TLS is off without them");
-            }
-            None
-        }
-        (Some(_), None) => {
-            section.error("cert_file", "expected key_file too");
-            None
-        }
-        (None, Some(_)) => {
-            section.error("key_file", "expected cert_file too");
-            None
-        }
-    }
 }
 
 fn node(section: Section<'_>, number: usize) -> NodeSpec {
@@ -227,11 +208,26 @@ fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration
         userlist_file: section.path("userlist_file", folder),
         pool_passwd_file: section.path("pool_passwd_file", folder),
         key_file: section.path("key_file", folder),
+        ident_file: section.path("ident_file", folder),
+        query: auth_query(&section),
+        ldap_ca_file: section.path("ldap_ca_file", folder),
     };
     let timeout = section.duration("authentication_timeout", "60s");
     let max_logins = to_usize(section.integer("max_concurrent_logins", DEFAULT_LOGINS, 0, 100_000));
     section.finish();
     (settings, timeout, max_logins)
+}
+
+/// With `auth_user`, as in PgBouncer: the other keys alone do nothing.
+fn auth_query(section: &Section<'_>) -> Option<QuerySettings> {
+    let user = section.text("auth_user");
+    let query = section.text_or("auth_query", QuerySettings::DEFAULT_QUERY);
+    let database = section.text_or("auth_dbname", "postgres");
+    let cache_time = section.duration("auth_query_cache_time", "10s");
+    if !query.contains("$1") {
+        section.error("auth_query", "expected $1 in the place of the user's name; it is missing");
+    }
+    user.map(|user| QuerySettings { user, query, database, cache_time })
 }
 
 fn health(section: Section<'_>, key_file: Option<&Path>) -> crate::keeper::Settings {

@@ -1,7 +1,7 @@
 //! The keeper's one actor, which owns the core and publishes, and the probing tasks, one per node, that report to it.
 
 use super::core::{Core, Event, Order};
-use super::handle::{CaFile, KeeperError, PasswordOf};
+use super::handle::{KeeperError, PasswordOf, ServerTlsOf};
 use super::memory::Memory;
 use super::probe::{ProbeError, ProbeReport, probe};
 use super::settings::Settings;
@@ -30,7 +30,7 @@ pub(super) struct Prober {
     pub settings: watch::Receiver<Settings>,
     pub now: watch::Receiver<u64>,
     pub password_of: PasswordOf,
-    pub ca_file: CaFile,
+    pub tls: ServerTlsOf,
 }
 
 impl Prober {
@@ -41,7 +41,7 @@ impl Prober {
             false => settings.password,
             true => (self.password_of)(&settings.user).unwrap_or_default(),
         };
-        let target = SqlTarget::of(spec, &settings.database, &settings.user, &password, (self.ca_file)());
+        let target = SqlTarget::of(spec, &settings.database, &settings.user, &password, (self.tls)());
         probe(&target, settings.timeout.max(Duration::from_millis(100))).await
     }
 }

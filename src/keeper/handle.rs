@@ -7,14 +7,14 @@ use super::probe::{ProbeError, ProbeReport};
 use super::settings::Settings;
 use crate::base::{NodeId, Secret};
 use crate::cluster::{Board, NodeSpec, NodeStatus};
-use std::path::PathBuf;
+use crate::net::ServerTls;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Where the servers' authorities stand now; asked at each probe, as a reload may change it.
-pub type CaFile = Arc<dyn Fn() -> Option<PathBuf> + Send + Sync>;
+/// TLS towards nodes as it is now; asked at each probe, as a reload may change it.
+pub type ServerTlsOf = Arc<dyn Fn() -> Arc<ServerTls> + Send + Sync>;
 /// Finds the password of a role in the secret stores.
 pub type PasswordOf = Arc<dyn Fn(&str) -> Option<Secret> + Send + Sync>;
 
@@ -76,7 +76,7 @@ impl Keeper {
         board: Arc<Board>,
         memory: Arc<dyn Memory>,
         settings: Settings,
-        ca_file: CaFile,
+        tls: ServerTlsOf,
         password_of: PasswordOf,
         token: CancellationToken,
     ) -> Keeper {
@@ -84,7 +84,7 @@ impl Keeper {
         let (settings, settings_seen) = watch::channel(settings);
         let (look_now, now) = watch::channel(0);
         let (sender, inbox) = mpsc::channel(INBOX);
-        let prober = Prober { settings: settings_seen, now, password_of, ca_file };
+        let prober = Prober { settings: settings_seen, now, password_of, tls };
         let actor = Actor {
             board: board.clone(),
             memory,

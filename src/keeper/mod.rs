@@ -14,7 +14,7 @@ mod settings;
 
 pub use self::core::FAILED_REASON;
 pub use detect::{Remark, Seen, Verdict, Witness, detect};
-pub use handle::{CaFile, Keeper, KeeperError, PasswordOf};
+pub use handle::{Keeper, KeeperError, PasswordOf, ServerTlsOf};
 pub use memory::{Memory, Recalled, SavedNode, initial_view};
 pub use probe::{ProbeError, ProbeReport, StandbyReport};
 pub use settings::Settings;

@@ -96,7 +96,7 @@ pub async fn upgrade_client(
         return Err(bad_data("unencrypted bytes after the answer to the TLS request".to_owned()));
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|e| NetError::Tls(format!("host \"{host}\": {e}")))?;
-    let tls = tokio_rustls::TlsConnector::from(cfg).connect(name, stream).await.map_err(handshake_fault)?;
+    let tls = tokio_rustls::TlsConnector::from(cfg).connect(name, stream).await.map_err(tls_fault)?;
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let end_point = certificate.and_then(|certificate| end_point_hash(certificate));
     Ok(Stream::tls(tls.into(), end_point))
@@ -108,11 +108,27 @@ pub fn is_unix(host: &str) -> bool {
 }
 
 /// The handshake's own faults are about TLS; others are of the connection below, and pass.
-fn handshake_fault(error: io::Error) -> NetError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(fault) => NetError::Tls(explain(fault)),
+/// With TLS 1.3 a server refuses our certificate only when the handshake seems done, so the first read may tell it.
+pub fn tls_fault(error: io::Error) -> NetError {
+    match tls_words(&error) {
+        Some(words) => NetError::Tls(words),
         None => NetError::Broken(error),
     }
+}
+
+/// The fault of TLS among an error's causes, in the words of who can mend it.
+pub fn tls_words(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        // What an `io::Error` wraps is not among its sources.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+        let fault = wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(fault) = fault.or_else(|| error.downcast_ref::<rustls::Error>()) {
+            return Some(explain(fault));
+        }
+        cause = error.source();
+    }
+    None
 }
 
 fn bad_data(why: String) -> NetError {
@@ -122,7 +138,7 @@ fn bad_data(why: String) -> NetError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::tls_client_config;
+    use crate::net::ServerTls;
     use tokio::net::TcpListener;
 
     async fn answer(mode: SslMode, reply: &'static [u8]) -> Result<Stream, NetError> {
@@ -139,7 +155,8 @@ mod tests {
         let second = Duration::from_secs(1);
         let stream = connect("127.0.0.1", port, second, second).await.unwrap();
         let _socket = server; // keeps the server's end open until the client has finished
-        upgrade_client(stream, mode, "127.0.0.1", Arc::new(tls_client_config(mode, None).unwrap())).await
+        upgrade_client(stream, mode, "127.0.0.1", ServerTls::load(&Default::default()).unwrap().config(mode).unwrap())
+            .await
     }
 
     #[tokio::test]

@@ -1,17 +1,21 @@
 //! Listen, connect, TLS, and the one stream type of both sides. Read `settings`, `stream`, then the rest.
 
+mod certificate;
 mod connect;
 mod error;
 mod listen;
+mod pem;
 mod settings;
 mod stream;
 mod tls_client;
 mod tls_server;
-pub use connect::{connect, is_unix, upgrade_client};
+use certificate::end_point_hash;
+pub use certificate::{CertificateNames, certificate_ends_at};
+pub use connect::{connect, is_unix, tls_fault, tls_words, upgrade_client};
 pub use error::NetError;
 pub use listen::{Listener, SocketFile, accept_options, bind, bind_tcp_again, prepare_accepted};
-pub use settings::{Settings, TlsSettings};
+pub use settings::{CertificateSettings, ServerTlsSettings, Settings, TlsSettings};
 pub use stream::{Peer, StdStream, Stream, TlsSession};
-pub use tls_client::{TlsClientError, tls_client_config};
+pub use tls_client::{ServerTls, TlsClientError};
+use tls_server::ALPN;
 pub use tls_server::TlsAcceptor;
-use tls_server::{ALPN, end_point_hash};

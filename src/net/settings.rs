@@ -24,13 +24,41 @@ pub struct Settings {
     pub tls: Option<TlsSettings>,
 }
 
-/// Server certificate and, for `cert`, the authority of client certificates.
+/// Certificates shown to clients, and whose certificates of theirs are believed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsSettings {
+    /// For clients that ask for no name in particular.
+    pub own: CertificateSettings,
+    /// Further ones, each for the names that clients ask for (SNI).
+    pub others: Vec<CertificateSettings>,
+    /// PEM authorities that may sign clients' certificates.
+    pub client_ca_file: Option<PathBuf>,
+    /// PEM lists of revoked clients' certificates.
+    pub client_crl_file: Option<PathBuf>,
+    /// Clients get tickets to resume their sessions with.
+    pub session_tickets: bool,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CertificateSettings {
     /// PEM chain.
     pub cert_file: PathBuf,
     /// PEM key, without a passphrase.
     pub key_file: PathBuf,
-    /// PEM authorities that may sign clients' certificates.
-    pub client_ca_file: Option<PathBuf>,
+    /// Names for which it is shown; empty: those in the certificate.
+    pub server_names: Vec<String>,
+}
+
+/// TLS towards nodes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServerTlsSettings {
+    /// PEM authorities, for `verify-ca` and `verify-full`.
+    pub ca_file: Option<PathBuf>,
+    /// PEM lists of revoked servers' certificates.
+    pub crl_file: Option<PathBuf>,
+    /// Our own PEM certificate, for servers that ask for one; with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// Its PEM key.
+    pub key_file: Option<PathBuf>,
 }

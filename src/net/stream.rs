@@ -99,6 +99,32 @@ impl Stream {
         }
     }
 
+    /// True when the client has shown a certificate, which was checked in the handshake.
+    pub fn has_client_certificate(&self) -> bool {
+        match self {
+            Stream::Tls(session) => session.io.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty()),
+            Stream::Tcp(_) | Stream::Unix(_) => false,
+        }
+    }
+
+    /// Whom the client's certificate names, which was checked in the handshake; `None` when it has shown none.
+    pub fn certificate_names(&self) -> Option<super::CertificateNames> {
+        match self {
+            Stream::Tls(session) => {
+                session.io.get_ref().1.peer_certificates()?.first().and_then(super::CertificateNames::of)
+            }
+            Stream::Tcp(_) | Stream::Unix(_) => None,
+        }
+    }
+
+    /// The user id of the process at the other end of a Unix socket, by the kernel's word.
+    pub fn peer_user_id(&self) -> Option<u32> {
+        match self {
+            Stream::Unix(socket) => socket.peer_cred().ok().map(|peer| peer.uid()),
+            Stream::Tcp(_) | Stream::Tls(_) => None,
+        }
+    }
+
     /// True when the peers agreed on the protocol `postgresql` by ALPN, which PostgreSQL demands of direct TLS
     /// (<https://www.postgresql.org/docs/17/protocol-flow.html#PROTOCOL-FLOW-SSL>).
     pub fn has_postgresql_alpn(&self) -> bool {

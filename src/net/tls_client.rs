@@ -1,13 +1,15 @@
 //! TLS towards nodes, by libpq's `sslmode`.
 
+use super::pem::{bad, certificates, private_key, revocation_lists};
+use super::{NetError, ServerTlsSettings};
 use crate::cluster::SslMode;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -18,33 +20,89 @@ pub enum TlsClientError {
     /// A verifying mode without authorities, or an unreadable file.
     #[error("{0}")]
     Authorities(String),
+    /// A file is unusable.
+    #[error("{0}")]
+    File(#[from] NetError),
     /// rustls refused it.
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
 }
 
-/// The client side for an `sslmode`. `verify-ca` and `verify-full` need `ca_file` (PEM).
-pub fn tls_client_config(mode: SslMode, ca_file: Option<&Path>) -> Result<ClientConfig, TlsClientError> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    let check = match mode {
-        SslMode::Disable | SslMode::Allow | SslMode::Prefer | SslMode::Require => None,
-        SslMode::VerifyCa | SslMode::VerifyFull => {
-            let (roots, known) = authorities(ca_file)?;
-            let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                .build()
-                .map_err(|e| TlsClientError::Authorities(e.to_string()))?;
-            Some(Check { chain, known, names: mode == SslMode::VerifyFull })
+/// TLS towards nodes, its files read once: what a file becomes later counts only after a reload, and only if it is good.
+pub struct ServerTls {
+    /// Where the files are, for programs that read them themselves.
+    pub settings: ServerTlsSettings,
+    unchecked: Arc<ClientConfig>,
+    /// Chain only, chain and name; `None` without authorities.
+    checked: Option<(Arc<ClientConfig>, Arc<ClientConfig>)>,
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServerTls").field(&self.settings).finish()
+    }
+}
+
+impl ServerTls {
+    /// Reads the files.
+    pub fn load(settings: &ServerTlsSettings) -> Result<Arc<ServerTls>, TlsClientError> {
+        let provider = Arc::new(ring::default_provider());
+        let own = match (&settings.cert_file, &settings.key_file) {
+            (Some(cert), Some(key)) => Some((cert, certificates(cert)?, private_key(key)?)),
+            _ => None,
+        };
+        let config = |check: Option<Check>| -> Result<Arc<ClientConfig>, TlsClientError> {
+            let builder =
+                ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+            let verifier = Arc::new(Verifier { provider: provider.clone(), check });
+            let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+            Ok(Arc::new(match &own {
+                None => builder.with_no_client_auth(),
+                Some((file, chain, key)) => builder
+                    .with_client_auth_cert(chain.clone(), key.clone_key())
+                    .map_err(|e| bad(file, &format!("certificate and key do not go together: {e}")))?,
+            }))
+        };
+        let checked = match &settings.ca_file {
+            None => None,
+            Some(file) => {
+                let (chain, known) = authorities(file, settings.crl_file.as_deref(), &provider)?;
+                let check = |names| Some(Check { chain: chain.clone(), known: known.clone(), names });
+                Some((config(check(false))?, config(check(true))?))
+            }
+        };
+        Ok(Arc::new(ServerTls { settings: settings.clone(), unchecked: config(None)?, checked }))
+    }
+
+    /// The client side for an `sslmode`.
+    pub fn config(&self, mode: SslMode) -> Result<Arc<ClientConfig>, TlsClientError> {
+        let missing = || {
+            TlsClientError::Authorities(
+                "sslmode verify-ca and verify-full need the servers' authorities: set server_ca_file in [tls]".into(),
+            )
+        };
+        match mode {
+            SslMode::Disable | SslMode::Allow | SslMode::Prefer | SslMode::Require => Ok(self.unchecked.clone()),
+            SslMode::VerifyCa => self.checked.as_ref().map(|(chain, _)| chain.clone()).ok_or_else(missing),
+            SslMode::VerifyFull => self.checked.as_ref().map(|(_, full)| full.clone()).ok_or_else(missing),
         }
-    };
-    let verifier = Arc::new(Verifier { provider, check });
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    }
 }
 
 /// A fault of TLS in the words of who can mend it.
 pub fn explain(fault: &Error) -> String {
-    let Error::InvalidCertificate(fault) = fault else { return fault.to_string() };
+    let fault = match fault {
+        Error::InvalidCertificate(fault) => fault,
+        Error::AlertReceived(alert) => {
+            return format!(
+                "the server ended it with the alert {alert:?}; where that is about a certificate, the one in \
+                 server_cert_file must be signed by an authority in the server's ssl_ca_file, valid and not revoked"
+            );
+        }
+        other => return other.to_string(),
+    };
     match fault {
+        CertificateError::Revoked => "its certificate was revoked by a list in server_crl_file".to_owned(),
         CertificateError::UnknownIssuer => "its certificate is not signed by an authority in server_ca_file; put the \
              certificate of its authority there"
             .to_owned(),
@@ -58,24 +116,24 @@ pub fn explain(fault: &Error) -> String {
     }
 }
 
-/// The authorities, and the same certificates as they stand in the file.
-fn authorities(ca_file: Option<&Path>) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), TlsClientError> {
-    let path = ca_file.ok_or_else(|| {
-        TlsClientError::Authorities(
-            "sslmode verify-ca and verify-full need the servers' authorities: set server_ca_file in [tls]".into(),
-        )
-    })?;
-    let bad = |e: &dyn std::fmt::Display| TlsClientError::Authorities(format!("{}: {e}", path.display()));
-    let pem = std::fs::read(path).map_err(|e| bad(&e))?;
-    let known = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().map_err(|e| bad(&e))?;
-    if known.is_empty() {
-        return Err(bad(&"holds no certificate"));
-    }
+type Authorities = (Arc<WebPkiServerVerifier>, Vec<CertificateDer<'static>>);
+
+/// The check by the authorities of a file, and the same certificates as they stand in it.
+fn authorities(
+    file: &Path,
+    crl_file: Option<&Path>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Authorities, TlsClientError> {
+    let known = certificates(file)?;
     let mut roots = RootCertStore::empty();
     for certificate in &known {
-        roots.add(certificate.clone()).map_err(|e| bad(&e))?;
+        roots.add(certificate.clone()).map_err(|e| bad(file, &e))?;
     }
-    Ok((roots, known))
+    let mut builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    if let Some(file) = crl_file {
+        builder = builder.with_crls(revocation_lists(file)?).enforce_revocation_expiration();
+    }
+    Ok((builder.build().map_err(|e| TlsClientError::Authorities(e.to_string()))?, known))
 }
 
 /// `require` checks nothing about who the server is; `verify-ca` checks the chain but not the name (as libpq does).

@@ -1,26 +1,27 @@
-//! TLS towards clients, and the certificate hash of channel binding (RFC 5929).
+//! TLS towards clients: which certificate each is shown, whose certificates are believed, and tickets to come back with.
 
-use super::{NetError, Stream, TlsSettings};
-use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoClientAuth, WebPkiClientVerifier};
+use super::certificate::{end_point_hash, host_names};
+use super::pem::{bad, certificates, private_key, revocation_lists};
+use super::{CertificateSettings, NetError, Stream, TlsSettings};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
-use sha2::{Digest, Sha256, Sha384, Sha512};
 use std::fmt;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The ALPN name of PostgreSQL's protocol.
 pub(super) const ALPN: &[u8] = b"postgresql";
+/// Certificates beside the first; each is held in memory.
+const MAX_CERTIFICATES: usize = 10_000;
 
-/// Accepts TLS from clients with one certificate. Cheap to clone.
+/// Accepts TLS from clients. Cheap to clone.
 #[derive(Clone)]
 pub struct TlsAcceptor {
     acceptor: tokio_rustls::TlsAcceptor,
-    end_point: Option<Vec<u8>>,
+    shown: Arc<Shown>,
 }
 
 impl fmt::Debug for TlsAcceptor {
@@ -32,35 +33,23 @@ impl fmt::Debug for TlsAcceptor {
 impl TlsAcceptor {
     /// Reads the files. A key under a passphrase is refused.
     pub fn load(settings: &TlsSettings) -> Result<Self, NetError> {
-        let chain = certificates(&settings.cert_file)?;
-        let end_point = chain.first().and_then(|certificate| end_point_hash(certificate));
-        let key = private_key(&settings.key_file)?;
         let provider = Arc::new(ring::default_provider());
-        let verifier = match &settings.client_ca_file {
-            None => Arc::new(NoClientAuth),
-            Some(file) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(file)? {
-                    roots.add(certificate).map_err(|e| bad(file, &e))?;
-                }
-                // A client may come without a certificate; only a rule that demands one may refuse it.
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                    .allow_unauthenticated()
-                    .build()
-                    .map_err(|e| bad(file, &e))?
-            }
-        };
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let shown = Arc::new(Shown::load(settings, &provider)?);
+        let mut config = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .map_err(|e| bad(&settings.cert_file, &e))?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)
-            .map_err(|e| bad(&settings.cert_file, &format!("certificate and key do not go together: {e}")))?;
+            .map_err(|e| bad(&settings.own.cert_file, &e))?
+            .with_client_cert_verifier(client_verifier(settings, provider)?)
+            .with_cert_resolver(shown.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // libpq never resumes a session, and PostgreSQL offers neither tickets nor a session cache.
+        // No memory per session is kept here: what is needed to resume goes to the client, encrypted, in a ticket.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(TlsAcceptor { acceptor: Arc::new(config).into(), end_point })
+        if settings.session_tickets {
+            // The key is of this configuration alone: after a reload nobody resumes past new authorities or revocations.
+            config.ticketer = ring::Ticketer::new().map_err(|e| bad(&settings.own.cert_file, &e))?;
+            config.send_tls13_tickets = 1;
+        }
+        Ok(TlsAcceptor { acceptor: Arc::new(config).into(), shown })
     }
 
     /// Does the handshake on a plain stream. The caller limits the time.
@@ -69,66 +58,96 @@ impl TlsAcceptor {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS within TLS"));
         }
         let tls = self.acceptor.accept(stream).await?;
-        Ok(Stream::tls(tls.into(), self.end_point.clone()))
+        let end_point = self.shown.for_name(tls.get_ref().1.server_name()).end_point.clone();
+        Ok(Stream::tls(tls.into(), end_point))
     }
 }
 
-/// The `tls-server-end-point` hash of a certificate: by the hash of its signature, with SHA-256 in the place of MD5 and
-/// SHA-1. `None` when the signature names no hash that we know; channel binding is then not offered.
-pub(super) fn end_point_hash(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let algorithm = parsed.signature_algorithm.algorithm.to_id_string();
-    match algorithm.as_str() {
-        // RSA with MD5, SHA-1, SHA-256; ECDSA with SHA-1, SHA-256; DSA with SHA-1, SHA-256.
-        "1.2.840.113549.1.1.4"
-        | "1.2.840.113549.1.1.5"
-        | "1.2.840.113549.1.1.11"
-        | "1.2.840.10045.4.1"
-        | "1.2.840.10045.4.3.2"
-        | "1.2.840.10040.4.3"
-        | "2.16.840.1.101.3.4.3.2" => Some(Sha256::digest(certificate).to_vec()),
-        // RSA and ECDSA with SHA-384.
-        "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => Some(Sha384::digest(certificate).to_vec()),
-        // RSA and ECDSA with SHA-512.
-        "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => Some(Sha512::digest(certificate).to_vec()),
-        // Ed25519 and RSA-PSS: RFC 5929 leaves them undefined, and libpq refuses them.
-        _ => None,
+fn client_verifier(
+    settings: &TlsSettings,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, NetError> {
+    let Some(file) = &settings.client_ca_file else { return Ok(Arc::new(NoClientAuth)) };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        roots.add(certificate).map_err(|e| bad(file, &e))?;
+    }
+    // A client may come without a certificate; only a rule that demands one may refuse it.
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated();
+    if let Some(file) = &settings.client_crl_file {
+        // As with OpenSSL in PostgreSQL: the whole chain must be covered, and by lists that are not out of date.
+        builder = builder.with_crls(revocation_lists(file)?).enforce_revocation_expiration();
+    }
+    builder.build().map_err(|e| bad(file, &e))
+}
+
+/// A certificate with its key and its hash for channel binding.
+#[derive(Debug)]
+struct Own {
+    key: Arc<CertifiedKey>,
+    end_point: Option<Vec<u8>>,
+}
+
+impl Own {
+    fn load(files: &CertificateSettings, provider: &CryptoProvider) -> Result<(Own, Vec<String>), NetError> {
+        let chain = certificates(&files.cert_file)?;
+        let key = private_key(&files.key_file)?;
+        let first = chain.first();
+        let end_point = first.and_then(|certificate| end_point_hash(certificate));
+        let names = match files.server_names.as_slice() {
+            [] => first.map(host_names).unwrap_or_default(),
+            given => given.iter().map(|name| name.to_ascii_lowercase()).collect(),
+        };
+        let key = CertifiedKey::from_der(chain, key, provider)
+            .map_err(|e| bad(&files.cert_file, &format!("certificate and key do not go together: {e}")))?;
+        Ok((Own { key: Arc::new(key), end_point }, names))
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, NetError> {
-    let pem = std::fs::read(file).map_err(|e| bad(file, &e))?;
-    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().map_err(|e| bad(file, &e))?;
-    if found.is_empty() {
-        return Err(bad(file, &"holds no certificate"));
-    }
-    Ok(found)
+/// The certificates that clients are shown, by the name that each asks for (SNI).
+#[derive(Debug)]
+struct Shown {
+    /// For clients that give no name, or one that no other certificate is for.
+    first: Own,
+    /// Names in lower case, a leading `*.` for one label.
+    named: Vec<(Vec<String>, Own)>,
 }
 
-fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, NetError> {
-    let pem = zeroize::Zeroizing::new(std::fs::read(file).map_err(|e| bad(file, &e))?);
-    let text = String::from_utf8_lossy(&pem);
-    if text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
-        let why = "the key is encrypted, which pgmend does not read; \
-                   write it without a passphrase (openssl pkey -in KEY -out NEW) in a file of mode 0600";
-        return Err(bad(file, &why));
+impl Shown {
+    fn load(settings: &TlsSettings, provider: &CryptoProvider) -> Result<Shown, NetError> {
+        let (first, _) = Own::load(&settings.own, provider)?;
+        let mut named = Vec::new();
+        for files in settings.others.iter().take(MAX_CERTIFICATES) {
+            let (own, names) = Own::load(files, provider)?;
+            if names.is_empty() {
+                let why = "names no host in its subjectAltName; say for which it is with server_names = [\"...\"]";
+                return Err(bad(&files.cert_file, &why));
+            }
+            named.push((names, own));
+        }
+        Ok(Shown { first, named })
     }
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
-        pem::Error::NoItemsFound => bad(file, &"holds no private key"),
-        error => bad(file, &error),
-    })
+
+    fn for_name(&self, name: Option<&str>) -> &Own {
+        let Some(name) = name.map(str::to_ascii_lowercase) else { return &self.first };
+        let wild = name.split_once('.').map(|(_, rest)| format!("*.{rest}"));
+        let find = |wanted: &str| self.named.iter().find(|(names, _)| names.iter().any(|n| n == wanted));
+        find(&name).or_else(|| find(wild.as_deref()?)).map_or(&self.first, |(_, own)| own)
+    }
 }
 
-fn bad(file: &Path, why: &dyn fmt::Display) -> NetError {
-    NetError::Certificate { file: file.display().to_string(), why: why.to_string() }
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.for_name(hello.server_name()).key.clone())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cluster::SslMode;
-    use crate::net::{tls_client_config, upgrade_client};
-    use std::path::PathBuf;
+    use crate::net::{ServerTls, ServerTlsSettings, upgrade_client};
+    use std::path::{Path, PathBuf};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
@@ -163,7 +182,14 @@ a2eSS1Rc+QCPwXlPwPNG6jvuNh2hRANCAARZP+sev/3xgL1d9Q2lguHRIBNfXPjK\n\
             dir.join(name)
         };
         let (cert_file, key_file) = (file("cert", CERTIFICATE), file("key", key));
-        TlsSettings { client_ca_file: Some(cert_file.clone()), cert_file, key_file }
+        let own = CertificateSettings { cert_file: cert_file.clone(), key_file, server_names: Vec::new() };
+        TlsSettings {
+            own,
+            others: Vec::new(),
+            client_ca_file: Some(cert_file),
+            client_crl_file: None,
+            session_tickets: true,
+        }
     }
 
     /// Both ends of a connection whose server has said "hello".
@@ -183,9 +209,10 @@ a2eSS1Rc+QCPwXlPwPNG6jvuNh2hRANCAARZP+sev/3xgL1d9Q2lguHRIBNfXPjK\n\
             stream.flush().await.unwrap();
             stream
         });
-        let config = tls_client_config(mode, Some(&settings.cert_file)).unwrap();
+        let files = ServerTlsSettings { ca_file: Some(settings.own.cert_file), ..ServerTlsSettings::default() };
+        let config = ServerTls::load(&files).unwrap().config(mode).unwrap();
         let plain = Stream::from(TcpStream::connect(address).await.unwrap());
-        let client = upgrade_client(plain, mode, host, Arc::new(config)).await?;
+        let client = upgrade_client(plain, mode, host, config).await?;
         Ok((client, serving.await.unwrap()))
     }
 
@@ -252,6 +279,5 @@ a2eSS1Rc+QCPwXlPwPNG6jvuNh2hRANCAARZP+sev/3xgL1d9Q2lguHRIBNfXPjK\n\
         let load = |key: &str| TlsAcceptor::load(&settings(dir.path(), key)).unwrap_err().to_string();
         assert!(load("-----BEGIN ENCRYPTED PRIVATE KEY-----\n").contains("the key is encrypted"));
         assert!(load("nothing").contains("holds no private key"));
-        assert_eq!(end_point_hash(&CertificateDer::from(vec![1, 2, 3])), None);
     }
 }

@@ -5,6 +5,7 @@ use super::preflight::with_words;
 use super::run::{Run, SHORT, stoppable};
 use crate::base::Secret;
 use crate::cluster::{NodeSpec, SslMode};
+use crate::net::ServerTlsSettings;
 use crate::node::{self, Child, DataDirectory, NodeError, Owner, set_streaming};
 use crate::server::sql::{Sql, SqlError, literal};
 use crate::workflow::Failure;
@@ -138,13 +139,8 @@ impl Run {
         owner: &Owner,
         stop: &CancellationToken,
     ) -> Result<bool, Failure> {
-        let server = conninfo(
-            &self.source,
-            &self.settings.user,
-            Some(&self.settings.database),
-            &self.our_name(),
-            self.ca().as_deref(),
-        );
+        let server =
+            conninfo(&self.source, &self.settings.user, Some(&self.settings.database), &self.our_name(), &self.tls());
         let program = self.facts()?.programs.path("pg_rewind");
         let mut command: Vec<OsString> = vec![program.into(), "-D".into(), directory.0.clone().into()];
         command.extend(["--source-server".into(), server.into(), "--progress".into()]);
@@ -167,7 +163,7 @@ impl Run {
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         let (user, password) = self.replication_login();
-        let server = conninfo(&self.source, user, None, &self.our_name(), self.ca().as_deref());
+        let server = conninfo(&self.source, user, None, &self.our_name(), &self.tls());
         let program = self.facts()?.programs.path("pg_basebackup");
         let mut command: Vec<OsString> = vec![program.into(), "-D".into(), directory.0.clone().into()];
         command.extend(["-d".into(), server.into()]);
@@ -242,7 +238,7 @@ impl Run {
 
     fn streaming_settings(&self) -> Vec<(&'static str, String)> {
         let (user, password) = self.replication_login();
-        let mut server = conninfo(&self.source, user, None, &self.target.application_name, self.ca().as_deref());
+        let mut server = conninfo(&self.source, user, None, &self.target.application_name, &self.tls());
         if !password.is_empty() {
             server.push_str(&format!(" password={}", conninfo_value(password.expose())));
         }
@@ -263,8 +259,8 @@ impl Run {
         }
     }
 
-    fn ca(&self) -> Option<PathBuf> {
-        (self.inner.ca_file)()
+    fn tls(&self) -> ServerTlsSettings {
+        (self.inner.tls)().settings.clone()
     }
 
     fn with_password(&self, child: Child, password: &Secret) -> Child {
@@ -320,7 +316,7 @@ async fn drop_reader(source: &Sql, of_slot: &str) {
 }
 
 /// A libpq connection string.
-fn conninfo(node: &NodeSpec, user: &str, database: Option<&str>, name: &str, ca: Option<&Path>) -> String {
+fn conninfo(node: &NodeSpec, user: &str, database: Option<&str>, name: &str, tls: &ServerTlsSettings) -> String {
     let mode = match node.sslmode {
         SslMode::Disable => "disable",
         SslMode::Allow => "allow",
@@ -331,8 +327,14 @@ fn conninfo(node: &NodeSpec, user: &str, database: Option<&str>, name: &str, ca:
     };
     let port = node.port.to_string();
     let mut words = vec![("port", port.as_str()), ("user", user), ("application_name", name), ("sslmode", mode)];
-    let ca = ca.map(|p| p.display().to_string());
-    words.extend(ca.as_deref().map(|ca| ("sslrootcert", ca)));
+    let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
+    let files = [
+        ("sslrootcert", path(&tls.ca_file)),
+        ("sslcrl", path(&tls.crl_file)),
+        ("sslcert", path(&tls.cert_file)),
+        ("sslkey", path(&tls.key_file)),
+    ];
+    words.extend(files.iter().filter_map(|(key, file)| Some((*key, file.as_deref()?))));
     words.extend(database.map(|d| ("dbname", d)));
     if !node.host.0.is_empty() {
         words.insert(0, ("host", &node.host.0));

@@ -94,8 +94,8 @@ async fn leftover_slot(inner: &Arc<Inner>, journal: &JournalFile, node: NodeId) 
         return Some(left("it is no longer configured"));
     };
     let settings = (inner.settings)();
-    let ca = (inner.ca_file)();
-    let mut address = SqlTarget::of(&source.spec, &settings.database, &settings.user, &settings.password, ca);
+    let mut address =
+        SqlTarget::of(&source.spec, &settings.database, &settings.user, &settings.password, (inner.tls)());
     address.application_name = application_name(node);
     let dropped = async {
         let source = Sql::connect(&address, SLOT_LIMIT).await.map_err(|e| e.to_string())?;

@@ -20,7 +20,7 @@ pub use settings::{Runner, Settings};
 
 use crate::base::NodeId;
 use crate::cluster::{Board, NodeStatus, View};
-use crate::keeper::CaFile;
+use crate::keeper::ServerTlsOf;
 use crate::store::Store;
 use crate::workflow::{Jobs, WorkflowError};
 use serde_json::json;
@@ -77,7 +77,7 @@ struct Inner {
     store: Store,
     jobs: Jobs,
     settings: Arc<dyn Fn() -> Settings + Send + Sync>,
-    ca_file: CaFile,
+    tls: ServerTlsOf,
     /// What a crashed daemon left is still being ended: no recovery begins meanwhile.
     cleaning: AtomicBool,
     /// Directories that are being emptied; a cancelled recovery does not wait for a long one.
@@ -99,10 +99,10 @@ impl Recovery {
         store: Store,
         jobs: Jobs,
         settings: Arc<dyn Fn() -> Settings + Send + Sync>,
-        ca_file: CaFile,
+        tls: ServerTlsOf,
     ) -> Recovery {
         let (cleaning, emptying) = (AtomicBool::new(false), Arc::new(AtomicUsize::new(0)));
-        Recovery(Arc::new(Inner { board, attach, store, jobs, settings, ca_file, cleaning, emptying }))
+        Recovery(Arc::new(Inner { board, attach, store, jobs, settings, tls, cleaning, emptying }))
     }
 
     /// Checks what can be checked at once, in Pgpool-II's order and words, then begins the job and returns its number.

@@ -96,7 +96,7 @@ impl Run {
 
     fn address(&self, node: &NodeSpec, database: &str) -> SqlTarget {
         let s = &self.settings;
-        let mut target = SqlTarget::of(node, database, &s.user, &s.password, (self.inner.ca_file)());
+        let mut target = SqlTarget::of(node, database, &s.user, &s.password, (self.inner.tls)());
         target.application_name = self.our_name();
         target
     }

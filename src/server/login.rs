@@ -7,7 +7,7 @@ use super::derive::beside_for_server;
 use super::open::{self, Target, is_worth_another_way, open};
 use crate::auth::{AuthError, ServerSecret, md5_password, md5_response, scram};
 use crate::cluster::SslMode;
-use crate::net::{NetError, Stream};
+use crate::net::{self, NetError, Stream};
 use crate::wire::backend::{self, AuthRequest, ErrorFields};
 use crate::wire::{WireError, frame, frontend};
 use std::io;
@@ -149,7 +149,10 @@ impl Failed {
 async fn attempt(target: &Target, way: SslMode, login: &Login, timeout: Duration) -> Result<Connected, Failed> {
     let stream = open(target, way, timeout).await.map_err(|error| Failed { error, tls: false })?;
     let tls = stream.is_tls();
-    log_in(stream, login).await.map_err(|error| Failed { error, tls })
+    log_in(stream, login).await.map_err(|error| match error {
+        ServerError::Io(error) if tls => Failed { error: ServerError::Net(net::tls_fault(error)), tls },
+        error => Failed { error, tls },
+    })
 }
 
 /// Sends a CancelRequest and waits until the server has closed the connection, that is, has handled it.

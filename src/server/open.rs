@@ -2,8 +2,7 @@
 
 use super::ServerError;
 use crate::cluster::SslMode;
-use crate::net::{self, Stream, TlsClientError};
-use std::path::Path;
+use crate::net::{self, ServerTls, Stream, TlsClientError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,18 +25,18 @@ pub struct Target {
 }
 
 impl Target {
-    /// A node's address with TLS ready as far as `sslmode` may come to it. Reads `ca_file`.
+    /// A node's address with TLS ready as far as `sslmode` may come to it.
     pub fn new(
         host: &str,
         port: u16,
         sslmode: SslMode,
-        ca_file: Option<&Path>,
+        server_tls: &ServerTls,
         keepalive: Duration,
     ) -> Result<Target, TlsClientError> {
         let tls = match sslmode {
             SslMode::Disable => None,
             _ if net::is_unix(host) => None,
-            mode => Some(Arc::new(net::tls_client_config(mode, ca_file)?)),
+            mode => Some(server_tls.config(mode)?),
         };
         Ok(Target { host: host.to_owned(), port, sslmode, tls, keepalive })
     }

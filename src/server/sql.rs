@@ -7,9 +7,11 @@ use super::driver::{Settled, take_as_it_is};
 use super::open::{NO_RULE, Target, is_worth_another_way, open};
 use crate::base::{NodeId, Secret};
 use crate::cluster::{NodeSpec, SslMode};
-use crate::net::NetError;
-use std::path::PathBuf;
+use crate::net::{self, NetError, ServerTls};
+use bytes::BytesMut;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// TCP keepalive: idle time before the first probe. Statements are bounded by their own limits.
@@ -24,8 +26,8 @@ pub struct SqlTarget {
     pub port: u16,
     /// TLS policy.
     pub sslmode: SslMode,
-    /// Authorities for the verifying modes.
-    pub ca_file: Option<PathBuf>,
+    /// Authorities for the verifying modes, and our certificate.
+    pub tls: Arc<ServerTls>,
     /// Database.
     pub database: String,
     /// Role.
@@ -34,20 +36,23 @@ pub struct SqlTarget {
     pub password: Secret,
     /// `application_name`.
     pub application_name: String,
+    /// libpq's `options`: settings of the session (`-c name=value`).
+    pub options: String,
 }
 
 impl SqlTarget {
     /// The target for a node.
-    pub fn of(node: &NodeSpec, database: &str, user: &str, password: &Secret, ca_file: Option<PathBuf>) -> SqlTarget {
+    pub fn of(node: &NodeSpec, database: &str, user: &str, password: &Secret, tls: Arc<ServerTls>) -> SqlTarget {
         SqlTarget {
             host: node.host.0.clone(),
             port: node.port,
             sslmode: node.sslmode,
-            ca_file,
+            tls,
             database: database.to_owned(),
             user: user.to_owned(),
             password: password.clone(),
             application_name: format!("pgmend node {}", NodeId(node.id.0)),
+            options: String::new(),
         }
     }
 
@@ -57,7 +62,7 @@ impl SqlTarget {
 
     /// Where to connect, with TLS ready.
     fn place(&self) -> Result<Target, SqlError> {
-        Target::new(&self.host, self.port, self.sslmode, self.ca_file.as_deref(), KEEPALIVE)
+        Target::new(&self.host, self.port, self.sslmode, &self.tls, KEEPALIVE)
             .map_err(|e| SqlError::Tls { address: self.address(), why: e.to_string() })
     }
 
@@ -76,11 +81,17 @@ impl SqlTarget {
         let mut config = tokio_postgres::Config::new();
         take_as_it_is(&mut config, &stream);
         config.dbname(&self.database).user(&self.user).application_name(&self.application_name);
+        if !self.options.is_empty() {
+            config.options(&self.options);
+        }
         if !self.password.is_empty() {
             config.password(self.password.expose());
         }
         let (client, connection) = config.connect_raw(stream, Settled).await.map_err(|e| match SqlError::of(&e) {
-            SqlError::Lost(why) => (SqlError::Connect { address, why }, tls),
+            SqlError::Lost(why) => match net::tls_words(&e) {
+                Some(why) => (SqlError::Tls { address, why }, true),
+                None => (SqlError::Connect { address, why }, tls),
+            },
             other => (other, tls),
         })?;
         // The driver task ends by itself when the client is dropped.
@@ -219,9 +230,50 @@ impl Sql {
         tokio::time::timeout(timeout, self.rows(sql)).await.unwrap_or(Err(SqlError::Timeout(timeout)))
     }
 
+    /// One statement about the text `$1`, which is bound and never part of the statement; values must be texts. An
+    /// unbounded wait.
+    pub async fn rows_about(&self, sql: &str, text: &str) -> Result<Vec<Row>, SqlError> {
+        let rows = self.client.query(sql, &[&AnyText(text)]).await.map_err(|e| SqlError::of(&e))?;
+        let column = |row: &tokio_postgres::Row, at| match row.try_get::<_, Option<AnyOwnedText>>(at) {
+            Ok(value) => Ok(value.map(|text| text.0)),
+            Err(error) => Err(SqlError::Lost(words(&error))),
+        };
+        rows.iter().map(|row| (0..row.len()).map(|at| column(row, at)).collect()).collect()
+    }
+
     /// The first column of the first row, bounded; `None` for no row or NULL.
     pub async fn value(&self, sql: &str, timeout: Duration) -> Result<Option<String>, SqlError> {
         Ok(self.rows_within(sql, timeout).await?.into_iter().next().and_then(|r| r.into_iter().next().flatten()))
+    }
+}
+
+/// A text for a parameter of whatever type the server takes it for.
+#[derive(Debug)]
+struct AnyText<'a>(&'a str);
+
+impl ToSql for AnyText<'_> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+    fn encode_format(&self, _: &Type) -> Format {
+        Format::Text
+    }
+    to_sql_checked!();
+}
+
+/// A value of a type whose binary form is its text: text, name, varchar and their domains.
+struct AnyOwnedText(String);
+
+impl<'a> FromSql<'a> for AnyOwnedText {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(AnyOwnedText(std::str::from_utf8(raw)?.to_owned()))
+    }
+    fn accepts(_: &Type) -> bool {
+        true
     }
 }
 

@@ -276,8 +276,8 @@ fn a_reload_changes_the_rules_for_the_next_logins_only() {
     let mut session = Raw::connect(pgmend.config.port);
     session.start(0, &[("user", "anna"), ("database", "app")]).until_ready();
     let file = cluster.folder().join("hba.conf");
-    write_as_postgres(&file, "host all anna all ldap\n", "600");
-    pgmend.cli(&["reload"]).must_fail_saying("hba.conf:1: unknown authentication method \"ldap\"");
+    write_as_postgres(&file, "host all anna all kerberos\n", "600");
+    pgmend.cli(&["reload"]).must_fail_saying("hba.conf:1: unknown authentication method \"kerberos\"");
     login(&pgmend, "anna", "", "").must();
     write_as_postgres(&file, "host all anna all scram-sha-256\nlocal all all trust\n", "600");
     pgmend.cli(&["reload"]).must();

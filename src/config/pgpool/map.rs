@@ -52,7 +52,10 @@ pub fn map(values: &Values, files: &Files) -> Config {
         },
         pool,
         auth,
-        server: crate::server::Settings { reset_query: reset_query(values.text("reset_query_list")), ca_file },
+        server: crate::server::Settings {
+            reset_query: reset_query(values.text("reset_query_list")),
+            tls: crate::net::ServerTlsSettings { ca_file, ..Default::default() },
+        },
         health: health(values, key_file(files).as_deref(), &mut notes),
         recovery: recovery(values, key_file(files).as_deref()),
         admin,
@@ -175,7 +178,14 @@ fn listen(values: &Values, files: &Files, clients: u32, client_ca_file: Option<P
             }
             beside(&files.conf, values.text(name))
         };
-        crate::net::TlsSettings { cert_file: file("ssl_cert"), key_file: file("ssl_key"), client_ca_file }
+        let (cert_file, key_file) = (file("ssl_cert"), file("ssl_key"));
+        crate::net::TlsSettings {
+            own: crate::net::CertificateSettings { cert_file, key_file, server_names: Vec::new() },
+            others: Vec::new(),
+            client_ca_file,
+            client_crl_file: None,
+            session_tickets: true,
+        }
     });
     crate::net::Settings {
         addresses: values.list("listen_addresses"),
@@ -223,6 +233,9 @@ fn auth(values: &Values, files: &Files, notes: &mut Vec<(String, String)>) -> cr
         userlist_file: None,
         pool_passwd_file: None,
         key_file: key_file(files),
+        ident_file: None,
+        query: None,
+        ldap_ca_file: None,
     };
     if !values.boolean("enable_pool_hba") {
         let why = "off: the server alone decides, as it trusts pgmend's address; where it asks for a password, set \

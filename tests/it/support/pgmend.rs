@@ -154,7 +154,12 @@ impl Config {
 
     /// Starts the daemon and waits for nothing.
     pub fn spawn(&self) -> Pgmend {
-        let file = self.write();
+        self.spawn_with(&self.text())
+    }
+
+    /// The same with a file that holds more than `set` can say.
+    pub fn spawn_with(&self, text: &str) -> Pgmend {
+        let file = write_as_postgres(&self.folder.join("pgmend.toml"), text, "644");
         let binary = binary_for_postgres(&self.folder);
         let log = self.folder.join("pgmend.log");
         let out = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log can be made");

@@ -1,0 +1,53 @@
+//! What is allowed and yet hardly meant, or will soon be wrong by itself.
+
+use super::Config;
+use crate::auth::Secrets;
+use crate::net::certificate_ends_at;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A certificate is remarked on when so little is left of it.
+const SOON_S: i64 = 30 * DAY_S;
+const DAY_S: i64 = 24 * 3600;
+
+/// For people: (key, why). Reads the secrets and the certificates.
+pub fn remarks(config: &Config) -> Vec<(String, String)> {
+    let mut remarks = Vec::new();
+    let method = &config.auth.default_method;
+    let by_method = config.auth.hba_file.is_none() && method != "trust" && config.auth.query.is_none();
+    if by_method && Secrets::check(&config.auth).is_ok_and(|users| users == 0) {
+        let why = format!(
+            "{method} needs secrets, and neither userlist_file nor pool_passwd_file holds one: nobody can log in"
+        );
+        remarks.push(("auth.method".to_owned(), why));
+    }
+    remarks.extend(endings(config, unix_seconds()));
+    remarks
+}
+
+/// Certificates that have ended or soon will.
+pub fn endings(config: &Config, now_s: i64) -> Vec<(String, String)> {
+    let tls = config.listen.tls.as_ref();
+    let own = tls.map(|tls| ("tls.cert_file", tls.own.cert_file.as_path()));
+    let others = tls.into_iter().flat_map(|tls| &tls.others);
+    let others = others.map(|files| ("tls.certificate.cert_file", files.cert_file.as_path()));
+    let servers = config.server.tls.cert_file.as_deref().map(|file| ("tls.server_cert_file", file));
+    own.into_iter().chain(others).chain(servers).filter_map(|(key, file)| ending(key, file, now_s)).collect()
+}
+
+fn ending(key: &str, file: &Path, now_s: i64) -> Option<(String, String)> {
+    // An unreadable file has an error of its own.
+    let left_s = certificate_ends_at(file).ok()?.saturating_sub(now_s);
+    let file = file.display();
+    let why = match left_s {
+        ..0 => format!("{file} has expired {} days ago; renew it and reload", -left_s / DAY_S),
+        0..SOON_S => format!("{file} expires in {} days; renew it and reload", left_s / DAY_S),
+        _ => return None,
+    };
+    Some((key.to_owned(), why))
+}
+
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    i64::try_from(since).unwrap_or(i64::MAX)
+}
