@@ -100,6 +100,8 @@ pub struct Core {
     own_context: Option<Arc<Context>>,
     traces: Traces,
     custom: BTreeSet<String>,
+    /// Channels that the transaction has ended.
+    unlistened: Vec<Option<String>>,
     /// The next command is the server's although it looks like one of pgmend's.
     pass_command: bool,
     /// ReadyForQuery messages so far; wraps.
@@ -128,6 +130,7 @@ impl Core {
             initial,
             traces: Traces::NONE,
             custom: BTreeSet::new(),
+            unlistened: Vec::new(),
             pass_command: false,
             rounds: 0,
         }
@@ -166,6 +169,11 @@ impl Core {
     /// The question what the transaction left has been answered, or needs none.
     pub fn forget_traces(&mut self) {
         self.traces = Traces::NONE;
+    }
+
+    /// Channels that the client has ended since the last call; `None`: all.
+    pub fn take_unlistened(&mut self) -> Vec<Option<String>> {
+        std::mem::take(&mut self.unlistened)
     }
 
     /// Settings of the user's own that the client may have set.
@@ -284,6 +292,9 @@ impl Core {
         let traces = if plain { scan::classify(sql) } else { Traces::LEAVES };
         if traces.has(Traces::LEAVES) {
             self.remember_custom(scan::custom_names(sql));
+        }
+        if traces.has(Traces::FREES) && self.unlistened.len() < MAX_CUSTOM {
+            self.unlistened.extend(scan::unlistened(sql));
         }
         traces
     }
