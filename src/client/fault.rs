@@ -49,7 +49,7 @@ pub enum Fault {
     #[error("terminating connection due to {}", limit_told(.0, .1))]
     TimeLimit(Limit, u64),
     /// `max_waiting_clients`; 0: pgmend's own bound.
-    #[error("too many clients wait for a server connection of this pool already (max_waiting_clients = {0})")]
+    #[error("too many clients wait for a server connection of this pool already{}", queue_told(.0))]
     QueueFull(usize),
     /// A limit on clients.
     #[error("{}", too_many_told(.0))]
@@ -140,6 +140,10 @@ fn limit_told(limit: &Limit, seconds: &u64) -> String {
         Limit::ClientIdle => ("idle-session", "client_idle_timeout"),
     };
     format!("{what} timeout ({name} = {seconds}s)")
+}
+
+fn queue_told(limit: &usize) -> String {
+    if *limit == 0 { String::new() } else { format!(" (max_waiting_clients = {limit})") }
 }
 
 fn too_many_told(limit: &TooMany) -> String {

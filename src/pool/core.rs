@@ -446,11 +446,14 @@ impl<W> Core<W> {
         if was == is {
             return;
         }
-        for pool in (0..self.pools.len()).map(PoolId) {
-            self.unlist(pool);
-        }
         self.limited = if is { self.limited + 1 } else { self.limited - 1 };
-        for pool in (0..self.pools.len()).map(PoolId) {
+        let waiting = self.pools.iter().enumerate().filter(|(_, p)| !p.queue.is_empty());
+        let concerned = waiting.filter_map(|(n, p)| {
+            let place = Place { pool: PoolId(n), node: p.queue.front()?.node };
+            self.groups_of(place).contains(&at).then_some(place.pool)
+        });
+        for pool in concerned.collect::<Vec<_>>() {
+            self.unlist(pool);
             self.relist(pool);
         }
     }

@@ -280,7 +280,7 @@ pub fn hand_out(granted: Vec<Granted<Waiting>>) {
 mod tests {
     use super::*;
     use crate::pool::Local;
-    use crate::server::Connected;
+    use crate::server::{Connected, RouteId};
     use tokio::io::AsyncReadExt;
 
     const NODE: NodeId = NodeId(0);
@@ -409,5 +409,79 @@ mod tests {
                 local.clear();
             }
         });
+    }
+
+    /// Clients of three pools under two shared limits, each dropped at any moment: while it waits, holds, or has just been
+    /// granted something.
+    #[test]
+    fn nothing_is_left_of_futures_that_were_dropped() {
+        struct Forget<'a>(&'a SharedPool, u64);
+        impl Drop for Forget<'_> {
+            fn drop(&mut self) {
+                self.0.forget(self.1);
+            }
+        }
+        type Ends = std::rc::Rc<std::cell::RefCell<Vec<std::os::unix::net::UnixStream>>>;
+        async fn client(local: std::rc::Rc<Local>, turns: u64, ends: Ends) {
+            let open = |permit| {
+                let (pooled, end) = connection(permit);
+                ends.borrow_mut().push(end);
+                pooled
+            };
+            for turn in 0..turns {
+                let found = local.take(RouteId { node: NODE, timeline: 1 });
+                let pooled = match found {
+                    Some(pooled) => pooled,
+                    None => match local.shared.ask(NODE) {
+                        Asked::Permit(permit) => open(permit),
+                        Asked::Full => panic!("the queue has no limit"),
+                        Asked::Wait { id, grant, .. } => {
+                            let _forget = Forget(&local.shared, id);
+                            match grant.await.unwrap().arrive() {
+                                Grant::Conn(pooled) => pooled,
+                                Grant::Permit(permit) => open(permit),
+                            }
+                        }
+                    },
+                };
+                tokio::time::sleep(std::time::Duration::from_micros(50 * (turn % 7))).await;
+                local.put(pooled, 0);
+            }
+        }
+        let budget = Budget::new();
+        budget.set_node_limits(3, 0);
+        let rules = Rules { max_db_connections: 2, ..rules(2) };
+        let pools = ["a", "b", "c"]
+            .map(|user| SharedPool::new(PoolKey { user: user.into(), database: "d".into() }, rules.clone(), &budget));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let tasks = tokio::task::LocalSet::new();
+        tasks.block_on(&runtime, async {
+            let locals = pools.each_ref().map(|pool| std::rc::Rc::new(Local::new(pool.clone())));
+            let ends = Ends::default();
+            let mut running = std::collections::VecDeque::new();
+            for n in 0..600u64 {
+                let [a, b, c] = &locals;
+                let local = [a, b, c][(n % 3) as usize].clone();
+                running.push_back(tokio::task::spawn_local(client(local, n % 5 + 1, ends.clone())));
+                locals.iter().for_each(|l| l.serve_waiters());
+                if n % 4 == 0 {
+                    tokio::time::sleep(std::time::Duration::from_micros(n * 7 % 300)).await;
+                }
+                if running.len() > 30 {
+                    running.remove((n * 11 % 30) as usize).unwrap().abort();
+                }
+            }
+            for one in running {
+                one.abort();
+                let _ = one.await;
+            }
+            locals.iter().for_each(|l| l.clear());
+        });
+        for pool in &pools {
+            assert_eq!((pool.open(), pool.waiting()), (0, 0), "of {}", pool.key.user);
+        }
+        assert_eq!(budget.contended(), 0);
+        // And everything is there for the next ones.
+        assert!(matches!(pools[0].ask(NODE), Asked::Permit(_)));
     }
 }
