@@ -1,6 +1,6 @@
 //! A daemon's life: read, lock, listen, serve, and end as it was told.
 
-use super::adapters::{KeeperAttach, KeeperPort, RecoveryJobs, StoreMemory};
+use super::adapters::{KeeperAttach, KeeperPort, PlanePort, RecoveryJobs, StoreMemory};
 use super::data_plane::DataPlane;
 use super::runtime_config::{RuntimeConfig, plane_settings, startup_context};
 use crate::admin::{self, Admin, Daemon, PcpOperator, PoolAnswers, StopMode};
@@ -138,7 +138,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
     });
     let nodes = Arc::new(KeeperPort(keeper));
     let recoveries = Arc::new(RecoveryJobs { recovery, jobs: jobs.clone() });
-    let admin = Admin::new(board, nodes, recoveries, daemon.clone());
+    let admin = Admin::new(board, nodes, recoveries, Arc::new(PlanePort(plane.clone())), daemon.clone());
     let answers: Box<dyn crate::client::PoolCommands> = Box::new(PoolAnswers::new(admin.clone()));
     plane.commands.store(Some(Arc::new(answers)));
     tokio::spawn(admin::http::serve(api, admin.clone(), config.admin.clone(), control.clone()));

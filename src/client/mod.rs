@@ -1,15 +1,19 @@
 //! One client from accept to close.
 //!
 //! Read `startup`, then `session` (the client's life), `relay` (the hot path) and `core` (its protocol state, without IO);
-//! `worker` holds the sessions of one thread, `plane` what all threads share. Knows nothing of operators.
+//! `worker` holds the sessions of one thread, `control` its handle on each, `attend` its part in holding the gate; `plane` is
+//! what all threads share, `operate` what may be ordered of it. Knows nothing of operators.
 
+mod attend;
 mod buffer;
 mod cancel;
 mod commands;
+mod control;
 pub mod core;
 mod fault;
 mod lease;
 mod leftovers;
+mod operate;
 mod params;
 mod pins;
 mod plane;
@@ -22,6 +26,7 @@ mod worker;
 
 pub use commands::{Answer, PoolCommands};
 pub use core::Statements;
+pub use operate::{OperateError, Pause};
 pub use plane::{Admitted, Plane, PlaneSettings};
 pub use settings::Settings;
 pub use worker::{Nudge, Order, Worker};

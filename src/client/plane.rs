@@ -5,13 +5,13 @@ use super::commands::PoolCommands;
 use super::core::Statements;
 use super::pins::Pins;
 use super::startup::StartupContext;
-use crate::cluster::Board;
+use crate::cluster::{Board, OpenServers, Scope};
 use crate::pool::{PoolKey, PoolMode, SharedPool};
 use crate::{client, pool, server};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 /// The part of the configuration that the data plane reads; replaced whole at reload.
@@ -51,7 +51,23 @@ pub struct Plane {
     pub transactions: AtomicU64,
     /// Second zero of the workers' coarse clocks.
     pub started: Instant,
-    pools: Mutex<HashMap<PoolKey, Arc<SharedPool>>>,
+    pools: Arc<Pools>,
+}
+
+/// All pools. The board counts their servers.
+#[derive(Debug, Default)]
+struct Pools(Mutex<HashMap<PoolKey, Arc<SharedPool>>>);
+
+impl Pools {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PoolKey, Arc<SharedPool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenServers for Pools {
+    fn open(&self, scope: &Scope) -> usize {
+        self.lock().iter().filter(|(key, _)| scope.covers(&key.database)).map(|(_, pool)| pool.open()).sum()
+    }
 }
 
 impl std::fmt::Debug for Plane {
@@ -66,7 +82,7 @@ const MAX_POOLS: usize = 100_000;
 impl Plane {
     /// A plane without clients.
     pub fn new(board: Arc<Board>, settings: PlaneSettings, startup: StartupContext) -> Arc<Plane> {
-        Arc::new(Plane {
+        let plane = Arc::new(Plane {
             board,
             settings: ArcSwap::from_pointee(settings),
             startup: ArcSwap::from_pointee(startup),
@@ -78,13 +94,15 @@ impl Plane {
             sessions: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             started: Instant::now(),
-            pools: Mutex::default(),
-        })
+            pools: Arc::default(),
+        });
+        plane.board.count_servers_by(plane.pools.clone());
+        plane
     }
 
     /// The pool of a user in a database; `None` when there are too many pools.
     pub fn pool(&self, key: &PoolKey) -> Option<Arc<SharedPool>> {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = self.pools.lock();
         if let Some(pool) = pools.get(key) {
             return Some(pool.clone());
         }
@@ -98,7 +116,12 @@ impl Plane {
 
     /// Server connections that went from one worker to another, over all pools.
     pub fn moved(&self) -> u64 {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().map(|pool| pool.moved()).sum()
+        self.pools.lock().values().map(|pool| pool.moved()).sum()
+    }
+
+    /// The pools of these databases.
+    pub(super) fn pools_of(&self, scope: &Scope) -> Vec<Arc<SharedPool>> {
+        self.pools.lock().iter().filter(|(key, _)| scope.covers(&key.database)).map(|(_, pool)| pool.clone()).collect()
     }
 
     /// Puts new settings in force: sizes at once, the rest with each client's next transaction.
@@ -106,7 +129,7 @@ impl Plane {
         self.settings.store(Arc::new(settings));
         self.startup.store(Arc::new(startup));
         let settings = self.settings.load();
-        let pools: Vec<_> = self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let pools: Vec<_> = self.pools.lock().values().cloned().collect();
         for pool in pools {
             pool.resize(settings.pool_size(&pool.key.database));
         }

@@ -1,6 +1,7 @@
 //! A client's life: login, greeting, one transaction after the other, farewell.
 
 use super::cancel::{CancelSlot, Listing};
+use super::control::{Control, Doing};
 use super::core::{Core, Front, Rules};
 use super::fault::Fault;
 use super::lease::Borrower;
@@ -10,7 +11,7 @@ use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
 use super::scan::Traces;
 use super::startup::{self, Arrival, NewSession};
-use super::worker::{Control, Worker};
+use super::worker::Worker;
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode, Pooled};
 use crate::server::{Login, ParamSet, ServerConn, SimpleError};
@@ -50,8 +51,14 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>) {
 async fn run(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) {
     let NewSession { mut stream, user, database, parameters, minor, secret, .. } = new;
     let login = Login { user: user.clone(), database: database.clone(), secret, parameters: Vec::new() };
+    // Nobody has set it before: a control serves one login.
+    let _ = control.database.set(database.as_str().into());
     let key = PoolKey { user, database };
-    let outcome = begin(worker.clone(), &mut stream, key, login, &parameters, minor, control).await;
+    let disabled = worker.plane.board.read().gate.disabled.contains(&key.database);
+    let outcome = match disabled {
+        true => Err(Fault::Disabled(key.database)),
+        false => begin(worker.clone(), &mut stream, key, login, &parameters, minor, control).await,
+    };
     let fault = match outcome {
         Ok(mut session) => session.run(&mut stream).await.err(),
         Err(fault) => Some(fault),
@@ -235,7 +242,7 @@ impl Session {
                 Err(fault) => {
                     match fault {
                         Fault::Shutdown | Fault::Idle if self.up.is_sent() => self.held = Some(pooled),
-                        Fault::ClientGone if !self.core.is_settled() => self.borrower.abandon(pooled),
+                        Fault::ClientGone | Fault::Killed if !self.core.is_settled() => self.borrower.abandon(pooled),
                         // What the server has seen of the last batch is not known: it is closed.
                         _ => drop(pooled),
                     }
@@ -308,6 +315,7 @@ impl Session {
     /// Waits for work, sending what is left of the last answer. An idle client holds no buffer here.
     async fn next(&mut self, client: &mut Stream) -> Result<Front, Fault> {
         let Session { up, down, core, borrower, .. } = self;
+        borrower.control.doing.set(Doing::Away);
         poll_fn(|cx| {
             loop {
                 if let Poll::Ready(Err(_)) = down.poll_send(client, cx) {
@@ -354,6 +362,11 @@ impl Session {
             let outcome =
                 Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until }
                     .poll(&mut state, cx);
+            borrower.control.doing.set(match (core.is_settled(), core.is_clean()) {
+                (false, _) => Doing::Working,
+                (true, false) => Doing::InTransaction,
+                (true, true) => Doing::Bound,
+            });
             if state.client_closed && borrower.control.closed_s.get().is_none() {
                 borrower.control.closed_s.set(Some(now_s));
             }

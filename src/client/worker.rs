@@ -1,9 +1,10 @@
 //! One thread of the data plane: its clients, its idle server connections, its coarse clock.
 
+use super::control::{Control, End, Ending};
 use super::leftovers::Functions;
 use super::plane::{Admitted, Plane};
 use super::session;
-use crate::cluster::GateState;
+use crate::cluster::{Gate, Seat, Servers};
 use crate::net::{self, StdStream, Stream};
 use crate::pool::{Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
@@ -11,7 +12,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -25,6 +25,8 @@ const MAX_INTERNED: usize = 1024;
 const FUNCTIONS_S: u64 = 60;
 /// Databases whose functions are remembered.
 const MAX_DATABASES: usize = 1024;
+/// Between two reports of a worker while the gate is held: the grain of a report's truth and of an order's deadline.
+const GATE_LOOK: Duration = Duration::from_millis(10);
 
 /// What a worker is told from outside.
 #[derive(Debug)]
@@ -57,85 +59,8 @@ pub enum Way {
     Open(Rc<Route>),
     /// Wait for the board to change.
     Blocked(Rc<str>),
-}
-
-/// How a session is told to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    /// When it is between transactions.
-    Clean(End),
-    /// At once.
-    Now(End),
-}
-
-/// Why a session is ended by pgmend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// pgmend stops.
-    Shutdown,
-    /// `client_idle_limit`.
-    Idle,
-    /// The client closed without saying goodbye, and what it asked for takes long.
-    Vanished,
-}
-
-/// The handle by which the worker reaches a session: its waker, and what it shall do.
-#[derive(Debug, Default)]
-pub struct Control {
-    waker: RefCell<Option<Waker>>,
-    ending: Cell<Option<Ending>>,
-    /// Coarse seconds of its last sign of life.
-    pub active_s: Cell<u64>,
-    /// Until when (coarse seconds) it may wait for a server connection.
-    wait_until_s: Cell<Option<u64>>,
-    overdue: Cell<bool>,
-    /// Since when (coarse seconds) it is closed while an answer is owed.
-    pub closed_s: Cell<Option<u64>>,
-}
-
-impl Control {
-    /// To be called in each poll: lets the worker wake the session, and says whether it must end now.
-    pub fn check(&self, cx: &Context<'_>, clean: bool) -> Option<End> {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        match self.ending.get()? {
-            Ending::Clean(end) => clean.then_some(end),
-            Ending::Now(end) => Some(end),
-        }
-    }
-
-    /// Begins (or ends) a wait that the worker's sweep bounds.
-    pub fn wait_until(&self, end_s: Option<u64>) {
-        self.wait_until_s.set(end_s);
-        self.overdue.set(false);
-    }
-
-    /// The wait has lasted too long.
-    pub fn is_overdue(&self) -> bool {
-        self.overdue.get()
-    }
-
-    fn sweep(&self, now_s: u64) {
-        if self.wait_until_s.get().is_some_and(|end| now_s >= end) && !self.overdue.replace(true) {
-            self.wake();
-        }
-        if self.closed_s.get().is_some_and(|since| now_s > since) && self.ending.get().is_none() {
-            self.end(Ending::Now(End::Vanished));
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
-    }
-
-    fn end(&self, ending: Ending) {
-        self.ending.set(Some(ending));
-        self.wake();
-    }
+    /// Held at the gate: wait for the board to change.
+    Held(Rc<str>, Servers),
 }
 
 /// One worker. Lives on its thread; everything in it is plain cells.
@@ -145,13 +70,18 @@ pub struct Worker {
     pub plane: Arc<Plane>,
     /// Tells the other workers to serve waiters from their idle connections.
     pub nudge: Nudge,
-    pools: RefCell<HashMap<PoolKey, Rc<Local>>>,
-    sessions: RefCell<HashMap<u64, Rc<Control>>>,
+    pub(super) pools: RefCell<HashMap<PoolKey, Rc<Local>>>,
+    pub(super) sessions: RefCell<HashMap<u64, Rc<Control>>>,
     last_session: Cell<u64>,
     params: RefCell<HashSet<ParamSet>>,
     functions: RefCell<HashMap<String, Learnt>>,
     now_s: Cell<u64>,
     way: RefCell<(u64, Way)>,
+    /// The gate as of `way`, while any order holds it.
+    gate: RefCell<Option<Arc<Gate>>>,
+    pub(super) seat: Seat,
+    /// The last order and the last RECONNECT that were attended to.
+    pub(super) attended: Cell<(u64, u64)>,
     stopping: Cell<Option<Ending>>,
     /// The last session has ended while the worker is stopping.
     emptied: Notify,
@@ -181,6 +111,7 @@ impl Nudge {
 impl Worker {
     /// A worker without clients.
     pub fn new(plane: Arc<Plane>, nudge: Nudge) -> Rc<Worker> {
+        let seat = plane.board.take_seat();
         Rc::new(Worker {
             plane,
             nudge,
@@ -191,6 +122,9 @@ impl Worker {
             functions: RefCell::default(),
             now_s: Cell::new(0),
             way: RefCell::new((0, Way::Blocked("not yet known".into()))),
+            gate: RefCell::default(),
+            seat,
+            attended: Cell::default(),
             stopping: Cell::new(None),
             emptied: Notify::new(),
         })
@@ -200,13 +134,18 @@ impl Worker {
     pub async fn run(self: Rc<Self>, mut orders: tokio::sync::mpsc::Receiver<Order>) {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut board = self.plane.board.watch();
+        self.attend();
         loop {
+            let held = self.gate.borrow().is_some();
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(order) => self.obey(order),
                     None => return,
                 },
                 _ = sweep.tick() => self.sweep(),
+                Ok(()) = board.changed() => self.attend(),
+                () = tokio::time::sleep(GATE_LOOK), if held => self.attend(),
                 () = self.emptied.notified() => {}
             }
             if self.stopping.get().is_some() && self.sessions.borrow().is_empty() {
@@ -219,7 +158,7 @@ impl Worker {
         match order {
             Order::Client(stream, admitted) => self.adopt(stream, admitted),
             Order::Serve => self.pools.borrow().values().for_each(|pool| pool.serve_waiters()),
-            Order::Settings => self.way.borrow_mut().0 = 0,
+            Order::Settings => self.look_again(),
             Order::StopSmart => self.stop(Ending::Clean(End::Shutdown)),
             Order::StopFast => self.stop(Ending::Now(End::Shutdown)),
         }
@@ -241,7 +180,7 @@ impl Worker {
         let control = Rc::new(Control::default());
         control.active_s.set(self.now_s.get());
         if let Some(ending) = self.stopping.get() {
-            control.ending.set(Some(ending));
+            control.end(ending);
         }
         self.sessions.borrow_mut().insert(id, control.clone());
         let worker = self.clone();
@@ -304,11 +243,23 @@ impl Worker {
         way.1.clone()
     }
 
+    /// The same for a database's transactions, which the gate may hold.
+    pub fn way_for(&self, database: &str) -> Way {
+        let way = self.way();
+        match self.gate.borrow().as_ref().and_then(|gate| gate.holds(database)) {
+            None => way,
+            Some(order) => Way::Held(order.wanted.reason.as_str().into(), order.wanted.servers),
+        }
+    }
+
+    /// Nothing that was looked up counts any more.
+    pub(super) fn look_again(&self) {
+        self.way.borrow_mut().0 = 0;
+    }
+
     fn look(&self) -> Way {
         let published = self.plane.board.read();
-        if published.gate.state == GateState::Held {
-            return Way::Blocked(format!("held: {}", published.gate.reason).into());
-        }
+        *self.gate.borrow_mut() = Some(published.gate.clone()).filter(|gate| !gate.is_open());
         let Some(spec) = published.view.primary_spec() else {
             return Way::Blocked("no node is known to be the primary".into());
         };
@@ -338,7 +289,7 @@ impl Worker {
         let settings = self.plane.settings.load();
         let route = match self.way() {
             Way::Open(route) => Some(route.id),
-            Way::Blocked(_) => None,
+            Way::Blocked(_) | Way::Held(..) => None,
         };
         for pool in self.pools.borrow().values() {
             let limits = &settings.server;
@@ -352,7 +303,7 @@ impl Worker {
         let limit = settings.client.idle_limit.as_secs();
         if limit > 0 {
             for control in self.sessions.borrow().values() {
-                if self.now_s.get().saturating_sub(control.active_s.get()) > limit && control.ending.get().is_none() {
+                if self.now_s.get().saturating_sub(control.active_s.get()) > limit && !control.is_ending() {
                     control.end(Ending::Clean(End::Idle));
                 }
             }

@@ -63,6 +63,19 @@ impl Grant {
 #[derive(Debug)]
 pub struct Permit {
     pool: Arc<SharedPool>,
+    /// The pool's when it was given.
+    reconnects: u64,
+}
+
+impl Permit {
+    fn of(pool: &Arc<SharedPool>) -> Permit {
+        Permit { pool: pool.clone(), reconnects: pool.reconnects.load(Ordering::Relaxed) }
+    }
+
+    /// True when a RECONNECT came after it: its connection is closed as soon as nobody uses it. One load.
+    pub fn is_outdated(&self) -> bool {
+        self.pool.reconnects.load(Ordering::Relaxed) != self.reconnects
+    }
 }
 
 impl Drop for Permit {
@@ -108,6 +121,7 @@ pub struct SharedPool {
     waiting: AtomicUsize,
     ids: AtomicU64,
     moved: AtomicU64,
+    reconnects: AtomicU64,
     queue: Mutex<Queue>,
     /// Of all workers, so that a login waits for a server only where no server is known at all.
     greetings: Mutex<Greetings>,
@@ -122,6 +136,7 @@ impl SharedPool {
             waiting: AtomicUsize::new(0),
             ids: AtomicU64::new(0),
             moved: AtomicU64::new(0),
+            reconnects: AtomicU64::new(0),
             queue: Mutex::default(),
             greetings: Mutex::default(),
         })
@@ -147,6 +162,11 @@ impl SharedPool {
     /// the exception, unless the pool is smaller than the number of workers.
     pub fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
+    }
+
+    /// Every connection that is open now is closed as soon as nobody uses it (RECONNECT).
+    pub fn reconnect(&self) {
+        self.reconnects.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What a server of this route reports to a session with these wishes, if one was asked before.
@@ -175,7 +195,7 @@ impl SharedPool {
         let mut queue = self.lock();
         if queue.waiters.is_empty() && queue.open < self.size.load(Ordering::Relaxed) {
             queue.open += 1;
-            return Asked::Permit(Permit { pool: self.clone() });
+            return Asked::Permit(Permit::of(self));
         }
         if queue.waiters.len() >= MAX_WAITERS {
             return Asked::Full;
@@ -237,7 +257,7 @@ impl SharedPool {
                 waiter
             };
             // When the waiter has gone, the permit in the returned grant is dropped outside the lock and comes back here.
-            let _ = waiter.gift.send(Grant::Permit(Permit { pool: self.clone() }));
+            let _ = waiter.gift.send(Grant::Permit(Permit::of(self)));
         }
     }
 

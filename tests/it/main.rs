@@ -11,6 +11,7 @@ mod drivers;
 mod harness;
 mod health;
 mod leases;
+mod operate;
 mod pcp;
 mod pgpool_setup;
 mod pooling;

@@ -27,8 +27,8 @@ const MAX_OPERATORS: usize = 32;
 const MAX_OTHERS: usize = 32;
 /// A request's head, and then its body, must have arrived within this.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// A whole connection, which carries one request: longer than any client waits for its answer.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(180);
+/// A whole connection, which carries one request: longer than any client waits for its answer, that to a PAUSE included.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(crate::admin::MAX_PAUSE_TIMEOUT_S + 180);
 /// What is under way at the daemon's end may take this long to answer.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failed accept, such as for want of file descriptors.

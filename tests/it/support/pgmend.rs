@@ -133,6 +133,11 @@ impl Config {
         text
     }
 
+    /// Where everything of this daemon lies.
+    pub fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
     /// Writes the file; what a reload then reads.
     pub fn write(&self) -> PathBuf {
         write_as_postgres(&self.folder.join("pgmend.toml"), &self.text(), "644")
