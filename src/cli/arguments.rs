@@ -181,6 +181,10 @@ pub struct Run {
     /// Forget the states of the nodes.
     #[arg(short = 'D', long)]
     pub discard_status: bool,
+    /// Take the place of the daemon that runs on the same state directory, without closing a socket: it keeps its clients
+    /// until they leave, new ones come here. Without one this is an ordinary start.
+    #[arg(long)]
+    pub takeover: bool,
 }
 
 /// pgmend's file, or Pgpool-II's.

@@ -154,7 +154,7 @@ fn daemon(run: Run) -> ExitCode {
     {
         return fail(format!("cannot go into the background: {error}"));
     }
-    crate::app::run(source, RunOptions { discard_status: run.discard_status })
+    crate::app::run(source, RunOptions { discard_status: run.discard_status, takeover: run.takeover })
 }
 
 fn check_configuration(source: &Source) -> ExitCode {

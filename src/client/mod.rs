@@ -24,6 +24,7 @@ mod settings;
 pub mod startup;
 mod worker;
 
+pub use cancel::Elsewhere;
 pub use commands::{Answer, PoolCommands};
 pub use core::Statements;
 pub use operate::{OperateError, Pause};

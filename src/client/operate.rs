@@ -87,10 +87,13 @@ impl Plane {
 
     /// Every server connection that is open now is closed as soon as nobody uses it.
     pub fn reconnect(&self, scope: &Scope) {
-        for pool in self.pools_of(scope) {
-            pool.reconnect();
-        }
+        self.outdate(scope);
         self.board.reconnect();
+    }
+
+    /// The same for who publishes it himself.
+    pub fn outdate(&self, scope: &Scope) {
+        self.pools_of(scope).iter().for_each(|pool| pool.reconnect());
     }
 
     /// Ends all sessions and server connections at once. New ones wait until RESUME.

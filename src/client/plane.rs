@@ -1,6 +1,6 @@
 //! What all workers of the data plane share: settings, limits, statements, cancels.
 
-use super::cancel::Cancels;
+use super::cancel::{Cancels, Elsewhere};
 use super::commands::PoolCommands;
 use super::core::Statements;
 use super::pins::Pins;
@@ -37,6 +37,8 @@ pub struct Plane {
     pub startup: ArcSwap<StartupContext>,
     /// Cancel keys.
     pub cancels: Arc<Cancels>,
+    /// Where cancels go whose key is unknown here.
+    pub elsewhere: ArcSwapOption<Box<dyn Elsewhere>>,
     /// Prepared statements.
     pub statements: Statements,
     /// Clients bound to their servers.
@@ -87,6 +89,7 @@ impl Plane {
             settings: ArcSwap::from_pointee(settings),
             startup: ArcSwap::from_pointee(startup),
             cancels: Arc::default(),
+            elsewhere: ArcSwapOption::empty(),
             statements: Statements::default(),
             pins: Arc::default(),
             commands: ArcSwapOption::empty(),
@@ -132,6 +135,15 @@ impl Plane {
         let pools: Vec<_> = self.pools.lock().values().cloned().collect();
         for pool in pools {
             pool.resize(settings.pool_size(&pool.key.database));
+        }
+    }
+
+    /// Carries a cancel request out, wherever its client is.
+    pub async fn cancel(&self, pid: u32, key: &[u8]) {
+        if !self.cancels.cancel(pid, key).await
+            && let Some(elsewhere) = self.elsewhere.load_full()
+        {
+            elsewhere.cancel(pid, key.to_vec()).await;
         }
     }
 

@@ -40,7 +40,7 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>) {
         Ok(Arrival::Cancel { pid, key, mut stream }) => {
             // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
             // without a farewell for an error.
-            worker.plane.cancels.cancel(pid, &key).await;
+            worker.plane.cancel(pid, &key).await;
             let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
         }
         Ok(Arrival::Gone) => {}

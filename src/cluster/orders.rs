@@ -64,6 +64,11 @@ impl Board {
         given.map(|number| Hold { board: self.clone(), number: Some(number) })
     }
 
+    /// Whether all is quiet for this order, whoever gave it.
+    pub fn quiet(self: &Arc<Self>, number: u64) -> Result<Quiet, Unquiet> {
+        Quiet::of(self, number)
+    }
+
     /// Takes back the orders that `gone` says; true when there was one.
     pub fn take_back(&self, gone: impl Fn(u64, Holder, &Scope) -> bool) -> bool {
         self.change_gate(|gate| gate.without(|o| gone(o.number, o.wanted.holder, &o.wanted.scope)))

@@ -12,7 +12,7 @@ mod values;
 pub use checks::remarks;
 pub use error::{ConfigError, ConfigErrors};
 pub use reload::{Changes, changes, effective};
-pub use settings::Config;
+pub use settings::{Config, Ending};
 
 use std::path::{Path, PathBuf};
 

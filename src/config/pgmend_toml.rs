@@ -3,7 +3,7 @@
 use super::checks;
 use super::error::{ConfigError, ConfigErrors};
 use super::section::{Notes, Section};
-use super::{Config, values};
+use super::{Config, Ending, values};
 use crate::auth::{StoredSecret, pool_secret, read_key};
 use crate::base::{NodeId, Secret};
 use crate::cluster::{Host, NodeSpec, SslMode};
@@ -73,7 +73,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     tls.finish();
     let health = health(root.section("health"), auth.key_file.as_deref());
     let recovery = recovery(root.section("recovery"), folder, auth.key_file.as_deref());
-    let admin = admin(root.section("admin"), folder);
+    let (admin, ending) = admin(root.section("admin"), folder);
     let state = root.section("state");
     let directory = state.path("directory", folder).unwrap_or_else(|| "/var/lib/pgmend".into());
     let pid_file = state.path("pid_file", folder);
@@ -100,6 +100,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         admin,
         store: crate::store::Settings { directory, pgpool_status: false, discard_status: false },
         pid_file,
+        ending,
         log_level,
         not_honoured: Vec::new(),
         listed: Vec::new(),
@@ -321,7 +322,7 @@ fn recovery(section: Section<'_>, folder: &Path, key_file: Option<&Path>) -> cra
     settings
 }
 
-fn admin(section: Section<'_>, folder: &Path) -> crate::admin::Settings {
+fn admin(section: Section<'_>, folder: &Path) -> (crate::admin::Settings, Ending) {
     let addresses = section.texts("pcp_listen_addresses", &["127.0.0.1"]);
     let port = section.port("pcp_port", 9898);
     let socket_directory = section.text_maybe_empty("pcp_socket_dir", "/tmp");
@@ -336,6 +337,10 @@ fn admin(section: Section<'_>, folder: &Path) -> crate::admin::Settings {
         admin_os_users: section.texts("os_users", &[]),
         pcp,
     };
+    let ending = Ending {
+        shutdown_timeout: section.duration("shutdown_timeout", "0s"),
+        takeover_timeout: section.duration("takeover_timeout", "0s"),
+    };
     section.finish();
-    settings
+    (settings, ending)
 }

@@ -9,7 +9,9 @@ mod tls_client;
 mod tls_server;
 pub use connect::{connect, is_unix, upgrade_client};
 pub use error::NetError;
-pub use listen::{Listener, SocketFile, accept_options, bind, bind_tcp_again, prepare_accepted};
+pub use listen::{
+    Inherited, Left, Listener, Shared, SocketFile, accept_options, bind, bind_after, bind_tcp_again, prepare_accepted,
+};
 pub use settings::{Settings, TlsSettings};
 pub use stream::{Peer, StdStream, Stream, TlsSession};
 pub use tls_client::{TlsClientError, tls_client_config};

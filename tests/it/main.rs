@@ -23,3 +23,4 @@ mod server_tls;
 mod servers;
 mod session;
 mod state;
+mod takeover;

@@ -8,6 +8,7 @@ mod socket;
 pub use socket::Bound;
 
 use super::{Admin, Settings};
+use crate::net::Inherited;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -36,7 +37,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Opens the socket; `serve` does the rest. A socket on which another process listens is an error.
 pub fn bind(settings: &Settings) -> io::Result<Bound> {
-    socket::bind(&settings.socket)
+    bind_after(settings, &mut Inherited::default())
+}
+
+/// The same after another process, whose socket goes on.
+pub fn bind_after(settings: &Settings, inherited: &mut Inherited) -> io::Result<Bound> {
+    socket::bind(&settings.socket, inherited)
 }
 
 /// Serves until `stop`; requests under way then still get their answers. The socket's file is removed at the end.

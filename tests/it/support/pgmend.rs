@@ -157,14 +157,31 @@ impl Config {
         pgmend
     }
 
+    /// Starts a daemon that takes the place of the one that runs, and waits until it is the daemon.
+    #[track_caller]
+    pub fn take_over(&self) -> Pgmend {
+        let pgmend = self.spawn_with(&["--takeover"]);
+        wait_until("the new process is the daemon", Duration::from_secs(20), || {
+            assert!(is_alive(pgmend.pid()), "the new process has ended:\n{}", pgmend.log());
+            pgmend.cli(&["status", "--json"]).out.contains(&format!("\"pid\": {},", pgmend.pid()))
+        });
+        pgmend.wait_ready();
+        pgmend
+    }
+
     /// Starts the daemon and waits for nothing.
     pub fn spawn(&self) -> Pgmend {
+        self.spawn_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub fn spawn_with(&self, more: &[&str]) -> Pgmend {
         let file = self.write();
         let binary = binary_for_postgres(&self.folder);
         let log = self.folder.join("pgmend.log");
         let out = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log can be made");
         let mut command = as_postgres(&binary);
-        command.arg("run").arg(file).envs(self.env.iter().map(|(k, v)| (*k, v)));
+        command.arg("run").arg(file).args(more).envs(self.env.iter().map(|(k, v)| (*k, v)));
         command.stdout(out.try_clone().expect("a second handle")).stderr(Stdio::from(out));
         let child = command.spawn().expect("the daemon starts");
         Pgmend { child, config: self.clone(), binary, log }
