@@ -41,6 +41,11 @@ impl Left {
         self.0.store(true, Ordering::Release);
     }
 
+    /// It is ours again, or for the first time: it goes with its listener.
+    pub fn clear(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
     /// True when it stays.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
@@ -60,13 +65,28 @@ pub struct Shared {
 
 /// Listening sockets that the process before us has handed over, by address.
 #[derive(Debug, Default)]
-pub struct Inherited(pub Vec<(String, OwnedFd)>);
+pub struct Inherited {
+    sockets: Vec<(String, OwnedFd)>,
+    left: Left,
+}
 
 impl Inherited {
+    /// Their files are still those of the process before, until [`Left::clear`] is called of what `left` gives.
+    pub fn new(sockets: Vec<(String, OwnedFd)>) -> Inherited {
+        let left = Left::default();
+        left.set();
+        Inherited { sockets, left }
+    }
+
+    /// One for all their files.
+    pub fn left(&self) -> Left {
+        self.left.clone()
+    }
+
     /// The socket of this address, if there is one.
     pub fn take(&mut self, address: &str) -> Option<OwnedFd> {
-        let at = self.0.iter().position(|(of, _)| of == address)?;
-        Some(self.0.swap_remove(at).1)
+        let at = self.sockets.iter().position(|(of, _)| of == address)?;
+        Some(self.sockets.swap_remove(at).1)
     }
 }
 
@@ -130,7 +150,7 @@ pub fn bind_after(settings: &Settings, inherited: &mut Inherited) -> Result<Vec<
         let path = socket_path(directory, settings.port);
         listeners.push(match inherited.take(&path.display().to_string()) {
             Some(socket) => {
-                let file = SocketFile { identity: identity(&path), path, left: Left::default() };
+                let file = SocketFile { identity: identity(&path), path, left: inherited.left() };
                 Listener::Unix(socket.into(), file)
             }
             None => bind_unix(directory, settings)?,
@@ -363,7 +383,12 @@ mod tests {
         shared.left.set();
         drop(first);
         assert!(path.exists());
-        let second = bind_after(&of, &mut Inherited(vec![(shared.address, shared.descriptor)])).unwrap();
+        let again = (shared.address.clone(), shared.descriptor.try_clone().unwrap());
+        drop(bind_after(&of, &mut Inherited::new(vec![again])).unwrap());
+        assert!(path.exists(), "who gives up leaves it");
+        let mut inherited = Inherited::new(vec![(shared.address, shared.descriptor)]);
+        let second = bind_after(&of, &mut inherited).unwrap();
+        inherited.left().clear();
         let Some(Listener::Unix(socket, _)) = second.first() else { panic!("no Unix listener") };
         socket.accept().unwrap();
         drop(second);

@@ -143,7 +143,11 @@ fn a_takeover_without_anybody_is_a_start_and_a_bound_ends_who_stays() {
     first.psycopg("", "connect().execute('SELECT 1')");
     let mut idle = crate::support::Raw::connect(config.port);
     idle.start(0, &[("user", "postgres"), ("database", "postgres")]).until_ready();
+    first.cli(&["pause", "other"]).must();
+    first.cli(&["disable", "third"]).must();
     let second = config.take_over();
+    let status = second.cli(&["status"]).must().out;
+    assert!(status.contains("held: PAUSE of database other; disabled: third"), "orders go along: {status}");
     wait_until("the first one ends", SOON, || !is_alive(first.pid()));
     assert_eq!(idle.message().error().0, "57P01");
     second.sql("SELECT 1").must();

@@ -52,7 +52,7 @@ impl Drop for SocketFile {
 
 pub(super) fn bind(path: &Path, inherited: &mut Inherited) -> io::Result<Bound> {
     if let Some(socket) = inherited.take(&path.display().to_string()) {
-        let file = SocketFile { path: path.to_owned(), identity: identity(path), left: Left::default() };
+        let file = SocketFile { path: path.to_owned(), identity: identity(path), left: inherited.left() };
         return Ok(Bound { listener: socket.into(), file });
     }
     open(path).map_err(|e| io::Error::new(e.kind(), format!("admin socket {}: {e}", path.display())))

@@ -40,7 +40,7 @@ pub fn ask(directory: &Path) -> Result<Option<Inheritance>, String> {
     if listeners.len() != descriptors.len() {
         return Err("takeover: the running process sent more names than sockets, or fewer".into());
     }
-    let listeners = Inherited(listeners.into_iter().zip(descriptors).collect());
+    let listeners = Inherited::new(listeners.into_iter().zip(descriptors).collect());
     Ok(Some(Inheritance { listeners, lock, socket }))
 }
 
@@ -50,7 +50,10 @@ impl Inheritance {
     pub fn take(self) -> Result<(View, GateWords, OwnedFd, UnixStream), String> {
         let (word, _) = say(&self.socket, &Word::Prepared)?;
         match word {
-            Word::Yours { view, gate } => Ok((view, gate, self.lock, self.socket)),
+            Word::Yours { view, gate } => {
+                self.listeners.left().clear();
+                Ok((view, gate, self.lock, self.socket))
+            }
             word => Err(not_expected(&word)),
         }
     }
