@@ -134,6 +134,9 @@ impl Worker {
     pub async fn run(self: Rc<Self>, mut orders: tokio::sync::mpsc::Receiver<Order>) {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // An interval, not a sleep for each turn: a worker with many orders would never get to its end.
+        let mut gate_look = tokio::time::interval(GATE_LOOK);
+        gate_look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut board = self.plane.board.watch();
         self.attend();
         loop {
@@ -145,7 +148,7 @@ impl Worker {
                 },
                 _ = sweep.tick() => self.sweep(),
                 Ok(()) = board.changed() => self.attend(),
-                () = tokio::time::sleep(GATE_LOOK), if held => self.attend(),
+                _ = gate_look.tick(), if held => self.attend(),
                 () = self.emptied.notified() => {}
             }
             if self.stopping.get().is_some() && self.sessions.borrow().is_empty() {
