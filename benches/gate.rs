@@ -9,7 +9,7 @@ use pgmend::auth::{HbaRules, Method, Secrets};
 use pgmend::base::NodeId;
 use pgmend::client::startup::{StartupContext, Turns};
 use pgmend::client::{Nudge, Plane, PlaneSettings, Worker};
-use pgmend::cluster::{Board, Gate, GateState, NodeStatus, NodeView, Published, Role, View};
+use pgmend::cluster::{Board, Holder, NodeStatus, NodeView, Role, Scope, Servers, View, Wanted};
 use pgmend::config;
 use std::hint::black_box;
 use std::path::Path;
@@ -55,22 +55,33 @@ fn worker() -> Rc<Worker> {
 }
 
 /// Publishes the gate anew, as an order does.
-fn publish(board: &Board, state: GateState) {
-    let gate = Gate { state, ..Gate::default() };
-    assert!(board.publish(|now| Some(Published { view: now.view.clone(), gate: Arc::new(gate.clone()) })));
+fn publish(board: &Arc<Board>, held: bool) {
+    let wanted = Wanted {
+        scope: Scope::All,
+        holder: Holder::Operator,
+        reason: String::new(),
+        servers: Servers::Keep,
+        end_sessions: false,
+        until: None,
+    };
+    let hold = board.hold(&wanted).expect("there are none");
+    if held {
+        board.take_back(|number, _, _| number != hold.number());
+        hold.stand(None);
+    }
 }
 
 fn gate(criterion: &mut Criterion) {
     let worker = worker();
     let board = &worker.plane.board;
     let mut group = criterion.benchmark_group("gate, one transaction");
-    group.bench_function("a worker's look, nothing moved", |b| b.iter(|| black_box(worker.way())));
+    group.bench_function("a worker's look, nothing moved", |b| b.iter(|| black_box(worker.way_for("postgres"))));
     group.bench_function("the number alone", |b| b.iter(|| black_box(board.version())));
     group.bench_function("not done: view and gate read each time", |b| b.iter(|| black_box(board.read())));
-    for (name, state) in [("held", GateState::Held), ("open", GateState::Open)] {
-        let setup = || publish(board, state);
+    for (name, held) in [("held", true), ("open", false)] {
+        let setup = || publish(board, held);
         group.bench_function(format!("a worker's first look after a change: {name}"), |b| {
-            b.iter_batched(setup, |()| black_box(worker.way()), BatchSize::PerIteration);
+            b.iter_batched(setup, |()| black_box(worker.way_for("postgres")), BatchSize::PerIteration);
         });
     }
     group.finish();

@@ -31,6 +31,46 @@ pub enum Command {
         /// Which.
         node: NodeId,
     },
+    /// Hold new transactions and wait until no server connection is open.
+    Pause {
+        /// Only this database; else all.
+        #[serde(default)]
+        database: Option<String>,
+        /// Seconds to wait for the transactions under way; then the gate opens again.
+        #[serde(default = "pause_timeout_s")]
+        timeout_s: u64,
+        /// Seconds after which the pause ends by itself; else by RESUME.
+        #[serde(default)]
+        at_most_s: Option<u64>,
+    },
+    /// Take PAUSE or KILL back.
+    Resume {
+        /// Only this database; else what was held for all.
+        #[serde(default)]
+        database: Option<String>,
+    },
+    /// Close every server connection as soon as nobody uses it; new ones are opened as needed.
+    Reconnect {
+        /// Only this database; else all.
+        #[serde(default)]
+        database: Option<String>,
+    },
+    /// End all clients and servers at once; new clients wait until RESUME.
+    Kill {
+        /// Only this database; else all.
+        #[serde(default)]
+        database: Option<String>,
+    },
+    /// Take no new clients for a database.
+    Disable {
+        /// Which.
+        database: String,
+    },
+    /// Take them again.
+    Enable {
+        /// Which.
+        database: String,
+    },
     /// Read the configuration anew.
     Reload,
     /// End the daemon.
@@ -50,6 +90,15 @@ pub enum Command {
         /// Its number.
         id: u64,
     },
+}
+
+/// How long a PAUSE waits unless it is told.
+pub const PAUSE_TIMEOUT_S: u64 = 60;
+/// How long it may be told to wait.
+pub const MAX_PAUSE_TIMEOUT_S: u64 = 3600;
+
+fn pause_timeout_s() -> u64 {
+    PAUSE_TIMEOUT_S
 }
 
 /// PostgreSQL's and Pgpool-II's three ways to stop.

@@ -1,8 +1,9 @@
 //! Stand-ins for the daemon's other parts, for the tests of the surfaces.
 
-use super::{Admin, BoxFuture, CommandError, Daemon, NodePort, RecoveryPort, StopMode};
+use super::{Admin, BoxFuture, CommandError, Daemon, NodePort, RecoveryPort, StopMode, TrafficPort};
 use crate::base::NodeId;
-use crate::cluster::{Board, Host, NodeSpec, NodeStatus, NodeView, Role, SslMode, View};
+use crate::client::Pause;
+use crate::cluster::{Board, Host, NodeSpec, NodeStatus, NodeView, Role, Scope, SslMode, View};
 use crate::workflow::{JobSnapshot, Outcome, Progress};
 use std::sync::{Arc, Mutex};
 
@@ -60,6 +61,29 @@ impl RecoveryPort for Fake {
     fn wait(&self, id: u64) -> BoxFuture<Option<JobSnapshot>> {
         let job = self.job(id);
         Box::pin(async { job })
+    }
+}
+
+impl TrafficPort for Fake {
+    fn pause(&self, pause: Pause) -> BoxFuture<Result<String, CommandError>> {
+        self.note(format!("pause {} {:?} {:?}", pause.scope, pause.timeout, pause.at_most));
+        Box::pin(async { Ok("paused".into()) })
+    }
+    fn resume(&self, scope: Scope) -> Result<String, CommandError> {
+        self.note(format!("resume {scope}"));
+        Ok("resumed".into())
+    }
+    fn reconnect(&self, scope: Scope) -> String {
+        self.note(format!("reconnect {scope}"));
+        "reconnected".into()
+    }
+    fn kill(&self, scope: Scope) -> BoxFuture<Result<String, CommandError>> {
+        self.note(format!("kill {scope}"));
+        Box::pin(async { Ok("killed".into()) })
+    }
+    fn disable(&self, database: String, disabled: bool) -> Result<String, CommandError> {
+        self.note(format!("disable {database} {disabled}"));
+        Ok("done".into())
     }
 }
 
@@ -121,5 +145,5 @@ pub(crate) fn admin() -> (Arc<Fake>, Arc<Admin>) {
     ];
     let board = Board::new(View { generation: 1, epoch: None, primary: Some(NodeId(0)), nodes });
     let fake = Arc::new(Fake::default());
-    (fake.clone(), Admin::new(board, fake.clone(), fake.clone(), fake))
+    (fake.clone(), Admin::new(board, fake.clone(), fake.clone(), fake.clone(), fake))
 }

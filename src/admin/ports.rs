@@ -2,6 +2,8 @@
 
 use super::{CommandError, StopMode};
 use crate::base::NodeId;
+use crate::client::Pause;
+use crate::cluster::Scope;
 use crate::workflow::JobSnapshot;
 use std::future::Future;
 use std::pin::Pin;
@@ -29,6 +31,20 @@ pub trait RecoveryPort: Send + Sync + 'static {
     fn cancel(&self, id: u64) -> Result<(), String>;
     /// The job once it has ended; `None` when nobody remembers it.
     fn wait(&self, id: u64) -> BoxFuture<Option<JobSnapshot>>;
+}
+
+/// What may be ordered of the data plane. Each answers with a line for people.
+pub trait TrafficPort: Send + Sync + 'static {
+    /// Holds new transactions and waits until no server connection is open.
+    fn pause(&self, pause: Pause) -> BoxFuture<Result<String, CommandError>>;
+    /// Takes PAUSE or KILL back.
+    fn resume(&self, scope: Scope) -> Result<String, CommandError>;
+    /// Closes server connections as soon as nobody uses them.
+    fn reconnect(&self, scope: Scope) -> String;
+    /// Ends all clients and servers.
+    fn kill(&self, scope: Scope) -> BoxFuture<Result<String, CommandError>>;
+    /// Takes no new clients for a database, or takes them again.
+    fn disable(&self, database: String, disabled: bool) -> Result<String, CommandError>;
 }
 
 /// The daemon's own life.

@@ -1,11 +1,14 @@
 //! Carries operators' commands out, whichever surface they came by, and refuses them in Pgpool-II's words.
 
-use super::{BoxFuture, Command, CommandError, Daemon, NodePort, RecoveryPort, Reply, StopMode};
+use super::{
+    BoxFuture, Command, CommandError, Daemon, MAX_PAUSE_TIMEOUT_S, NodePort, RecoveryPort, Reply, StopMode, TrafficPort,
+};
 use crate::base::NodeId;
-use crate::cluster::{Board, Gate, GateState, NodeStatus, View};
+use crate::client::Pause;
+use crate::cluster::{Board, NodeStatus, Scope, View};
 use crate::workflow::JobSnapshot;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const WHICH_NODES: &str = "`pgmend nodes` lists the nodes";
 /// Pgpool-II's bound in its texts on node ids that are out of range.
@@ -16,6 +19,7 @@ pub struct Admin {
     board: Arc<Board>,
     nodes: Arc<dyn NodePort>,
     recovery: Arc<dyn RecoveryPort>,
+    traffic: Arc<dyn TrafficPort>,
     daemon: Arc<dyn Daemon>,
     started_at_s: u64,
 }
@@ -26,11 +30,12 @@ impl Admin {
         board: Arc<Board>,
         nodes: Arc<dyn NodePort>,
         recovery: Arc<dyn RecoveryPort>,
+        traffic: Arc<dyn TrafficPort>,
         daemon: Arc<dyn Daemon>,
     ) -> Arc<Admin> {
         // A clock before 1970 is shown as 1970; nothing depends on it.
         let started_at_s = SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
-        Arc::new(Admin { board, nodes, recovery, daemon, started_at_s })
+        Arc::new(Admin { board, nodes, recovery, traffic, daemon, started_at_s })
     }
 
     /// Carries a command out. Dropping the future may leave it half done, so surfaces run it to its end.
@@ -40,6 +45,12 @@ impl Admin {
             Command::Recover { node, overwrite, accept_loss } => self.recover(node, overwrite, accept_loss),
             Command::Attach { node } => self.attach(node).await,
             Command::Detach { node } => self.detach(node).await,
+            Command::Pause { database, timeout_s, at_most_s } => self.pause(database, timeout_s, at_most_s).await,
+            Command::Resume { database } => self.traffic.resume(Scope::of(database)).map(done),
+            Command::Reconnect { database } => Ok(done(self.traffic.reconnect(Scope::of(database)))),
+            Command::Kill { database } => self.traffic.kill(Scope::of(database)).await.map(done),
+            Command::Disable { database } => self.traffic.disable(database, true).map(done),
+            Command::Enable { database } => self.traffic.disable(database, false).map(done),
             Command::Reload => self.daemon.reload().map(done).map_err(|why| failed("the configuration stays", why)),
             Command::Stop { mode } => {
                 self.daemon.stop(mode);
@@ -84,7 +95,7 @@ impl Admin {
         let now = self.board.read();
         Reply::Status {
             view: View::clone(&now.view),
-            gate: gate_words(&now.gate),
+            gate: now.gate.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             clients: self.daemon.clients(),
@@ -100,6 +111,22 @@ impl Admin {
         }
         let id = self.recovery.start(node, overwrite, accept_loss)?;
         self.job(id)
+    }
+
+    async fn pause(
+        &self,
+        database: Option<String>,
+        timeout_s: u64,
+        at_most_s: Option<u64>,
+    ) -> Result<Reply, CommandError> {
+        if timeout_s > MAX_PAUSE_TIMEOUT_S {
+            let why = format!("expected a timeout of at most {MAX_PAUSE_TIMEOUT_S} seconds, got {timeout_s}");
+            return Err(failed("nothing was paused", why));
+        }
+        // A pause for longer than a year is one without an end.
+        let at_most = at_most_s.filter(|s| *s < 365 * 24 * 3600).map(Duration::from_secs);
+        let pause = Pause { scope: Scope::of(database), timeout: Duration::from_secs(timeout_s), at_most };
+        self.traffic.pause(pause).await.map(done)
     }
 
     async fn attach(&self, node: NodeId) -> Result<Reply, CommandError> {
@@ -185,13 +212,6 @@ fn not_live(node: NodeId, status: NodeStatus) -> CommandError {
         detail: Some(format!("node {node} is {status}")),
         hint: None,
         fatal: false,
-    }
-}
-
-fn gate_words(gate: &Gate) -> String {
-    match gate.state {
-        GateState::Open => "open".to_owned(),
-        GateState::Held => format!("held: {}", gate.reason),
     }
 }
 
@@ -286,6 +306,21 @@ mod tests {
         admin.run(Command::Stop { mode: StopMode::Fast }).await.unwrap();
         let orders = fake.0.lock().unwrap().clone();
         assert_eq!(orders, ["attach 1", "detach 0", "recover 1 true false", "cancel 7", "stop"]);
+        fake.0.lock().unwrap().clear();
+        let db = || "d".to_owned();
+        let pause = |timeout_s| Command::Pause { database: Some(db()), timeout_s, at_most_s: Some(9) };
+        admin.run(pause(7)).await.unwrap();
+        assert!(admin.run(pause(3601)).await.unwrap_err().to_string().contains("at most 3600 seconds"));
+        admin.run(Command::Resume { database: Some(db()) }).await.unwrap();
+        admin.run(Command::Reconnect { database: None }).await.unwrap();
+        admin.run(Command::Kill { database: None }).await.unwrap();
+        admin.run(Command::Disable { database: db() }).await.unwrap();
+        admin.run(Command::Enable { database: db() }).await.unwrap();
+        let all = ["reconnect all databases", "kill all databases", "disable d true", "disable d false"];
+        assert_eq!(
+            *fake.0.lock().unwrap(),
+            [&["pause database d 7s Some(9s)", "resume database d"][..], &all].concat()
+        );
         assert_eq!(admin.wait_job(7).await.unwrap().id, 7);
     }
 }

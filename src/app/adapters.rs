@@ -1,14 +1,17 @@
 //! Joins folders that do not know each other: keeper and recovery with the store, the operators' ports with both.
 
-use crate::admin::{BoxFuture, CommandError, NodePort, RecoveryPort};
+use crate::admin::{BoxFuture, CommandError, NodePort, RecoveryPort, TrafficPort};
 use crate::base::NodeId;
-use crate::cluster::View;
+use crate::client::{OperateError, Pause, Plane};
+use crate::cluster::{Scope, View};
 use crate::keeper::{Keeper, Memory, Recalled, SavedNode};
 use crate::recovery::{Attach, RecoverOptions, Recovery};
 use crate::store::{self, Saved, Store};
 use crate::workflow::{JobSnapshot, Jobs};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// The keeper's memory is the store.
 pub struct StoreMemory {
@@ -116,4 +119,67 @@ impl RecoveryPort for RecoveryJobs {
         let jobs = self.jobs.clone();
         Box::pin(async move { jobs.wait(id).await })
     }
+}
+
+/// Operators' orders to the data plane.
+pub struct PlanePort(pub Arc<Plane>);
+
+impl TrafficPort for PlanePort {
+    fn pause(&self, pause: Pause) -> BoxFuture<Result<String, CommandError>> {
+        let (plane, scope) = (self.0.clone(), pause.scope.clone());
+        Box::pin(async move {
+            let took = plane.pause(pause).await.map_err(refused)?;
+            tracing::info!(event = "gate.paused", %scope, took_ms = took.as_millis());
+            Ok(format!("{scope} is paused: no server connection is open, after {}", milliseconds(took)))
+        })
+    }
+
+    fn resume(&self, scope: Scope) -> Result<String, CommandError> {
+        self.0.resume(&scope).map_err(refused)?;
+        tracing::info!(event = "gate.resumed", %scope);
+        Ok(format!("{scope}: resumed"))
+    }
+
+    fn reconnect(&self, scope: Scope) -> String {
+        self.0.reconnect(&scope);
+        tracing::info!(event = "pool.reconnect", %scope);
+        format!("{scope}: each server connection is closed as soon as nobody uses it")
+    }
+
+    fn kill(&self, scope: Scope) -> BoxFuture<Result<String, CommandError>> {
+        let plane = self.0.clone();
+        Box::pin(async move {
+            tracing::info!(event = "gate.killed", %scope);
+            let took = plane.kill(&scope).await.map_err(refused)?;
+            let took = milliseconds(took);
+            Ok(format!("{scope}: clients and servers are gone, after {took}; new clients wait until `pgmend resume`"))
+        })
+    }
+
+    fn disable(&self, database: String, disabled: bool) -> Result<String, CommandError> {
+        let changed = self.0.disable(&database, disabled).map_err(refused)?;
+        let what = if disabled { "disabled" } else { "enabled" };
+        tracing::info!(event = "database.switched", %database, what);
+        Ok(format!("database {database} {} {what}", if changed { "is" } else { "was already" }))
+    }
+}
+
+fn milliseconds(took: Duration) -> String {
+    format!("{} ms", took.as_millis())
+}
+
+fn refused(error: OperateError) -> CommandError {
+    let hint = match &error {
+        OperateError::Held(Scope::All, _) => Some("`pgmend resume` takes it back".to_owned()),
+        OperateError::Held(scope, _) => {
+            let name = scope.to_string().replace("database ", "");
+            Some(format!("`pgmend resume {name}` takes it back"))
+        }
+        OperateError::NotPaused(_) | OperateError::HeldOtherwise(..) => {
+            Some("`pgmend status` tells what is held; `resume` names what `pause` named".to_owned())
+        }
+        OperateError::NotQuiet { .. } => Some("a longer --timeout waits longer; `kill` does not wait".to_owned()),
+        OperateError::Gate(_) => None,
+    };
+    CommandError { message: error.to_string(), detail: None, hint, fatal: false }
 }

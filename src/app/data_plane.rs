@@ -103,9 +103,7 @@ fn work(plane: Arc<Plane>, nudge: Nudge, orders: mpsc::Receiver<Order>, listener
 
 /// Accepts on one listener until the doors close.
 async fn accept(listener: Listener, acceptor: Acceptor) {
-    let accepting = acceptor.accepting.clone();
-    let outcome = accepting.run_until_cancelled(accept_on(listener, &acceptor)).await;
-    if let Some(Err(error)) = outcome {
+    if let Err(error) = accept_on(listener, &acceptor).await {
         tracing::error!(event = "listener.failed", %error);
     }
 }
@@ -118,14 +116,17 @@ async fn accept_on(listener: Listener, acceptor: &Acceptor) -> io::Result<()> {
         Listener::Tcp(socket) => {
             let fd = AsyncFd::with_interest(socket, Interest::READABLE)?;
             loop {
-                let accepted = fd.async_io(Interest::READABLE, |l| l.accept()).await;
+                let next = fd.async_io(Interest::READABLE, |l| l.accept());
+                // The doors close between two clients: whoever is accepted is served.
+                let Some(accepted) = acceptor.accepting.run_until_cancelled(next).await else { return Ok(()) };
                 acceptor.take(accepted.and_then(|(s, _)| s.set_nonblocking(true).map(|()| StdStream::Tcp(s)))).await;
             }
         }
         Listener::Unix(socket, _file) => {
             let fd = AsyncFd::with_interest(socket, Interest::READABLE)?;
             loop {
-                let accepted = fd.async_io(Interest::READABLE, |l| l.accept()).await;
+                let next = fd.async_io(Interest::READABLE, |l| l.accept());
+                let Some(accepted) = acceptor.accepting.run_until_cancelled(next).await else { return Ok(()) };
                 acceptor.take(accepted.and_then(|(s, _)| s.set_nonblocking(true).map(|()| StdStream::Unix(s)))).await;
             }
         }

@@ -1,36 +1,34 @@
 //! A daemon's life: read, lock, listen, serve, and end as it was told.
 
-use super::adapters::{KeeperAttach, KeeperPort, RecoveryJobs, StoreMemory};
+use super::adapters::{KeeperAttach, KeeperPort, PlanePort, RecoveryJobs, StoreMemory};
 use super::data_plane::DataPlane;
 use super::runtime_config::{LoginSurroundings, RuntimeConfig, plane_settings, startup_context};
+use super::stop::End;
+use super::takeover::{self, Giver, Links, Side};
 use crate::admin::{self, Admin, Daemon, PcpOperator, PoolAnswers, StopMode};
 use crate::auth::Secrets;
-use crate::client::{Order, Plane};
-use crate::cluster::Board;
+use crate::client::Plane;
+use crate::client::startup::StartupContext;
+use crate::cluster::{Board, NodeSpec, NodeView, Published, View};
 use crate::config::{Config, Source};
 use crate::keeper::{Keeper, ServerTlsOf, initial_view};
+use crate::net::{Inherited, ServerTls, Shared};
 use crate::recovery::Recovery;
 use crate::store::Store;
 use crate::workflow::Jobs;
 use crate::{net, telemetry};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Threads of the control plane: one may sit in an fsync.
 const CONTROL_THREADS: usize = 2;
-/// How long a fast stop waits for the farewells to clients.
-const FAST_STOP: Duration = Duration::from_secs(5);
-/// How long a stop waits for running jobs to undo what they can.
-const JOBS_STOP: Duration = Duration::from_secs(10);
 /// How long the start waits for the end of what an interrupted recovery left.
 const CLEANUP_PATIENCE: Duration = Duration::from_secs(15);
-/// Between two looks whether the last client has gone.
-const LOOK: Duration = Duration::from_millis(50);
 /// Stop orders that may wait.
 const STOPS: usize = 8;
 
@@ -39,6 +37,8 @@ const STOPS: usize = 8;
 pub struct RunOptions {
     /// `-D`: forget the states of the nodes.
     pub discard_status: bool,
+    /// Take the place of the process that runs on the same state directory, if there is one.
+    pub takeover: bool,
 }
 
 /// Runs the daemon to its end.
@@ -62,53 +62,131 @@ fn try_run(source: Source, options: RunOptions) -> Result<(), String> {
     for (key, why) in crate::config::remarks(&config) {
         tracing::warn!(event = "config.remark", parameter = %key, "{why}");
     }
-    // The lock comes before the sockets: SO_REUSEPORT would let a second daemon bind without a word.
-    let store = Store::open(&config.store).map_err(|e| e.to_string())?;
-    let mock_key = store.login_key().map_err(|e| e.to_string())?;
-    let secrets = Secrets::load(&config.auth, mock_key).map_err(|e| e.to_string())?;
-    let memory = Arc::new(StoreMemory { store: store.clone(), discard: config.store.discard_status });
-    let board = Board::new(initial_view(&config.nodes, &*memory, unix_seconds()));
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .map_err(|e| format!("no runtime for the control plane: {e}"))?;
-    let server_tls = net::ServerTls::load(&config.server.tls).map_err(|e| e.to_string())?;
-    let around =
-        LoginSurroundings { board: board.clone(), server_tls: server_tls.clone(), control: control.handle().clone() };
-    let (startup, secrets) = startup_context(&config, secrets, around)?;
-    let plane = Plane::new(board.clone(), plane_settings(&config, server_tls.clone()), startup);
-    let listeners = net::bind(&config.listen).map_err(|e| e.to_string())?;
-    let pid_file = config.pid_file.clone().map(PidFile::write).transpose()?;
-    let runtime = RuntimeConfig::new(source, config.clone(), secrets, server_tls);
-    let outcome = control.block_on(serve(Parts { config, runtime, store, memory, board, listeners, plane }));
+    let server_tls = ServerTls::load(&config.server.tls).map_err(text)?;
+    let around = |board: &Arc<Board>| LoginSurroundings {
+        board: board.clone(),
+        server_tls: server_tls.clone(),
+        control: control.handle().clone(),
+    };
+    let inheritance = if options.takeover { takeover::ask(&config.store.directory)? } else { None };
+    match inheritance {
+        None => {
+            // The lock comes before the sockets: SO_REUSEPORT would let a second daemon bind without a word.
+            let store = Store::open(&config.store).map_err(text)?;
+            let bound = Bound::bind(&config, &mut Inherited::default())?;
+            let memory = Arc::new(StoreMemory { store: store.clone(), discard: config.store.discard_status });
+            let board = Board::new(initial_view(&config.nodes, &*memory, unix_seconds()));
+            let (startup, secrets) = startup_context(&config, load_secrets(&config)?, around(&board))?;
+            let runtime = RuntimeConfig::new(source, config.clone(), secrets, server_tls.clone());
+            let before = None;
+            run_control(control, Parts { config, runtime, server_tls, startup, store, memory, board, bound, before })
+        }
+        Some(mut inheritance) => {
+            let bound = Bound::bind(&config, &mut inheritance.listeners)?;
+            // The board gets its true view below; what can fail comes first.
+            let board = Board::new(View { generation: 0, nodes: Vec::new(), primary: None, epoch: None });
+            let (startup, secrets) = startup_context(&config, load_secrets(&config)?, around(&board))?;
+            // Nothing has changed up to here; from here on the daemon is this process.
+            let (view, gate, lock, before) = inheritance.take()?;
+            let store = Store::take_over(&config.store, lock).map_err(text)?;
+            let memory = Arc::new(StoreMemory { store: store.clone(), discard: config.store.discard_status });
+            let view = Arc::new(view_after(view, &config, &memory));
+            board.publish(|_| {
+                Some(Published { view: view.clone(), gate: Arc::new(gate.gate(std::time::Instant::now())) })
+            });
+            let runtime = RuntimeConfig::new(source, config.clone(), secrets, server_tls.clone());
+            let before = Some(before);
+            run_control(control, Parts { config, runtime, server_tls, startup, store, memory, board, bound, before })
+        }
+    }
+}
+
+fn load_secrets(config: &Config) -> Result<Secrets, String> {
+    let mock_key = Store::login_key_of(&config.store).map_err(text)?;
+    Secrets::load(&config.auth, mock_key).map_err(text)
+}
+
+/// The view of the process before goes on where the nodes are the same; so nobody waits for the first probes.
+fn view_after(view: View, config: &Config, memory: &StoreMemory) -> View {
+    let is_same = |(seen, spec): (&NodeView, &NodeSpec)| seen.spec.host == spec.host && seen.spec.port == spec.port;
+    if memory.discard || view.nodes.len() != config.nodes.len() || !view.nodes.iter().zip(&config.nodes).all(is_same) {
+        return initial_view(&config.nodes, memory, unix_seconds());
+    }
+    let nodes = view.nodes.into_iter().zip(&config.nodes);
+    View { nodes: nodes.map(|(seen, spec)| NodeView { spec: Arc::new(spec.clone()), ..seen }).collect(), ..view }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Enters the control plane's runtime, for the daemon's whole life.
+fn run_control(control: tokio::runtime::Runtime, parts: Parts) -> Result<(), String> {
+    let pid_file = parts.config.pid_file.clone().map(PidFile::write).transpose()?;
+    let outcome = control.block_on(serve(parts));
     drop(pid_file);
     // Connections of the control plane need no farewell.
     control.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
+/// All listening sockets.
+struct Bound {
+    clients: Vec<net::Listener>,
+    api: admin::http::Bound,
+    pcp: Option<admin::pcp::Bound>,
+}
+
+impl Bound {
+    fn bind(config: &Config, inherited: &mut Inherited) -> Result<Bound, String> {
+        let clients = net::bind_after(&config.listen, inherited).map_err(text)?;
+        let api = admin::http::bind_after(&config.admin, inherited).map_err(text)?;
+        let pcp = match &config.admin.pcp {
+            Some(settings) => Some(admin::pcp::bind_after(settings, inherited).map_err(|e| format!("PCP: {e}"))?),
+            None => None,
+        };
+        Ok(Bound { clients, api, pcp })
+    }
+
+    /// Further descriptors of all, for a process that takes over.
+    fn share(&self) -> std::io::Result<Vec<Shared>> {
+        let mut shared = self.clients.iter().map(net::Listener::share).collect::<Result<Vec<_>, _>>()?;
+        shared.push(self.api.share()?);
+        if let Some(pcp) = &self.pcp {
+            shared.extend(pcp.share()?);
+        }
+        Ok(shared)
+    }
+}
+
 /// What is ready before the control plane's runtime is entered.
 struct Parts {
     config: Config,
     runtime: Arc<RuntimeConfig>,
+    server_tls: Arc<ServerTls>,
+    startup: StartupContext,
     store: Store,
     memory: Arc<StoreMemory>,
     board: Arc<Board>,
-    listeners: Vec<net::Listener>,
-    plane: Arc<Plane>,
+    bound: Bound,
+    /// The process that was taken over waits here until clients are served.
+    before: Option<UnixStream>,
 }
 
 async fn serve(parts: Parts) -> Result<(), String> {
-    let Parts { config, runtime, store, memory, board, listeners, plane } = parts;
-    let text = |e: std::io::Error| e.to_string();
+    let Parts { config, runtime, server_tls, startup, store, memory, board, bound, before } = parts;
+    let plane = Plane::new(board.clone(), plane_settings(&config, server_tls), startup);
+    let links = Links::new(plane.clone());
+    let shared = bound.share().map_err(text)?;
+    let Bound { clients: listeners, api, pcp } = bound;
     let control = CancellationToken::new();
-    let api = admin::http::bind(&config.admin).map_err(text)?;
-    let pcp = match &config.admin.pcp {
-        Some(settings) => Some(admin::pcp::bind(settings).map_err(|e| format!("PCP: {e}"))?),
-        None => None,
-    };
+    let (keeper_token, surfaces) = (control.child_token(), control.child_token());
     let (passwords, authorities) = (runtime.clone(), runtime.clone());
     let tls: ServerTlsOf = Arc::new(move || authorities.server_tls());
     let keeper = Keeper::start(
@@ -117,21 +195,21 @@ async fn serve(parts: Parts) -> Result<(), String> {
         config.health.clone(),
         tls.clone(),
         Arc::new(move |user: &str| passwords.password_of(user)),
-        control.clone(),
+        keeper_token.clone(),
     );
     let jobs = Jobs::new(store.clone()).map_err(|e| e.to_string())?;
     let recovery_settings = runtime.clone();
     let recovery = Recovery::new(
         board.clone(),
         Arc::new(KeeperAttach(keeper.clone())),
-        store,
+        store.clone(),
         jobs.clone(),
         Arc::new(move || with_passwords(&recovery_settings)),
         tls,
     );
     recovery.cleanup_within(CLEANUP_PATIENCE).await;
     let data = Arc::new(DataPlane::start(plane.clone(), listeners, config.listen.workers).map_err(text)?);
-    let (stops, mut stop_orders) = mpsc::channel(STOPS);
+    let (stops, stop_orders) = mpsc::channel(STOPS);
     let daemon = Arc::new(ThisDaemon {
         runtime,
         data: data.clone(),
@@ -139,22 +217,35 @@ async fn serve(parts: Parts) -> Result<(), String> {
         control: tokio::runtime::Handle::current(),
         stops,
     });
+    if let Some(before) = before {
+        begin_with(before, &links).await?;
+    }
+    let giver = Arc::new(Giver {
+        store,
+        jobs: jobs.clone(),
+        keeper: keeper.clone(),
+        keeper_token,
+        surfaces: surfaces.clone(),
+        board: board.clone(),
+        links,
+        shared: shared.into(),
+    });
     let nodes = Arc::new(KeeperPort(keeper));
     let recoveries = Arc::new(RecoveryJobs { recovery, jobs: jobs.clone() });
-    let admin = Admin::new(board, nodes, recoveries, daemon.clone());
+    let admin = Admin::new(board, nodes, recoveries, Arc::new(PlanePort(plane.clone())), daemon.clone());
     let answers: Box<dyn crate::client::PoolCommands> = Box::new(PoolAnswers::new(admin.clone()));
     plane.commands.store(Some(Arc::new(answers)));
-    tokio::spawn(admin::http::serve(api, admin.clone(), config.admin.clone(), control.clone()));
+    tokio::spawn(admin::http::serve(api, admin.clone(), config.admin.clone(), surfaces.clone()));
     if let Some(bound) = pcp {
-        tokio::spawn(bound.serve(Arc::new(PcpOperator(admin)), control.clone()));
+        tokio::spawn(bound.serve(Arc::new(PcpOperator(admin)), surfaces));
     }
     tokio::spawn(watch_certificates(daemon.runtime.clone(), control.clone()));
     tracing::info!(event = "daemon.ready", pid = std::process::id(), port = config.listen.port);
     // Not under systemd: there is nobody to tell.
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    let mode = until_stopped(&daemon, &mut stop_orders).await?;
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
-    stop(mode, &daemon, &mut stop_orders, &jobs).await?;
+    let pid = sd_notify::NotifyState::MainPid(std::process::id());
+    let _ = sd_notify::notify(false, &[pid, sd_notify::NotifyState::Ready]);
+    let end = End { daemon, orders: stop_orders, jobs, giver };
+    end.when_it_comes(&config.store.directory).await?;
     control.cancel();
     tracing::info!(event = "daemon.stopped");
     Ok(())
@@ -175,61 +266,12 @@ async fn watch_certificates(runtime: Arc<RuntimeConfig>, token: CancellationToke
     }
 }
 
-/// Waits for signals and orders; the first that ends the daemon is returned.
-async fn until_stopped(daemon: &Arc<ThisDaemon>, orders: &mut mpsc::Receiver<StopMode>) -> Result<StopMode, String> {
-    let listen = |kind| signal(kind).map_err(|e| format!("signals: {e}"));
-    let (mut hangup, mut term) = (listen(SignalKind::hangup())?, listen(SignalKind::terminate())?);
-    let (mut int, mut quit) = (listen(SignalKind::interrupt())?, listen(SignalKind::quit())?);
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => {
-                let daemon = daemon.clone();
-                // Files are read, on a thread that may block. The outcome stands in the log.
-                tokio::task::spawn_blocking(move || { let _ = daemon.reload(); });
-            }
-            _ = term.recv() => return Ok(StopMode::Smart),
-            _ = int.recv() => return Ok(StopMode::Fast),
-            _ = quit.recv() => return Ok(StopMode::Immediate),
-            order = orders.recv() => return Ok(order.unwrap_or(StopMode::Fast)),
-        }
-    }
-}
-
-/// Smart: until the last client has ended its transaction, or a harder order comes. Fast: until clients were told.
-async fn stop(
-    mode: StopMode,
-    daemon: &Arc<ThisDaemon>,
-    orders: &mut mpsc::Receiver<StopMode>,
-    jobs: &Jobs,
-) -> Result<(), String> {
-    tracing::info!(event = "daemon.stopping", ?mode, clients = daemon.data.clients());
-    daemon.data.close_doors();
-    let mut mode = mode;
-    if mode == StopMode::Smart {
-        daemon.data.order(|| Order::StopSmart);
-        let ended = async {
-            while !daemon.data.is_finished() {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        tokio::select! {
-            () = ended => {}
-            harder = until_stopped(daemon, orders) => mode = harder?,
-        }
-    }
-    if mode == StopMode::Immediate {
-        return Ok(());
-    }
-    if !daemon.data.is_finished() {
-        daemon.data.order(|| Order::StopFast);
-        let _ = tokio::time::timeout(FAST_STOP, async {
-            while !daemon.data.is_finished() {
-                tokio::time::sleep(LOOK).await;
-            }
-        })
-        .await;
-    }
-    jobs.stop(JOBS_STOP).await;
+/// Clients are served: the process before may close its doors. Then both speak on.
+async fn begin_with(before: UnixStream, links: &Arc<Links>) -> Result<(), String> {
+    let stream = before.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(before));
+    let mut stream = stream.map_err(|e| format!("takeover: {e}"))?;
+    takeover::serving(&mut stream).await.map_err(|e| format!("takeover: the process before has gone: {e}"))?;
+    tokio::spawn(links.clone().converse(Side::Before, stream));
     Ok(())
 }
 
@@ -248,8 +290,8 @@ fn with_passwords(runtime: &RuntimeConfig) -> crate::recovery::Settings {
 
 /// The daemon as operators reach it.
 pub struct ThisDaemon {
-    runtime: Arc<RuntimeConfig>,
-    data: Arc<DataPlane>,
+    pub(super) runtime: Arc<RuntimeConfig>,
+    pub(super) data: Arc<DataPlane>,
     keeper: Keeper,
     control: tokio::runtime::Handle,
     stops: mpsc::Sender<StopMode>,
@@ -282,7 +324,7 @@ impl Daemon for ThisDaemon {
     }
 }
 
-/// The pid file; removed when the daemon ends.
+/// The pid file; removed when the daemon ends, unless another process has taken over.
 struct PidFile(PathBuf);
 
 impl PidFile {
@@ -295,7 +337,10 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        remove(&self.0);
+        let own = std::process::id().to_string();
+        if std::fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == own) {
+            remove(&self.0);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-/// Longest wait for an answer: attach and smart stop take their time, nothing takes longer.
+/// Longest wait for an answer: attach and smart stop take their time; a PAUSE is given its own on top.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Largest answer: fifty jobs with their output fit.
 const MAX_ANSWER: usize = 16 << 20;
@@ -36,9 +36,13 @@ pub enum CallError {
 pub async fn send(socket: &Path, command: &Command) -> Result<Reply, CallError> {
     let connecting = UnixStream::connect(socket).await;
     let stream = connecting.map_err(|cause| CallError::NotReachable { socket: socket.to_owned(), cause })?;
-    match tokio::time::timeout(ANSWER_TIMEOUT, exchange(stream, command)).await {
+    let timeout = match command {
+        Command::Pause { timeout_s, .. } => ANSWER_TIMEOUT + Duration::from_secs(*timeout_s),
+        _ => ANSWER_TIMEOUT,
+    };
+    match tokio::time::timeout(timeout, exchange(stream, command)).await {
         Ok(reply) => reply,
-        Err(_) => Err(CallError::Broken(format!("there was none within {} s", ANSWER_TIMEOUT.as_secs()))),
+        Err(_) => Err(CallError::Broken(format!("there was none within {} s", timeout.as_secs()))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line of `pgmend`.
 
-use crate::admin::StopMode;
+use crate::admin::{MAX_PAUSE_TIMEOUT_S, PAUSE_TIMEOUT_S, StopMode};
 use crate::base::NodeId;
 use crate::config::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -70,6 +70,44 @@ pub enum Order {
         /// Number of the node.
         #[arg(value_parser = node)]
         node: NodeId,
+    },
+    /// Hold new transactions, and wait until those under way have ended and no server connection is open. Clients stay
+    /// connected and wait, at most for query_wait_timeout each; `resume` lets them go on.
+    Pause {
+        /// Only this database; else all.
+        database: Option<String>,
+        /// Seconds to wait for the transactions under way; then nothing is paused, and the command fails.
+        #[arg(long, default_value_t = PAUSE_TIMEOUT_S, value_name = "SECONDS",
+              value_parser = clap::value_parser!(u64).range(0..=MAX_PAUSE_TIMEOUT_S))]
+        timeout: u64,
+        /// Resume by itself after so many seconds.
+        #[arg(long, value_name = "SECONDS")]
+        at_most: Option<u64>,
+    },
+    /// Take `pause` or `kill` back.
+    Resume {
+        /// The database that was named then; none when none was.
+        database: Option<String>,
+    },
+    /// Close each server connection as soon as nobody uses it; new ones are opened as needed.
+    Reconnect {
+        /// Only this database; else all.
+        database: Option<String>,
+    },
+    /// Disconnect all clients and servers at once; new clients wait until `resume`.
+    Kill {
+        /// Only this database; else all.
+        database: Option<String>,
+    },
+    /// Refuse new clients of a database; those that are connected go on.
+    Disable {
+        /// Which.
+        database: String,
+    },
+    /// Take new clients again.
+    Enable {
+        /// Which.
+        database: String,
     },
     /// Read the configuration anew.
     Reload,
@@ -143,6 +181,10 @@ pub struct Run {
     /// Forget the states of the nodes.
     #[arg(short = 'D', long)]
     pub discard_status: bool,
+    /// Take the place of the daemon that runs on the same state directory, without closing a socket: it keeps its clients
+    /// until they leave, new ones come here. Without one this is an ordinary start.
+    #[arg(long)]
+    pub takeover: bool,
 }
 
 /// pgmend's file, or Pgpool-II's.
@@ -227,6 +269,10 @@ mod tests {
         assert!(parse("pgmend run x.toml --pgpool").is_err());
         assert!(parse("pgmend recover one").is_err());
         assert!(parse("pgmend stop -m f").is_ok());
+        for line in ["pause", "pause db --timeout 5 --at-most 60", "resume", "reconnect db", "kill db", "disable db"] {
+            assert!(parse(&format!("pgmend {line}")).is_ok(), "{line}");
+        }
+        assert!(parse("pgmend disable").is_err() && parse("pgmend pause --timeout 4000").is_err());
         assert!(parse("pgmend -c pgmend.toml status").is_ok());
     }
 }

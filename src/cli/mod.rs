@@ -48,6 +48,8 @@ fn fail(message: impl std::fmt::Display) -> ExitCode {
 
 fn run(arguments: Arguments) -> ExitCode {
     let Arguments { socket, config, json, order } = arguments;
+    let follow = matches!(order, Order::Recover { detach: false, .. });
+    let nodes_only = matches!(order, Order::Nodes);
     let command = match order {
         Order::Run(run) => return daemon(run),
         Order::Check(check) => return check_configuration(&check.source()),
@@ -55,14 +57,20 @@ fn run(arguments: Arguments) -> ExitCode {
         Order::Recover { node, overwrite, accept_loss, .. } => Command::Recover { node, overwrite, accept_loss },
         Order::Attach { node } => Command::Attach { node },
         Order::Detach { node } => Command::Detach { node },
+        Order::Pause { database, timeout, at_most } => {
+            Command::Pause { database, timeout_s: timeout, at_most_s: at_most }
+        }
+        Order::Resume { database } => Command::Resume { database },
+        Order::Reconnect { database } => Command::Reconnect { database },
+        Order::Kill { database } => Command::Kill { database },
+        Order::Disable { database } => Command::Disable { database },
+        Order::Enable { database } => Command::Enable { database },
         Order::Reload => Command::Reload,
         Order::Stop { mode } => Command::Stop { mode: mode.into() },
         Order::Jobs => Command::Jobs,
         Order::Job { action: JobAction::Show { id } } => Command::Job { id },
         Order::Job { action: JobAction::Cancel { id } } => Command::CancelJob { id },
     };
-    let follow = matches!(order, Order::Recover { detach: false, .. });
-    let nodes_only = matches!(order, Order::Nodes);
     let socket = match find_socket(socket, config) {
         Ok(socket) => socket,
         Err(message) => return fail(message),
@@ -146,7 +154,7 @@ fn daemon(run: Run) -> ExitCode {
     {
         return fail(format!("cannot go into the background: {error}"));
     }
-    crate::app::run(source, RunOptions { discard_status: run.discard_status })
+    crate::app::run(source, RunOptions { discard_status: run.discard_status, takeover: run.takeover })
 }
 
 fn check_configuration(source: &Source) -> ExitCode {

@@ -121,7 +121,7 @@ fn start(arguments: Arguments) -> ExitCode {
             return fail(format!("cannot go into the background: {error}"));
         }
     }
-    crate::app::run(source, RunOptions { discard_status })
+    crate::app::run(source, RunOptions { discard_status, takeover: false })
 }
 
 fn stop(conf: &Path, how: Signal) -> ExitCode {

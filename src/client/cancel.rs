@@ -4,6 +4,7 @@
 
 use crate::server::{self, Target};
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
@@ -142,15 +143,15 @@ impl Cancels {
         }
     }
 
-    /// Carries a cancel request out. An unknown key or a client without a server: nothing happens, as with PostgreSQL.
-    pub async fn cancel(&self, pid: u32, key: &[u8]) {
+    /// Carries a cancel request out. A client without a server: nothing happens, as with PostgreSQL. False: the key is unknown.
+    pub async fn cancel(&self, pid: u32, key: &[u8]) -> bool {
         let same = self.lock().get(&pid).cloned().unwrap_or_default();
-        let Some(slot) = same.into_iter().find(|slot| bool::from(slot.key.as_slice().ct_eq(key))) else { return };
+        let Some(slot) = same.into_iter().find(|slot| bool::from(slot.key.as_slice().ct_eq(key))) else { return false };
         let (target, _in_flight) = {
             let mut state = slot.lock();
-            let Some(target) = state.target.clone() else { return };
+            let Some(target) = state.target.clone() else { return true };
             if state.in_flight >= MAX_IN_FLIGHT {
-                return;
+                return true;
             }
             state.in_flight += 1;
             (target, InFlight(slot.clone()))
@@ -158,9 +159,16 @@ impl Cancels {
         if let Err(error) = server::send_cancel(&target.server, target.pid, &target.key, CANCEL_TIMEOUT).await {
             tracing::warn!(event = "cancel.failed", %error);
         }
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Arc<CancelSlot>>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Processes that serve clients of the same listeners: the one before a takeover, and the one after.
+pub trait Elsewhere: Send + Sync {
+    /// Carries a cancel request out there; ends when it is done or known to nobody.
+    fn cancel(&self, pid: u32, key: Vec<u8>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }

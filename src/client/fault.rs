@@ -1,8 +1,8 @@
 //! Why a session ends, and the one place that decides what its client sees of it.
 
 use super::activity::Limit;
+use super::control::End;
 use super::tally::TooMany;
-use super::worker::End;
 use crate::wire::backend::ErrorFields;
 use std::time::Duration;
 
@@ -30,6 +30,15 @@ pub enum Fault {
     /// No primary in time.
     #[error("no primary server could be reached within {0:?} (query_wait_timeout): {1}")]
     NoPrimary(Duration, String),
+    /// Held at the gate for too long.
+    #[error("the transaction was held for longer than {0:?} (query_wait_timeout): {1}")]
+    Held(Duration, String),
+    /// DISABLE.
+    #[error("database \"{0}\" is disabled")]
+    Disabled(String),
+    /// KILL.
+    #[error("terminating connection due to administrator command (KILL)")]
+    Killed,
     /// The server refused the login; its own words are passed on.
     #[error("the server refused the login: {}", .0.message)]
     Refused(Box<ErrorFields>),
@@ -62,6 +71,7 @@ impl From<End> for Fault {
             End::Shutdown => Fault::Shutdown,
             End::Limit(limit, seconds) => Fault::TimeLimit(limit, seconds),
             End::Vanished => Fault::ClientGone,
+            End::Killed => Fault::Killed,
         }
     }
 }
@@ -91,7 +101,7 @@ impl Fault {
             ),
             Fault::ServerLost(_) => ("08006", Some("What the last statement did is not known.")),
             Fault::ServerProtocol(_) => ("08P01", None),
-            Fault::Shutdown => ("57P01", None),
+            Fault::Shutdown | Fault::Killed => ("57P01", None),
             Fault::TimeLimit(limit, _) => time_limit(*limit),
             Fault::QueueFull(_) => (
                 "53300",
@@ -103,6 +113,8 @@ impl Fault {
             Fault::TooMany(TooMany::OfUser(..)) => {
                 ("53300", Some("Close other connections, or raise max_user_client_connections."))
             }
+            Fault::Held(..) => ("57P03", Some("An operator or a job holds the gate; see \"pgmend status\".")),
+            Fault::Disabled(_) => ("57P03", None),
         };
         Some(ErrorFields {
             severity: "FATAL".into(),

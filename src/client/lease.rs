@@ -2,9 +2,11 @@
 
 use super::activity::Activity;
 use super::cancel::{CancelSlot, CancelTarget};
+use super::control::{Control, Doing};
 use super::fault::Fault;
 use super::params;
-use super::worker::{Control, Route, Way, Worker};
+use super::worker::{Route, Way, Worker};
+use crate::cluster::Servers;
 use crate::pool::{Asked, Grant, Local, Permit, Pooled, Refusal};
 use crate::server::{self, Login, ParamSet, RouteId, ServerConn, ServerError, SimpleError};
 use std::future::{Future, poll_fn};
@@ -43,7 +45,8 @@ impl Borrower {
     /// A connection to the primary with the client's parameters. Fast when an idle one is at hand; else waits, within
     /// `query_wait_timeout`, for the gate, a primary, and a place.
     pub async fn lease(&self, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
-        if let Way::Open(route) = self.worker.way()
+        self.control.doing.set(Doing::Waiting);
+        if let Way::Open(route) = self.way()
             && let Some(pooled) = self.pool.take(route.id)
         {
             return self.ready(pooled, wanted, &route).await;
@@ -54,26 +57,29 @@ impl Borrower {
             limit => limit,
         };
         // The usual wait, in a busy pool: for the next connection that comes back. It needs no timer and no watch.
-        let first = match self.worker.way() {
+        let since_s = self.worker.now_s();
+        let first = match self.way() {
             Way::Open(route) => match self.place(route.id, limit).await? {
-                Grant::Conn(pooled) if pooled.conn.route == route.id => {
+                Grant::Conn(pooled) if self.leads_to(&route, &pooled) => {
                     return self.ready(pooled, wanted, &route).await;
                 }
                 other => Some(other),
             },
-            Way::Blocked(_) => None,
+            Way::Blocked(_) | Way::Held(..) => None,
         };
+        let waited = Duration::from_secs(self.worker.now_s().saturating_sub(since_s));
         // What is rare is boxed, here and elsewhere, so that an idle client's task need not have room for it.
-        Box::pin(self.wait_or_end(wanted, limit, first)).await
+        Box::pin(self.wait_or_end(wanted, limit, limit.saturating_sub(waited), first)).await
     }
 
     async fn wait_or_end(
         &self,
         wanted: &ParamSet,
         limit: Duration,
+        left: Duration,
         first: Option<Grant>,
     ) -> Result<Box<Pooled>, Fault> {
-        let waiting = self.wait(wanted, Instant::now() + limit, limit, first);
+        let waiting = self.wait(wanted, Instant::now() + left, limit, first);
         let ended = poll_fn(|cx| self.control.check(cx, true).map_or(Poll::Pending, Poll::Ready));
         tokio::select! {
             biased;
@@ -84,9 +90,9 @@ impl Borrower {
 
     /// True when there is an idle connection here, or room for one more.
     pub fn is_served_at_once(&self) -> bool {
-        match self.worker.way() {
+        match self.way() {
             Way::Open(route) => self.pool.idle() > 0 || self.pool.shared.has_room(route.id.node),
-            Way::Blocked(_) => false,
+            Way::Blocked(_) | Way::Held(..) => false,
         }
     }
 
@@ -101,25 +107,27 @@ impl Borrower {
         let mut why = String::new();
         loop {
             board.borrow_and_update();
-            let route = match self.worker.way() {
-                Way::Open(route) => route,
-                Way::Blocked(reason) => {
-                    let changed = tokio::time::timeout_at(deadline, board.changed()).await;
-                    if !matches!(changed, Ok(Ok(()))) {
-                        let reason = if why.is_empty() { reason.to_string() } else { why };
-                        return Err(Fault::NoPrimary(limit, reason));
-                    }
-                    continue;
+            let way = self.way();
+            let Way::Open(route) = way else {
+                // What was granted while the gate closed is for those who may still use it.
+                if let Some(Grant::Conn(pooled)) = first.take() {
+                    self.shelve(pooled);
+                }
+                let changed = tokio::time::timeout_at(deadline, board.changed()).await;
+                match way {
+                    _ if matches!(changed, Ok(Ok(()))) => continue,
+                    Way::Held(reason, _) => return Err(Fault::Held(limit, reason.to_string())),
+                    Way::Blocked(reason) if why.is_empty() => return Err(Fault::NoPrimary(limit, reason.to_string())),
+                    Way::Blocked(_) | Way::Open(_) => return Err(Fault::NoPrimary(limit, why)),
                 }
             };
-            if first.is_none()
-                && let Some(pooled) = self.pool.take(route.id)
-            {
-                return self.ready(pooled, wanted, &route).await;
-            }
-            let grant = match first.take() {
-                Some(grant) => grant,
-                None => self.place(route.id, limit).await?,
+            let Some(grant) = first.take() else {
+                if let Some(pooled) = self.pool.take(route.id) {
+                    return self.ready(pooled, wanted, &route).await;
+                }
+                // The way is looked at again, as the wait may have been long.
+                first = Some(self.place(route.id, limit).await?);
+                continue;
             };
             match grant {
                 Grant::Conn(pooled) if pooled.conn.route == route.id => {
@@ -128,7 +136,7 @@ impl Borrower {
                 Grant::Conn(_of_an_old_route) => {}
                 Grant::Permit(permit) if permit.node() != route.id.node => {}
                 Grant::Permit(permit) => match self.open(&route, permit, deadline).await? {
-                    Ok(pooled) => return self.ready(pooled, wanted, &route).await,
+                    Ok(pooled) => first = Some(Grant::Conn(pooled)),
                     Err(unreachable) => {
                         why = unreachable;
                         if Instant::now() + RETRY >= deadline {
@@ -140,6 +148,15 @@ impl Borrower {
                 },
             }
         }
+    }
+
+    fn way(&self) -> Way {
+        self.worker.way_for(&self.pool.shared.key.database)
+    }
+
+    /// True when the way still is what it was before a wait, and the connection goes there.
+    fn leads_to(&self, route: &Route, pooled: &Pooled) -> bool {
+        pooled.conn.route == route.id && matches!(self.way(), Way::Open(now) if now.id == route.id)
     }
 
     /// A place in the pool's budget, or a connection that somebody gave back. The worker's sweep bounds the wait.
@@ -290,12 +307,11 @@ impl Borrower {
 
 /// Puts a clean connection where the next client finds it, unless the primary has changed or the connection is too old.
 fn shelve(worker: &Worker, pool: &Local, pooled: Box<Pooled>) {
-    if let Way::Open(route) = worker.way()
-        && route.id != pooled.conn.route
-    {
-        return;
+    match worker.way_for(&pool.shared.key.database) {
+        Way::Open(route) if route.id != pooled.conn.route => {}
+        Way::Held(_, Servers::Close) => {}
+        Way::Open(_) | Way::Blocked(_) | Way::Held(_, Servers::Keep) => pool.put(pooled, worker.now_s()),
     }
-    pool.put(pooled, worker.now_s());
 }
 
 /// Takes a waiter out of the queue when its future is dropped.

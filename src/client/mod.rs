@@ -1,20 +1,24 @@
 //! One client from accept to close.
 //!
 //! Read `startup`, then `session` (the client's life), `relay` (the hot path) and `core` (its protocol state, without IO);
-//! `worker` holds the sessions of one thread, `plane` what all threads share. Knows nothing of operators.
+//! `worker` holds the sessions of one thread, `control` its handle on each, `attend` its part in holding the gate; `plane` is
+//! what all threads share, `operate` what may be ordered of it. Knows nothing of operators.
 
 mod activity;
+mod attend;
 pub mod auth_query;
 mod authenticate;
 mod buffer;
 mod cancel;
 mod commands;
+mod control;
 pub mod core;
 mod fault;
 mod ldap;
 mod lease;
 mod leftovers;
 mod listen;
+mod operate;
 mod params;
 mod pins;
 mod plane;
@@ -27,8 +31,10 @@ mod tally;
 mod topup;
 mod worker;
 
+pub use cancel::Elsewhere;
 pub use commands::{Answer, PoolCommands};
 pub use core::Statements;
+pub use operate::{OperateError, Pause};
 pub use plane::{Admitted, Plane, PlaneSettings};
 pub use settings::Settings;
 pub use worker::{Nudge, Order, Worker};

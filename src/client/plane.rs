@@ -1,20 +1,20 @@
 //! What all workers of the data plane share: settings, limits, statements, cancels.
 
-use super::cancel::Cancels;
+use super::cancel::{Cancels, Elsewhere};
 use super::commands::PoolCommands;
 use super::core::Statements;
 use super::listen::Listeners;
 use super::pins::Pins;
 use super::startup::StartupContext;
 use super::tally::Tally;
-use crate::cluster::Board;
+use crate::cluster::{Board, OpenServers, Scope};
 use crate::net::ServerTls;
 use crate::pool::{Budget, PoolKey, SharedPool};
 use crate::{client, pool, server};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 /// The part of the configuration that the data plane reads; replaced whole at reload.
@@ -42,6 +42,8 @@ pub struct Plane {
     pub startup: ArcSwap<StartupContext>,
     /// Cancel keys.
     pub cancels: Arc<Cancels>,
+    /// Where cancels go whose key is unknown here.
+    pub elsewhere: ArcSwapOption<Box<dyn Elsewhere>>,
     /// Prepared statements.
     pub statements: Statements,
     /// Who listens for the clients.
@@ -62,7 +64,23 @@ pub struct Plane {
     pub budget: Arc<Budget>,
     /// Clients by database and by user.
     pub tally: Arc<Tally>,
-    pools: Mutex<HashMap<PoolKey, Arc<SharedPool>>>,
+    pools: Arc<Pools>,
+}
+
+/// All pools. The board counts their servers.
+#[derive(Debug, Default)]
+struct Pools(Mutex<HashMap<PoolKey, Arc<SharedPool>>>);
+
+impl Pools {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PoolKey, Arc<SharedPool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenServers for Pools {
+    fn open(&self, scope: &Scope) -> usize {
+        self.lock().iter().filter(|(key, _)| scope.covers(&key.database)).map(|(_, pool)| pool.open()).sum()
+    }
 }
 
 impl std::fmt::Debug for Plane {
@@ -82,11 +100,12 @@ impl Plane {
     pub fn new(board: Arc<Board>, settings: PlaneSettings, startup: StartupContext) -> Arc<Plane> {
         let budget = Budget::new();
         budget.set_node_limits(settings.pool.max_node_connections, settings.pool.max_new_connections);
-        Arc::new(Plane {
+        let plane = Arc::new(Plane {
             board,
             settings: ArcSwap::from_pointee(settings),
             startup: ArcSwap::from_pointee(startup),
             cancels: Arc::default(),
+            elsewhere: ArcSwapOption::empty(),
             statements: Statements::default(),
             listeners: Listeners::default(),
             pins: Arc::default(),
@@ -97,13 +116,15 @@ impl Plane {
             started: Instant::now(),
             budget,
             tally: Arc::default(),
-            pools: Mutex::default(),
-        })
+            pools: Arc::default(),
+        });
+        plane.board.count_servers_by(plane.pools.clone());
+        plane
     }
 
     /// The pool of a user in a database; `None` when there are too many pools.
     pub fn pool(&self, key: &PoolKey) -> Option<Arc<SharedPool>> {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = self.pools.lock();
         if let Some(pool) = pools.get(key) {
             return Some(pool.clone());
         }
@@ -118,7 +139,12 @@ impl Plane {
 
     /// Server connections that went from one worker to another, over all pools.
     pub fn moved(&self) -> u64 {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().map(|pool| pool.moved()).sum()
+        self.pools.lock().values().map(|pool| pool.moved()).sum()
+    }
+
+    /// The pools of these databases.
+    pub(super) fn pools_of(&self, scope: &Scope) -> Vec<Arc<SharedPool>> {
+        self.pools.lock().iter().filter(|(key, _)| scope.covers(&key.database)).map(|(_, pool)| pool.clone()).collect()
     }
 
     /// Puts new settings in force: limits at once, the rest with each client's next transaction.
@@ -126,12 +152,21 @@ impl Plane {
         self.settings.store(Arc::new(settings));
         self.startup.store(Arc::new(startup));
         let settings = self.settings.load();
-        let pools: Vec<_> = self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let pools: Vec<_> = self.pools.lock().values().cloned().collect();
         for pool in pools {
             pool.set_rules(settings.pool.rules(&pool.key.user, &pool.key.database));
         }
         self.budget.set_node_limits(settings.pool.max_node_connections, settings.pool.max_new_connections);
         self.budget.tick();
+    }
+
+    /// Carries a cancel request out, wherever its client is.
+    pub async fn cancel(&self, pid: u32, key: &[u8]) {
+        if !self.cancels.cancel(pid, key).await
+            && let Some(elsewhere) = self.elsewhere.load_full()
+        {
+            elsewhere.cancel(pid, key.to_vec()).await;
+        }
     }
 
     /// Counts a client in, also at its worker. Above `max_client_conn` a few more come in, to bring cancels or to be told

@@ -2,6 +2,7 @@
 
 use super::activity::{Activity, Limit, Limits};
 use super::cancel::{CancelSlot, Listing};
+use super::control::{Control, Doing};
 use super::core::{Core, Front, Rules};
 use super::fault::Fault;
 use super::lease::Borrower;
@@ -13,7 +14,7 @@ use super::relay::{Ended, Exchange, Lane, Relay, Until};
 use super::scan::Traces;
 use super::startup::{self, Arrival, NewSession};
 use super::tally::Counted;
-use super::worker::{Control, Worker};
+use super::worker::Worker;
 use crate::auth::ServerSecret;
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode, Pooled};
@@ -62,7 +63,7 @@ async fn arrive(worker: &Worker, stream: Stream, beyond: Option<usize>) -> Optio
         Ok(Arrival::Cancel { pid, key, mut stream }) => {
             // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
             // without a farewell for an error.
-            worker.plane.cancels.cancel(pid, &key).await;
+            worker.plane.cancel(pid, &key).await;
             let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
         }
         Ok(Arrival::Gone) => {}
@@ -89,8 +90,12 @@ async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> Open
     let login = login(&worker, &user, &database, secret);
     let key = PoolKey { user: login.user.clone(), database: database.clone() };
     control.limits.set(Limits::of(&rules));
-    // Nobody else sets it.
+    // Nobody else sets them: a control serves one login.
+    let _ = control.database.set(key.database.as_str().into());
     let _ = control.who.set((user, database));
+    if worker.plane.board.read().gate.disabled.contains(&key.database) {
+        return Opened { stream, counted: None, outcome: Err(Fault::Disabled(key.database)) };
+    }
     let outcome = begin(worker, &mut stream, key, login, &parameters, minor, control).await;
     Opened { stream, counted: Some(counted), outcome }
 }
@@ -296,7 +301,7 @@ impl Session {
                         Fault::Shutdown | Fault::TimeLimit(Limit::ClientIdle, _) if self.up.is_sent() => {
                             self.held = Some(pooled)
                         }
-                        Fault::ClientGone | Fault::TimeLimit(..) if !self.core.is_settled() => {
+                        Fault::ClientGone | Fault::Killed | Fault::TimeLimit(..) if !self.core.is_settled() => {
                             self.borrower.abandon(pooled)
                         }
                         // What the server has seen of the last batch is not known: it is closed.
@@ -399,6 +404,7 @@ impl Session {
     async fn next(&mut self, client: &mut Stream) -> Result<Front, Fault> {
         let Session { up, down, core, borrower, subscription, .. } = self;
         borrower.control.activity.set(Activity::idle(borrower.worker.now_s()));
+        borrower.control.doing.set(Doing::Away);
         poll_fn(|cx| {
             loop {
                 if let Some(subscription) = subscription
@@ -451,6 +457,11 @@ impl Session {
                     .poll(&mut state, cx);
             let activity = &borrower.control.activity;
             activity.set(activity.get().seen(core.sight(), now_s));
+            borrower.control.doing.set(match (core.is_settled(), core.is_clean()) {
+                (false, _) => Doing::Working,
+                (true, false) => Doing::InTransaction,
+                (true, true) => Doing::Bound,
+            });
             if state.client_closed && borrower.control.closed_s.get().is_none() {
                 borrower.control.closed_s.set(Some(now_s));
             }

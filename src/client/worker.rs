@@ -1,19 +1,19 @@
 //! One thread of the data plane: its clients, its idle server connections, its coarse clock.
 
-use super::activity::{Activity, Limit, Limits};
+use super::activity::Limits;
+use super::control::{Control, End, Ending};
 use super::leftovers::Functions;
 use super::plane::{Admitted, Plane};
 use super::session;
 use super::topup;
-use crate::cluster::GateState;
+use crate::cluster::{Gate, Seat, Servers};
 use crate::net::{self, StdStream, Stream};
 use crate::pool::{Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -27,6 +27,8 @@ const MAX_INTERNED: usize = 1024;
 const FUNCTIONS_S: u64 = 60;
 /// Databases whose functions are remembered.
 const MAX_DATABASES: usize = 1024;
+/// Between two reports of a worker while the gate is held: the grain of a report's truth and of an order's deadline.
+const GATE_LOOK: Duration = Duration::from_millis(10);
 
 /// What a worker is told from outside.
 #[derive(Debug)]
@@ -59,96 +61,8 @@ pub enum Way {
     Open(Rc<Route>),
     /// Wait for the board to change.
     Blocked(Rc<str>),
-}
-
-/// How a session is told to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    /// When it is between transactions.
-    Clean(End),
-    /// At once.
-    Now(End),
-}
-
-/// Why a session is ended by pgmend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// pgmend stops.
-    Shutdown,
-    /// A time limit, in seconds.
-    Limit(Limit, u64),
-    /// The client closed without saying goodbye, and what it asked for takes long.
-    Vanished,
-}
-
-/// The handle by which the worker reaches a session: its waker, and what it shall do.
-#[derive(Debug, Default)]
-pub struct Control {
-    waker: RefCell<Option<Waker>>,
-    ending: Cell<Option<Ending>>,
-    /// What it is doing; nothing during the login, which has a limit of its own.
-    pub activity: Cell<Activity>,
-    /// Its limits.
-    pub limits: Cell<Limits>,
-    /// Whose rules it follows: user and database as the client names them.
-    pub who: OnceCell<(String, String)>,
-    /// Until when (coarse seconds) it may wait for a server connection.
-    wait_until_s: Cell<Option<u64>>,
-    overdue: Cell<bool>,
-    /// Since when (coarse seconds) it is closed while an answer is owed.
-    pub closed_s: Cell<Option<u64>>,
-}
-
-impl Control {
-    /// To be called in each poll: lets the worker wake the session, and says whether it must end now.
-    pub fn check(&self, cx: &Context<'_>, clean: bool) -> Option<End> {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        match self.ending.get()? {
-            Ending::Clean(end) => clean.then_some(end),
-            Ending::Now(end) => Some(end),
-        }
-    }
-
-    /// Begins (or ends) a wait that the worker's sweep bounds.
-    pub fn wait_until(&self, end_s: Option<u64>) {
-        self.wait_until_s.set(end_s);
-        self.overdue.set(false);
-    }
-
-    /// The wait has lasted too long.
-    pub fn is_overdue(&self) -> bool {
-        self.overdue.get()
-    }
-
-    fn sweep(&self, now_s: u64) {
-        if self.wait_until_s.get().is_some_and(|end| now_s >= end) && !self.overdue.replace(true) {
-            self.wake();
-        }
-        if self.closed_s.get().is_some_and(|since| now_s > since) && self.ending.get().is_none() {
-            self.end(Ending::Now(End::Vanished));
-        }
-        let limits = self.limits.get();
-        let Some(limit) = self.activity.get().passed(&limits, now_s).filter(|_| self.ending.get().is_none()) else {
-            return;
-        };
-        let end = End::Limit(limit, limits.seconds(limit));
-        // Who is idle may have sent something that was not read yet; then it ends after that.
-        self.end(if limit == Limit::ClientIdle { Ending::Clean(end) } else { Ending::Now(end) });
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
-    }
-
-    fn end(&self, ending: Ending) {
-        self.ending.set(Some(ending));
-        self.wake();
-    }
+    /// Held at the gate: wait for the board to change.
+    Held(Rc<str>, Servers),
 }
 
 /// One worker. Lives on its thread; everything in it is plain cells.
@@ -158,13 +72,18 @@ pub struct Worker {
     pub plane: Arc<Plane>,
     /// Tells the other workers to serve waiters from their idle connections.
     pub nudge: Nudge,
-    pools: RefCell<HashMap<PoolKey, Rc<Local>>>,
-    sessions: RefCell<HashMap<u64, Rc<Control>>>,
+    pub(super) pools: RefCell<HashMap<PoolKey, Rc<Local>>>,
+    pub(super) sessions: RefCell<HashMap<u64, Rc<Control>>>,
     last_session: Cell<u64>,
     params: RefCell<HashSet<ParamSet>>,
     functions: RefCell<HashMap<String, Learnt>>,
     now_s: Cell<u64>,
     way: RefCell<(u64, Way)>,
+    /// The gate as of `way`, while any order holds it.
+    gate: RefCell<Option<Arc<Gate>>>,
+    pub(super) seat: Seat,
+    /// The last order and the last RECONNECT that were attended to.
+    pub(super) attended: Cell<(u64, u64)>,
     stopping: Cell<Option<Ending>>,
     /// The last session has ended while the worker is stopping.
     emptied: Notify,
@@ -194,6 +113,7 @@ impl Nudge {
 impl Worker {
     /// A worker without clients.
     pub fn new(plane: Arc<Plane>, nudge: Nudge) -> Rc<Worker> {
+        let seat = plane.board.take_seat();
         Rc::new(Worker {
             plane,
             nudge,
@@ -204,6 +124,9 @@ impl Worker {
             functions: RefCell::default(),
             now_s: Cell::new(0),
             way: RefCell::new((0, Way::Blocked("not yet known".into()))),
+            gate: RefCell::default(),
+            seat,
+            attended: Cell::default(),
             stopping: Cell::new(None),
             emptied: Notify::new(),
         })
@@ -213,13 +136,21 @@ impl Worker {
     pub async fn run(self: Rc<Self>, mut orders: tokio::sync::mpsc::Receiver<Order>) {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // An interval, not a sleep for each turn: a worker with many orders would never get to its end.
+        let mut gate_look = tokio::time::interval(GATE_LOOK);
+        gate_look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut board = self.plane.board.watch();
+        self.attend();
         loop {
+            let held = self.gate.borrow().is_some();
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(order) => self.obey(order),
                     None => return,
                 },
                 _ = sweep.tick() => self.sweep(),
+                Ok(()) = board.changed() => self.attend(),
+                _ = gate_look.tick(), if held => self.attend(),
                 () = self.emptied.notified() => {}
             }
             if self.stopping.get().is_some() && self.sessions.borrow().is_empty() {
@@ -253,7 +184,7 @@ impl Worker {
         self.last_session.set(id);
         let control = Rc::new(Control::default());
         if let Some(ending) = self.stopping.get() {
-            control.ending.set(Some(ending));
+            control.end(ending);
         }
         self.sessions.borrow_mut().insert(id, control.clone());
         let worker = self.clone();
@@ -316,11 +247,23 @@ impl Worker {
         way.1.clone()
     }
 
+    /// The same for a database's transactions, which the gate may hold.
+    pub fn way_for(&self, database: &str) -> Way {
+        let way = self.way();
+        match self.gate.borrow().as_ref().and_then(|gate| gate.holds(database)) {
+            None => way,
+            Some(order) => Way::Held(order.wanted.reason.as_str().into(), order.wanted.servers),
+        }
+    }
+
+    /// Nothing that was looked up counts any more.
+    pub(super) fn look_again(&self) {
+        self.way.borrow_mut().0 = 0;
+    }
+
     fn look(&self) -> Way {
         let published = self.plane.board.read();
-        if published.gate.state == GateState::Held {
-            return Way::Blocked(format!("held: {}", published.gate.reason).into());
-        }
+        *self.gate.borrow_mut() = Some(published.gate.clone()).filter(|gate| !gate.is_open());
         let Some(spec) = published.view.primary_spec() else {
             return Way::Blocked("no node is known to be the primary".into());
         };
@@ -376,7 +319,7 @@ impl Worker {
         let way = self.way();
         let route = match &way {
             Way::Open(route) => Some(route.id),
-            Way::Blocked(_) => None,
+            Way::Blocked(_) | Way::Held(..) => None,
         };
         for pool in self.pools.borrow().values() {
             // Besides this list only clients hold the pool.

@@ -1,5 +1,6 @@
 //! The board on which the control plane publishes view and gate **together**, so that nobody resumes on an old view.
 
+use super::quiet::Seats;
 use super::{Gate, View};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -21,13 +22,19 @@ pub struct Board {
     now: ArcSwap<Published>,
     version: AtomicU64,
     changed: watch::Sender<u64>,
+    pub(super) seats: Seats,
 }
 
 impl Board {
     /// A board with a first view and an open gate.
     pub fn new(view: View) -> Arc<Board> {
         let first = Published { view: Arc::new(view), gate: Arc::new(Gate::default()) };
-        Arc::new(Board { now: ArcSwap::from_pointee(first), version: AtomicU64::new(1), changed: watch::channel(1).0 })
+        Arc::new(Board {
+            now: ArcSwap::from_pointee(first),
+            version: AtomicU64::new(1),
+            changed: watch::channel(1).0,
+            seats: Seats::default(),
+        })
     }
 
     /// A number that moves with every publication: one relaxed-cost load on the hot path.
@@ -51,8 +58,9 @@ impl Board {
     }
 
     /// Publishes. `change` gets what is in force and returns what shall be, or `None` to leave it (compare-and-swap by
-    /// the caller's own check, e.g. of the generation). Only `keeper` calls this for the view.
-    pub fn publish(&self, change: impl Fn(&Published) -> Option<Published>) -> bool {
+    /// the caller's own check, e.g. of the generation). It may be asked several times. Only `keeper` calls this for the view.
+    pub fn publish(&self, change: impl FnMut(&Published) -> Option<Published>) -> bool {
+        let mut change = change;
         let mut done = false;
         self.now.rcu(|now| {
             let next = change(now);
@@ -61,7 +69,8 @@ impl Board {
         });
         if done {
             let version = self.version.fetch_add(1, Ordering::AcqRel) + 1;
-            self.changed.send_replace(version);
+            // Publications may overtake each other here; the number only ever says that something moved.
+            self.changed.send_modify(|seen| *seen = version.max(*seen));
         }
         done
     }

@@ -4,7 +4,7 @@ use super::checks;
 use super::error::{ConfigError, ConfigErrors};
 use super::pool_section::pool;
 use super::section::{Notes, Section};
-use super::{Config, values};
+use super::{Config, Ending, values};
 use crate::auth::{QuerySettings, StoredSecret, pool_secret, read_key};
 use crate::base::{NodeId, Secret};
 use crate::cluster::{Host, NodeSpec, SslMode};
@@ -77,7 +77,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     let server = crate::server::Settings { reset_query, tls };
     let health = health(root.section("health"), auth.key_file.as_deref());
     let recovery = recovery(root.section("recovery"), folder, auth.key_file.as_deref());
-    let admin = admin(root.section("admin"), folder);
+    let (admin, ending) = admin(root.section("admin"), folder);
     let state = root.section("state");
     let directory = state.path("directory", folder).unwrap_or_else(|| "/var/lib/pgmend".into());
     let pid_file = state.path("pid_file", folder);
@@ -99,6 +99,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         admin,
         store: crate::store::Settings { directory, pgpool_status: false, discard_status: false },
         pid_file,
+        ending,
         log_level,
         not_honoured: Vec::new(),
         listed: Vec::new(),
@@ -283,7 +284,7 @@ fn recovery(section: Section<'_>, folder: &Path, key_file: Option<&Path>) -> cra
     settings
 }
 
-fn admin(section: Section<'_>, folder: &Path) -> crate::admin::Settings {
+fn admin(section: Section<'_>, folder: &Path) -> (crate::admin::Settings, Ending) {
     let addresses = section.texts("pcp_listen_addresses", &["127.0.0.1"]);
     let port = section.port("pcp_port", 9898);
     let socket_directory = section.text_maybe_empty("pcp_socket_dir", "/tmp");
@@ -298,6 +299,10 @@ fn admin(section: Section<'_>, folder: &Path) -> crate::admin::Settings {
         admin_os_users: section.texts("os_users", &[]),
         pcp,
     };
+    let ending = Ending {
+        shutdown_timeout: section.duration("shutdown_timeout", "0s"),
+        takeover_timeout: section.duration("takeover_timeout", "0s"),
+    };
     section.finish();
-    settings
+    (settings, ending)
 }

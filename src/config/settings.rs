@@ -2,6 +2,17 @@
 
 use crate::cluster::NodeSpec;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long the end of a daemon may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Ending {
+    /// `shutdown_timeout`: a smart stop becomes a fast one after this; zero = never.
+    pub shutdown_timeout: Duration,
+    /// `takeover_timeout`: clients may stay this long with a process that was taken over, then it stops smartly; zero = as
+    /// long as they like.
+    pub takeover_timeout: Duration,
+}
 
 /// Everything a daemon is started with.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +41,8 @@ pub struct Config {
     pub store: crate::store::Settings,
     /// `pid_file`, written at start.
     pub pid_file: Option<PathBuf>,
+    /// How the daemon ends.
+    pub ending: Ending,
     /// `tracing` filter, e.g. `info`.
     pub log_level: String,
     /// Parameters that were set and are not honoured, listed at start: (name, why).

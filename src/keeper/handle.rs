@@ -101,6 +101,11 @@ impl Keeper {
         Keeper { board, inbox: sender, settings, look_now, prober }
     }
 
+    /// Returns when the actor has ended: nothing is saved or published by it any more.
+    pub async fn ended(&self) {
+        self.inbox.closed().await;
+    }
+
     /// Puts a node in; it is up once a probe succeeded. A live node is left as it is.
     pub async fn attach(&self, node: NodeId, reason: &str) -> Result<(), KeeperError> {
         self.order_attach(node, None, reason).await.map(|_| ())

@@ -6,9 +6,12 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::ops::Deref;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A nonblocking listening socket, not yet in any runtime.
@@ -25,6 +28,84 @@ pub enum Listener {
 pub struct SocketFile {
     path: PathBuf,
     identity: Option<(u64, u64)>,
+    left: Left,
+}
+
+/// Says of a socket's file that another process has the socket now, so that it stays.
+#[derive(Clone, Debug, Default)]
+pub struct Left(Arc<AtomicBool>);
+
+impl Left {
+    /// It stays from now on.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// It is ours again, or for the first time: it goes with its listener.
+    pub fn clear(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    /// True when it stays.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Another descriptor of a listening socket, for a process that takes over.
+#[derive(Debug)]
+pub struct Shared {
+    /// Its address: `host:port` or the path of its file.
+    pub address: String,
+    /// The descriptor.
+    pub descriptor: OwnedFd,
+    /// To be set when it has been handed over.
+    pub left: Left,
+}
+
+/// Listening sockets that the process before us has handed over, by address.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    sockets: Vec<(String, OwnedFd)>,
+    left: Left,
+}
+
+impl Inherited {
+    /// Their files are still those of the process before, until [`Left::clear`] is called of what `left` gives.
+    pub fn new(sockets: Vec<(String, OwnedFd)>) -> Inherited {
+        let left = Left::default();
+        left.set();
+        Inherited { sockets, left }
+    }
+
+    /// One for all their files.
+    pub fn left(&self) -> Left {
+        self.left.clone()
+    }
+
+    /// The socket of this address, if there is one.
+    pub fn take(&mut self, address: &str) -> Option<OwnedFd> {
+        let at = self.sockets.iter().position(|(of, _)| of == address)?;
+        Some(self.sockets.swap_remove(at).1)
+    }
+}
+
+impl Listener {
+    /// Another descriptor of it.
+    pub fn share(&self) -> io::Result<Shared> {
+        Ok(match self {
+            Listener::Tcp(socket) => Shared {
+                address: socket.local_addr()?.to_string(),
+                descriptor: socket.as_fd().try_clone_to_owned()?,
+                left: Left::default(),
+            },
+            Listener::Unix(socket, file) => Shared {
+                address: file.path.display().to_string(),
+                descriptor: socket.as_fd().try_clone_to_owned()?,
+                left: file.left.clone(),
+            },
+        })
+    }
 }
 
 impl Deref for SocketFile {
@@ -36,7 +117,7 @@ impl Deref for SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
+        if !self.left.is_set() && self.identity.is_some() && identity(&self.path) == self.identity {
             // Nothing is lost when it cannot be removed: the next start finds nobody listening and removes it.
             let _ = fs::remove_file(&self.path);
         }
@@ -45,15 +126,41 @@ impl Drop for SocketFile {
 
 /// Opens every address of the settings, or none: the first failure closes the others.
 pub fn bind(settings: &Settings) -> Result<Vec<Listener>, NetError> {
-    let addresses = tcp_addresses(settings)?;
+    bind_after(settings, &mut Inherited::default())
+}
+
+/// The same after another process: its sockets go on where the addresses are the same, with whoever waits in their queues.
+pub fn bind_after(settings: &Settings, inherited: &mut Inherited) -> Result<Vec<Listener>, NetError> {
+    let mut addresses = tcp_addresses(settings)?;
+    let mut listeners = Vec::new();
+    for group in &mut addresses {
+        group.addresses.retain(|address| match inherited.take(&address.to_string()) {
+            Some(socket) => {
+                listeners.push(Listener::Tcp(socket.into()));
+                false
+            }
+            None => true,
+        });
+    }
     for group in &addresses {
         refuse_when_taken(group)?;
     }
-    let mut listeners = listen_all(&addresses, settings.backlog)?;
+    listeners.extend(listen_all(&addresses, settings.backlog)?);
     for directory in &settings.unix_socket_directories {
-        listeners.push(bind_unix(directory, settings)?);
+        let path = socket_path(directory, settings.port);
+        listeners.push(match inherited.take(&path.display().to_string()) {
+            Some(socket) => {
+                let file = SocketFile { identity: identity(&path), path, left: inherited.left() };
+                Listener::Unix(socket.into(), file)
+            }
+            None => bind_unix(directory, settings)?,
+        });
     }
     Ok(listeners)
+}
+
+fn socket_path(directory: &Path, port: u16) -> PathBuf {
+    directory.join(format!(".s.PGSQL.{port}"))
 }
 
 /// One more set of TCP listeners on the addresses that `bind` already holds: the kernel spreads the connections over
@@ -171,13 +278,13 @@ fn is_absent(e: &io::Error) -> bool {
 }
 
 fn bind_unix(directory: &Path, settings: &Settings) -> Result<Listener, NetError> {
-    let path = directory.join(format!(".s.PGSQL.{}", settings.port));
+    let path = socket_path(directory, settings.port);
     let bad = |e: &dyn std::fmt::Display| failed(path.display().to_string(), e);
     let address = SockAddr::unix(&path).map_err(|e| bad(&e))?;
     remove_when_stale(&path, &address).map_err(|e| bad(&e))?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(|e| bad(&e))?;
     socket.bind(&address).map_err(|e| bad(&e))?;
-    let file = SocketFile { identity: identity(&path), path: path.clone() };
+    let file = SocketFile { identity: identity(&path), path: path.clone(), left: Left::default() };
     // The mode comes before `listen`, so nobody can connect under the umask's mode.
     let mode = fs::Permissions::from_mode(settings.unix_socket_permissions);
     fs::set_permissions(&path, mode).map_err(|e| bad(&e))?;
@@ -263,6 +370,29 @@ mod tests {
         let port = socket.local_addr().unwrap().port();
         assert!(bind(&settings(&["127.0.0.1"], port, &[])).is_err());
         assert_eq!(bind_tcp_again(&settings(&["127.0.0.1", "127.0.0.1"], port, &[])).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_socket_that_is_handed_over_keeps_its_queue_and_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".s.PGSQL.6432");
+        let of = settings(&[], 6432, &[dir.path()]);
+        let first = bind(&of).unwrap();
+        let shared = first[0].share().unwrap();
+        let _waits = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        shared.left.set();
+        drop(first);
+        assert!(path.exists());
+        let again = (shared.address.clone(), shared.descriptor.try_clone().unwrap());
+        drop(bind_after(&of, &mut Inherited::new(vec![again])).unwrap());
+        assert!(path.exists(), "who gives up leaves it");
+        let mut inherited = Inherited::new(vec![(shared.address, shared.descriptor)]);
+        let second = bind_after(&of, &mut inherited).unwrap();
+        inherited.left().clear();
+        let Some(Listener::Unix(socket, _)) = second.first() else { panic!("no Unix listener") };
+        socket.accept().unwrap();
+        drop(second);
+        assert!(!path.exists());
     }
 
     #[tokio::test]

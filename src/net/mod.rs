@@ -13,7 +13,9 @@ use certificate::end_point_hash;
 pub use certificate::{CertificateNames, certificate_ends_at};
 pub use connect::{connect, is_unix, tls_fault, tls_words, upgrade_client};
 pub use error::NetError;
-pub use listen::{Listener, SocketFile, accept_options, bind, bind_tcp_again, prepare_accepted};
+pub use listen::{
+    Inherited, Left, Listener, Shared, SocketFile, accept_options, bind, bind_after, bind_tcp_again, prepare_accepted,
+};
 pub use settings::{CertificateSettings, ServerTlsSettings, Settings, TlsSettings};
 pub use stream::{Peer, StdStream, Stream, TlsSession};
 pub use tls_client::{ServerTls, TlsClientError};

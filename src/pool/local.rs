@@ -44,7 +44,7 @@ impl Local {
         }
         let mut idle = self.idle.borrow_mut();
         while let Some(mut pooled) = idle.pop() {
-            if pooled.conn.route == route && pooled.conn.is_quiet() {
+            if pooled.conn.route == route && !pooled.permit.is_outdated() && pooled.conn.is_quiet() {
                 return Some(pooled);
             }
         }
@@ -54,7 +54,7 @@ impl Local {
     /// Gives a clean connection back: to who waits longest, else to the idle ones. One whose life is over is closed here,
     /// never while it works. The caller has checked the route.
     pub fn put(&self, mut pooled: Box<Pooled>, now_s: u64) {
-        if pooled.conn.broken || pooled.conn.is_past(now_s, self.lifetime_s.get()) {
+        if pooled.conn.broken || pooled.permit.is_outdated() || pooled.conn.is_past(now_s, self.lifetime_s.get()) {
             return;
         }
         pooled.conn.idle_since_s = now_s;
@@ -69,7 +69,7 @@ impl Local {
     pub fn serve_waiters(&self) {
         while !self.shared.is_calm() {
             let Some(mut pooled) = self.idle.borrow_mut().pop() else { return };
-            if !pooled.conn.is_quiet() {
+            if pooled.permit.is_outdated() || !pooled.conn.is_quiet() {
                 continue;
             }
             if let Some(back) = self.shared.give(pooled) {
@@ -106,6 +106,12 @@ impl Local {
             let one = self.idle.borrow_mut().pop();
             drop(one);
         }
+    }
+
+    /// Closes the idle connections from before a RECONNECT.
+    pub fn drop_outdated(&self) {
+        let dropped: Vec<_> = self.idle.borrow_mut().extract_if(.., |p| p.permit.is_outdated()).collect();
+        drop(dropped);
     }
 
     /// Closes all idle connections.

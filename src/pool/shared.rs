@@ -66,12 +66,24 @@ impl Grant {
 pub struct Permit {
     pool: Arc<SharedPool>,
     place: Place,
+    /// The pool's when it was given.
+    reconnects: u64,
 }
 
 impl Permit {
+    fn of(pool: Arc<SharedPool>, place: Place) -> Permit {
+        let reconnects = pool.reconnects.load(Ordering::Relaxed);
+        Permit { pool, place, reconnects }
+    }
+
     /// The node that it is for.
     pub fn node(&self) -> NodeId {
         self.place.node
+    }
+
+    /// True when a RECONNECT came after it: its connection is closed as soon as nobody uses it. One load.
+    pub fn is_outdated(&self) -> bool {
+        self.pool.reconnects.load(Ordering::Relaxed) != self.reconnects
     }
 }
 
@@ -122,6 +134,7 @@ pub struct SharedPool {
     waiting: Arc<AtomicUsize>,
     moved: AtomicU64,
     refusal: Mutex<Option<Refusal>>,
+    reconnects: AtomicU64,
     /// Of all workers, so that a login waits for a server only where no server is known at all.
     greetings: Mutex<Greetings>,
 }
@@ -140,6 +153,7 @@ impl SharedPool {
             waiting,
             moved: AtomicU64::new(0),
             refusal: Mutex::default(),
+            reconnects: AtomicU64::new(0),
             greetings: Mutex::default(),
         })
     }
@@ -178,6 +192,11 @@ impl SharedPool {
         self.moved.load(Ordering::Relaxed)
     }
 
+    /// Every connection that is open now is closed as soon as nobody uses it (RECONNECT).
+    pub fn reconnect(&self) {
+        self.reconnects.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// What a server of this route reports to a session with these wishes, if one was asked before.
     pub fn greeting(&self, route: RouteId, wishes: &Wishes) -> Option<Reported> {
         self.greetings.lock().unwrap_or_else(PoisonError::into_inner).of(route, wishes)
@@ -212,7 +231,7 @@ impl SharedPool {
             Some((core.join(place, now_us, Waiting { gift, pool: self.clone() }), held_up))
         });
         match joined {
-            None => Asked::Permit(Permit { pool: self.clone(), place }),
+            None => Asked::Permit(Permit::of(self.clone(), place)),
             Some((Ok(id), held_up)) => Asked::Wait { id, grant, held_up },
             Some((Err(_), _)) => Asked::Full,
         }
@@ -222,7 +241,7 @@ impl SharedPool {
     pub fn top_up(self: &Arc<Self>, node: NodeId) -> Option<Permit> {
         let place = Place { pool: self.id, node };
         let may = self.budget.with(|core, clock| core.top_up(place, clock.now_us()));
-        may.then(|| Permit { pool: self.clone(), place })
+        may.then(|| Permit::of(self.clone(), place))
     }
 
     /// Takes a waiter out again (time-out, disconnect).
@@ -272,7 +291,7 @@ impl SharedPool {
 /// goes to the next.
 pub fn hand_out(granted: Vec<Granted<Waiting>>) {
     for (Waiting { gift, pool }, place) in granted {
-        let _ = gift.send(Grant::Permit(Permit { pool, place }));
+        let _ = gift.send(Grant::Permit(Permit::of(pool, place)));
     }
 }
 

@@ -16,6 +16,7 @@ pub use settings::Settings;
 pub use states::{Saved, SavedNode};
 
 use crate::cluster::Epoch;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -81,15 +82,23 @@ struct Inner {
     directory: PathBuf,
     pgpool_status: bool,
     saved: Mutex<Saved>,
-    _lock: lock::Lock,
+    lock: lock::Lock,
 }
 
 impl Store {
     /// Makes the folder when it is absent, locks it and reads the states. Fails when another daemon has it.
     pub fn open(settings: &Settings) -> Result<Store, StoreError> {
+        files::make_directory(&settings.directory)?;
+        Store::with(settings, lock::Lock::take(&settings.directory)?)
+    }
+
+    /// The folder of the process before us, which hands its lock over and writes no more.
+    pub fn take_over(settings: &Settings, lock: OwnedFd) -> Result<Store, StoreError> {
+        Store::with(settings, lock::Lock::inherit(lock, &settings.directory)?)
+    }
+
+    fn with(settings: &Settings, lock: lock::Lock) -> Result<Store, StoreError> {
         let directory = settings.directory.clone();
-        files::make_directory(&directory)?;
-        let lock = lock::Lock::take(&directory)?;
         let saved = if settings.discard_status {
             // The generation still only grows, and the epoch still fences; only the states are forgotten.
             Saved { nodes: Vec::new(), ..states::read(&directory, false)? }
@@ -97,7 +106,17 @@ impl Store {
             states::read(&directory, settings.pgpool_status)?
         };
         let pgpool_status = settings.pgpool_status;
-        Ok(Store(Arc::new(Inner { directory, pgpool_status, saved: Mutex::new(saved), _lock: lock })))
+        Ok(Store(Arc::new(Inner { directory, pgpool_status, saved: Mutex::new(saved), lock })))
+    }
+
+    /// The lock, for who takes over.
+    pub fn share_lock(&self) -> std::io::Result<OwnedFd> {
+        self.0.lock.share()
+    }
+
+    /// The lock is another process's now; nothing may be saved any more.
+    pub fn leave_lock(&self) {
+        self.0.lock.leave();
     }
 
     /// The folder, for log files of started nodes.
@@ -161,6 +180,11 @@ impl Store {
         login_key::read_or_make(&self.0.directory)
     }
 
+    /// The same key, for who has no lock yet.
+    pub fn login_key_of(settings: &Settings) -> Result<[u8; 32], StoreError> {
+        login_key::read_or_make(&settings.directory)
+    }
+
     /// A new journal for this job. It must not exist yet. Old finished journals beyond the last 20 go.
     pub fn journal(&self, job: u64) -> Result<Journal, StoreError> {
         journal::prune(&self.0.directory)?;
@@ -222,6 +246,22 @@ mod tests {
         let refused = Store::open(&settings(dir.path())).unwrap_err();
         assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
         drop(first);
+        Store::open(&settings(dir.path())).unwrap();
+    }
+
+    #[test]
+    fn a_lock_goes_from_one_to_the_next_without_a_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(&settings(dir.path())).unwrap();
+        drop(first.share_lock().unwrap());
+        assert!(Store::open(&settings(dir.path())).is_err(), "who asked and gave up has freed nothing");
+        let shared = first.share_lock().unwrap();
+        first.leave_lock();
+        drop(first);
+        assert!(Store::open(&settings(dir.path())).is_err(), "the old one's end frees nothing");
+        let second = Store::take_over(&settings(dir.path()), shared).unwrap();
+        assert!(Store::open(&settings(dir.path())).is_err());
+        drop(second);
         Store::open(&settings(dir.path())).unwrap();
     }
 

@@ -8,6 +8,7 @@ mod socket;
 pub use socket::Bound;
 
 use super::{Admin, Settings};
+use crate::net::Inherited;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,8 +28,8 @@ const MAX_OPERATORS: usize = 32;
 const MAX_OTHERS: usize = 32;
 /// A request's head, and then its body, must have arrived within this.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// A whole connection, which carries one request: longer than any client waits for its answer.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(180);
+/// A whole connection, which carries one request: longer than any client waits for its answer, that to a PAUSE included.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(crate::admin::MAX_PAUSE_TIMEOUT_S + 180);
 /// What is under way at the daemon's end may take this long to answer.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failed accept, such as for want of file descriptors.
@@ -36,7 +37,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Opens the socket; `serve` does the rest. A socket on which another process listens is an error.
 pub fn bind(settings: &Settings) -> io::Result<Bound> {
-    socket::bind(&settings.socket)
+    bind_after(settings, &mut Inherited::default())
+}
+
+/// The same after another process, whose socket goes on.
+pub fn bind_after(settings: &Settings, inherited: &mut Inherited) -> io::Result<Bound> {
+    socket::bind(&settings.socket, inherited)
 }
 
 /// Serves until `stop`; requests under way then still get their answers. The socket's file is removed at the end.

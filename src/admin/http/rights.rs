@@ -19,6 +19,12 @@ impl Right {
             Command::Recover { .. }
             | Command::Attach { .. }
             | Command::Detach { .. }
+            | Command::Pause { .. }
+            | Command::Resume { .. }
+            | Command::Reconnect { .. }
+            | Command::Kill { .. }
+            | Command::Disable { .. }
+            | Command::Enable { .. }
             | Command::Reload
             | Command::Stop { .. }
             | Command::CancelJob { .. } => self == Right::Change,

@@ -1,8 +1,10 @@
 //! The socket's file: its folder, a stale one's removal, its mode, its end.
 
+use crate::net::{Inherited, Left, Shared};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,12 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// Another descriptor of it, for a process that takes over.
+    pub fn share(&self) -> io::Result<Shared> {
+        let descriptor = self.listener.as_fd().try_clone_to_owned()?;
+        Ok(Shared { address: self.file.path.display().to_string(), descriptor, left: self.file.left.clone() })
+    }
+
     pub(super) fn into_parts(self) -> (UnixListener, SocketFile) {
         (self.listener, self.file)
     }
@@ -30,18 +38,23 @@ impl Bound {
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: Option<(u64, u64)>,
+    left: Left,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
+        if !self.left.is_set() && self.identity.is_some() && identity(&self.path) == self.identity {
             // Nothing is lost when it cannot be removed: the next start finds nobody listening and removes it.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-pub(super) fn bind(path: &Path) -> io::Result<Bound> {
+pub(super) fn bind(path: &Path, inherited: &mut Inherited) -> io::Result<Bound> {
+    if let Some(socket) = inherited.take(&path.display().to_string()) {
+        let file = SocketFile { path: path.to_owned(), identity: identity(path), left: inherited.left() };
+        return Ok(Bound { listener: socket.into(), file });
+    }
     open(path).map_err(|e| io::Error::new(e.kind(), format!("admin socket {}: {e}", path.display())))
 }
 
@@ -49,7 +62,7 @@ fn open(path: &Path) -> io::Result<Bound> {
     make_folder(path)?;
     remove_when_stale(path)?;
     let listener = UnixListener::bind(path)?;
-    let file = SocketFile { path: path.to_owned(), identity: identity(path) };
+    let file = SocketFile { path: path.to_owned(), identity: identity(path), left: Left::default() };
     fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
     listener.set_nonblocking(true)?;
     Ok(Bound { listener, file })
@@ -93,6 +106,10 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn bind(path: &Path) -> io::Result<Bound> {
+        super::bind(path, &mut Inherited::default())
+    }
 
     #[test]
     fn the_socket_has_its_folder_and_mode_and_goes_when_dropped() {

@@ -10,7 +10,7 @@ mod session;
 mod tests;
 
 pub use packet::{MAX_REQUEST, PacketError, Request, parse};
-pub use serve::{Bound, MAX_CONNECTIONS, bind, serve};
+pub use serve::{Bound, MAX_CONNECTIONS, bind, bind_after, serve};
 
 use super::{BoxFuture, Command, CommandError, Reply};
 use crate::cluster::View;

@@ -4,7 +4,7 @@ use super::packet::{self, Severity};
 use super::session::{self, Context};
 use super::{Operator, login};
 use crate::admin::PcpSettings;
-use crate::net::{self, Listener, SocketFile};
+use crate::net::{self, Inherited, Listener, Shared, SocketFile};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +33,12 @@ pub struct Bound {
 
 /// Listens on every address of the settings, or on none. A stale socket file is removed, a living one never.
 pub fn bind(settings: &PcpSettings) -> io::Result<Bound> {
-    let listeners = net::bind(&net::Settings {
+    bind_after(settings, &mut Inherited::default())
+}
+
+/// The same after another process, whose sockets go on where the addresses are the same.
+pub fn bind_after(settings: &PcpSettings, inherited: &mut Inherited) -> io::Result<Bound> {
+    let settings_of_net = net::Settings {
         addresses: settings.addresses.clone(),
         port: settings.port,
         unix_socket_directories: settings.socket_directory.iter().cloned().collect(),
@@ -43,8 +48,8 @@ pub fn bind(settings: &PcpSettings) -> io::Result<Bound> {
         keepalive: Duration::ZERO,
         workers: 1,
         tls: None,
-    })
-    .map_err(io::Error::other)?;
+    };
+    let listeners = net::bind_after(&settings_of_net, inherited).map_err(io::Error::other)?;
     Ok(Bound { listeners, password_file: settings.password_file.clone() })
 }
 
@@ -54,6 +59,11 @@ pub async fn serve(operator: Arc<dyn Operator>, settings: PcpSettings, stop: Can
 }
 
 impl Bound {
+    /// More descriptors of the same sockets, for a process that takes over.
+    pub fn share(&self) -> io::Result<Vec<Shared>> {
+        self.listeners.iter().map(Listener::share).collect()
+    }
+
     /// Serves until `stop`; then sessions get a moment to finish.
     pub async fn serve(self, operator: Arc<dyn Operator>, stop: CancellationToken) -> io::Result<()> {
         let until = stop.clone();

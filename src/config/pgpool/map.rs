@@ -64,6 +64,7 @@ pub fn map(values: &Values, files: &Files) -> Config {
             pgpool_status: true,
             discard_status: false,
         },
+        ending: crate::config::Ending::default(),
         pid_file: Some(beside(&files.conf, values.text("pid_file_name"))),
         log_level: "info".to_owned(),
         not_honoured: notes,

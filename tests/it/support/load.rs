@@ -34,24 +34,41 @@ pub fn pgbench(door: &Door, args: &[&str]) -> u64 {
 pub struct Load {
     child: Child,
     log: PathBuf,
+    /// What pgbench writes of each transaction: the beginning of its files' names.
+    each: PathBuf,
 }
 
 impl Load {
     /// Starts clients that go on until `finish`; returns when all of them work.
     pub fn start(door: &Door, folder: &std::path::Path, clients: u32) -> Self {
-        let log = folder.join(format!("pgbench-{}.log", super::free_port()));
+        Self::start_with(door, folder, clients, &[])
+    }
+
+    /// The same with more options for pgbench.
+    pub fn start_with(door: &Door, folder: &std::path::Path, clients: u32, more: &[&str]) -> Self {
+        let number = super::free_port();
+        let (log, each) = (folder.join(format!("pgbench-{number}.log")), folder.join(format!("each-{number}")));
         let file = std::fs::File::create(&log).expect("the log can be made");
         let mut command = as_postgres(bin("pgbench"));
-        command.args(door.args()).args(["-P", "1", "-T", "600", "-c", &clients.to_string()]).arg(&door.database);
+        command.args(door.args()).args(["-P", "1", "-T", "600", "-c", &clients.to_string()]).args(more);
+        command.arg("--log").arg("--log-prefix").arg(&each).arg(&door.database);
         command.stdout(file.try_clone().expect("a second handle")).stderr(Stdio::from(file));
         let child = command.spawn().expect("pgbench starts");
-        let load = Load { child, log };
+        let load = Load { child, log, each };
         wait_until("the load works", Duration::from_secs(30), || load.text().contains("progress: "));
         load
     }
 
     fn text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The longest transaction so far, the waiting for it included. The last few are not yet written down.
+    pub fn longest(&self) -> Duration {
+        let file = format!("{}.{}", self.each.display(), self.child.id());
+        let text = std::fs::read_to_string(file).expect("pgbench writes each transaction down");
+        let times = text.lines().filter_map(|line| line.split(' ').nth(2)?.parse().ok());
+        Duration::from_micros(times.max().unwrap_or_default())
     }
 
     /// Seconds of progress that pgbench has reported.

@@ -133,6 +133,11 @@ impl Config {
         text
     }
 
+    /// Where everything of this daemon lies.
+    pub fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
     /// Writes the file; what a reload then reads.
     pub fn write(&self) -> PathBuf {
         write_as_postgres(&self.folder.join("pgmend.toml"), &self.text(), "644")
@@ -152,19 +157,40 @@ impl Config {
         pgmend
     }
 
+    /// Starts a daemon that takes the place of the one that runs, and waits until it is the daemon.
+    #[track_caller]
+    pub fn take_over(&self) -> Pgmend {
+        let pgmend = self.spawn_also(&["--takeover"]);
+        wait_until("the new process is the daemon", Duration::from_secs(20), || {
+            assert!(is_alive(pgmend.pid()), "the new process has ended:\n{}", pgmend.log());
+            pgmend.cli(&["status", "--json"]).out.contains(&format!("\"pid\": {},", pgmend.pid()))
+        });
+        pgmend.wait_ready();
+        pgmend
+    }
+
     /// Starts the daemon and waits for nothing.
     pub fn spawn(&self) -> Pgmend {
-        self.spawn_with(&self.text())
+        self.spawn_as(&self.text(), &[])
     }
 
     /// The same with a file that holds more than `set` can say.
     pub fn spawn_with(&self, text: &str) -> Pgmend {
+        self.spawn_as(text, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn spawn_also(&self, more: &[&str]) -> Pgmend {
+        self.spawn_as(&self.text(), more)
+    }
+
+    fn spawn_as(&self, text: &str, more: &[&str]) -> Pgmend {
         let file = write_as_postgres(&self.folder.join("pgmend.toml"), text, "644");
         let binary = binary_for_postgres(&self.folder);
         let log = self.folder.join("pgmend.log");
         let out = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log can be made");
         let mut command = as_postgres(&binary);
-        command.arg("run").arg(file).envs(self.env.iter().map(|(k, v)| (*k, v)));
+        command.arg("run").arg(file).args(more).envs(self.env.iter().map(|(k, v)| (*k, v)));
         command.stdout(out.try_clone().expect("a second handle")).stderr(Stdio::from(out));
         let child = command.spawn().expect("the daemon starts");
         Pgmend { child, config: self.clone(), binary, log }
