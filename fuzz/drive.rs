@@ -77,19 +77,19 @@ fn pcp(data: &[u8]) {
 /// Requests and replies in any order: the counts stay consistent.
 fn reply_queue(data: &[u8]) {
     use replies::Expect::*;
-    let parse = Parse { forward: true, statement: 1 };
-    let hidden = Parse { forward: false, statement: 2 };
+    let parse = Parse { forward: true, statement: 1, name: 1 };
+    let hidden = Parse { forward: false, statement: 2, name: 0 };
     let requests = [
         Query,
         Function,
         parse,
         hidden,
-        FakeParse,
-        Bind { statement: 1 },
-        Describe,
+        FakeParse { name: 2 },
+        Bind { statement: 1, name: 1 },
+        Describe { name: 1 },
         Execute,
         Close,
-        FakeClose,
+        FakeClose { name: 2 },
         Sync,
         CopyEnd,
     ];

@@ -37,6 +37,9 @@ pub enum Fault {
     /// The server closed in the middle of something.
     #[error("the connection to the server was lost: {0}")]
     ServerLost(String),
+    /// The server ended the session and has told the client why.
+    #[error("the server ended the session")]
+    ServerEnded,
     /// The server broke the protocol.
     #[error("the server sent something unexpected: {0}")]
     ServerProtocol(String),
@@ -63,7 +66,7 @@ impl Fault {
     /// SQLSTATEs: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
     pub fn response(&self) -> Option<ErrorFields> {
         let (code, hint) = match self {
-            Fault::ClientGone => return None,
+            Fault::ClientGone | Fault::ServerEnded => return None,
             Fault::Refused(fields) => return Some(with_hint(fields)),
             Fault::Login(_) => ("08001", Some("pgmend's log tells what is wrong (event server.login_failed).")),
             Fault::Protocol(_) => ("08P01", None),

@@ -13,6 +13,7 @@ mod health;
 mod leases;
 mod pcp;
 mod pgpool_setup;
+mod pipelines;
 mod pooling;
 mod recovery;
 mod recovery_data;

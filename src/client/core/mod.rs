@@ -5,6 +5,7 @@
 //! copied to `out`. Read `upstream` (client to server), `prepared` (statements), `downstream` (server to client).
 
 mod downstream;
+mod names;
 mod output;
 mod prepared;
 mod statements;
@@ -17,12 +18,10 @@ use super::scan::{self, Traces};
 use crate::server::ParamSet;
 use crate::wire::replies::Replies;
 use crate::wire::{backend, frame, frontend};
-use prepared::Named;
-use std::collections::{BTreeSet, HashMap};
+use names::{MAX_NAMED, Names};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Named statements that one client may have.
-const MAX_NAMED: usize = 10_000;
 /// A ParameterStatus or CommandComplete is looked at when it is at most this long; real ones are far shorter.
 const MAX_INSPECTED: usize = 8 * 1024;
 /// Names of settings of the user's own that are remembered of one client.
@@ -80,7 +79,9 @@ pub struct Rules {
 pub struct Core {
     rules: Rules,
     replies: Replies,
-    named: HashMap<Vec<u8>, Named>,
+    named: Names,
+    /// Which Parse made the unnamed statement.
+    unnamed_key: u32,
     unnamed: Vec<u8>,
     /// What the unnamed statement is on servers, when it is shared.
     shared: Option<Arc<Statement>>,
@@ -99,6 +100,12 @@ pub struct Core {
     own_context: Option<Arc<Context>>,
     traces: Traces,
     custom: BTreeSet<String>,
+    /// Statements of pgmend's own are on their way; an error may make the server skip them.
+    own_in_flight: bool,
+    /// The server has said FATAL: it closes the connection.
+    told_the_end: bool,
+    /// What comes next waits until everything is answered.
+    barrier: bool,
     /// The next command is the server's although it looks like one of pgmend's.
     pass_command: bool,
 }
@@ -109,7 +116,8 @@ impl Core {
         Core {
             rules,
             replies: Replies::new(),
-            named: HashMap::new(),
+            named: Names::default(),
+            unnamed_key: 0,
             unnamed: Vec::new(),
             shared: None,
             unnamed_traces: Traces::NONE,
@@ -125,6 +133,9 @@ impl Core {
             initial,
             traces: Traces::NONE,
             custom: BTreeSet::new(),
+            own_in_flight: false,
+            told_the_end: false,
+            barrier: false,
             pass_command: false,
         }
     }
@@ -177,6 +188,11 @@ impl Core {
     /// The command at the front goes to the server.
     pub fn pass_command(&mut self) {
         self.pass_command = true;
+    }
+
+    /// True when the server has told the client that, and why, it ends the session.
+    pub fn is_told_the_end(&self) -> bool {
+        self.told_the_end
     }
 
     /// True when the server owes nothing and is outside a transaction: it may serve somebody else.
@@ -239,8 +255,7 @@ impl Core {
             match split.tag {
                 b'P' => {
                     let parse = frontend::parse_names(split.body).map_err(client_fault)?;
-                    let taken =
-                        self.named.contains_key(parse.name) || parsed.iter().any(|(name, _)| *name == parse.name);
+                    let taken = self.named.has(parse.name) || parsed.iter().any(|(name, _)| *name == parse.name);
                     let known = statements.proven(&self.context, parse.query_and_types);
                     let (false, false, Some(statement)) = (parse.name.is_empty(), taken, known) else { break };
                     if self.named.len() + parsed.len() >= MAX_NAMED {
@@ -251,7 +266,7 @@ impl Core {
                 }
                 b'S' => {
                     for (name, statement) in parsed {
-                        self.named.insert(name.to_vec(), Named { statement, confirmed: true });
+                        self.named.insert(name, statement);
                     }
                     backend::ready_for_query(&mut answer, b'I');
                     out.extend_from_slice(&answer);
