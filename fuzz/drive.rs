@@ -209,7 +209,7 @@ fn hba(data: &[u8]) {
     let Ok(rules) = HbaRules::parse(&String::from_utf8_lossy(data), "hba.conf") else { return };
     for peer in [None, Some([127, 0, 0, 1].into()), Some("::1".parse().expect("an address"))] {
         for tls in [false, true] {
-            let _ = rules.decide(&Ask { tls, peer, user: "u", database: "d" });
+            let _ = rules.decide(&Ask { tls, peer, user: "u", database: "d", replication: tls });
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Ask<'a> {
     pub user: &'a str,
     /// Database.
     pub database: &'a str,
+    /// It asks for physical replication, which has no database and rules of its own.
+    pub replication: bool,
 }
 
 /// All rules, in order.
@@ -81,7 +83,13 @@ impl HbaRules {
 
     /// One method for everybody.
     pub fn uniform(method: Method) -> HbaRules {
-        let rule = |kind| Rule { kind, databases: vec![Name::All], users: vec![Name::All], net: None, method };
+        let rule = |kind| Rule {
+            kind,
+            databases: vec![Name::All, Name::Replication],
+            users: vec![Name::All],
+            net: None,
+            method,
+        };
         HbaRules { rules: vec![rule(Kind::Local), rule(Kind::Host)] }
     }
 
@@ -103,7 +111,7 @@ enum Kind {
 enum Name {
     All,
     SameUser,
-    /// `replication`: walsender connections, which a pooler's sessions are not; fits none.
+    /// `replication`: physical replication, which nothing else fits.
     Replication,
     Exactly(String),
 }
@@ -139,7 +147,11 @@ impl Rule {
                 Name::Exactly(name) => name == text,
             })
         };
-        kind && address && named(&self.databases, ask.database) && named(&self.users, ask.user)
+        let database = match ask.replication {
+            true => self.databases.contains(&Name::Replication),
+            false => named(&self.databases, ask.database),
+        };
+        kind && address && database && named(&self.users, ask.user)
     }
 }
 
@@ -326,7 +338,7 @@ host      "odd ""name"      \
 
     fn decide(tls: bool, peer: Option<&str>, user: &str, database: &str) -> Method {
         let rules = HbaRules::parse(FILE, "hba.conf").unwrap();
-        rules.decide(&Ask { tls, peer: peer.map(|p| p.parse().unwrap()), user, database })
+        rules.decide(&Ask { tls, peer: peer.map(|p| p.parse().unwrap()), user, database, replication: false })
     }
 
     #[test]
@@ -372,7 +384,7 @@ host      "odd ""name"      \
     #[test]
     fn without_a_file_one_method_serves_all() {
         let rules = HbaRules::uniform(Method::Scram);
-        let ask = Ask { tls: false, peer: None, user: "a", database: "b" };
+        let ask = Ask { tls: false, peer: None, user: "a", database: "b", replication: false };
         assert_eq!(rules.decide(&ask), Method::Scram);
         assert_eq!(rules.decide(&Ask { peer: Some([1, 2, 3, 4].into()), ..ask }), Method::Scram);
     }

@@ -13,6 +13,9 @@ pub enum Fault {
     /// Too many clients of the pool are bound to their servers.
     #[error("{0} clients of this pool are bound to their server connections already (max_pins)")]
     Pins(usize),
+    /// Too many replication connections.
+    #[error("{0} replication connections are open already (max_replication_conn)")]
+    Replications(usize),
     /// The client closed its connection or it broke; there is nobody to tell.
     #[error("the client has gone")]
     ClientGone,
@@ -83,6 +86,9 @@ impl Fault {
                 "53400",
                 Some("A temporary table, session lock, held cursor, LISTEN or PREPARE binds a client; see SHOW PINS."),
             ),
+            Fault::Replications(_) => {
+                ("53300", Some("Raise max_replication_conn, and max_wal_senders of the servers."))
+            }
             Fault::ServerLost(_) => ("08006", Some("What the last statement did is not known.")),
             Fault::ServerProtocol(_) => ("08P01", None),
             Fault::Shutdown => ("57P01", None),

@@ -14,6 +14,7 @@ mod params;
 mod pins;
 mod plane;
 mod relay;
+mod replication;
 mod scan;
 mod session;
 mod settings;

@@ -8,6 +8,7 @@ use super::leftovers::{self, Leftovers};
 use super::params;
 use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
+use super::replication;
 use super::scan::Traces;
 use super::startup::{self, Arrival, NewSession};
 use super::worker::{Control, Worker};
@@ -36,6 +37,7 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>) {
     let context = worker.plane.startup.load_full();
     match startup::accept(stream, &context).await {
         Ok(Arrival::Session(new)) => run(worker, new, control).await,
+        Ok(Arrival::Replication(new)) => replication::run(worker, new, control).await,
         Ok(Arrival::Cancel { pid, key, mut stream }) => {
             // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
             // without a farewell for an error.
@@ -61,7 +63,7 @@ async fn run(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) {
     }
 }
 
-async fn farewell(stream: &mut Stream, fault: &Fault) {
+pub(super) async fn farewell(stream: &mut Stream, fault: &Fault) {
     let Some(fields) = fault.response() else { return };
     tracing::info!(event = "client.session_ended", reason = %fault);
     let mut out = Vec::new();

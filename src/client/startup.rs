@@ -44,6 +44,9 @@ pub struct StartupContext {
 pub enum Arrival {
     /// A session; AuthenticationOk is sent.
     Session(NewSession),
+    /// A session for replication, physical or of a database; AuthenticationOk is sent. `replication` is among its
+    /// parameters, which are the server's business.
+    Replication(NewSession),
     /// A request to cancel; the caller closes the connection when it is handled.
     Cancel {
         /// Process id given in BackendKeyData.
@@ -238,22 +241,29 @@ async fn begin_session(
     if packet.must_negotiate() {
         backend::negotiate_protocol(&mut out, packet.negotiated_minor(), &packet.unknown_options);
     }
-    let asks = |v: &str| !["false", "off", "no", "0", "f", "n"].contains(&v.to_ascii_lowercase().as_str());
-    if packet.parameter("replication").is_some_and(asks) {
-        return Err(refused(
-            "0A000",
-            "replication connections are not supported by pgmend; connect to the node itself",
-        ));
-    }
+    let replicates = replication(&packet)?;
     let peer = stream.peer();
     let secret = authenticate(stream, &packet, &mut out, ctx).await?;
     backend::auth_ok(&mut out);
     send(stream, &mut out).await?;
     let minor = packet.negotiated_minor();
     let Startup { user, database, mut parameters, .. } = packet;
-    parameters.retain(|(name, _)| name != "replication");
-    let session = |stream| Arrival::Session(NewSession { stream, user, database, parameters, minor, secret, peer });
+    if !replicates {
+        parameters.retain(|(name, _)| name != "replication");
+    }
+    let kind = if replicates { Arrival::Replication } else { Arrival::Session };
+    let session = |stream| kind(NewSession { stream, user, database, parameters, minor, secret, peer });
     Ok(slot.take().map_or(Arrival::Gone, session))
+}
+
+/// True when the client wants a replication connection: `database`, or one of PostgreSQL's words for true.
+fn replication(packet: &Startup) -> Result<bool, StartupError> {
+    let Some(value) = packet.parameter("replication") else { return Ok(false) };
+    match value.to_ascii_lowercase().as_str() {
+        "database" | "on" | "true" | "tru" | "tr" | "t" | "yes" | "ye" | "y" | "1" => Ok(true),
+        "off" | "of" | "false" | "fals" | "fal" | "fa" | "f" | "no" | "n" | "0" => Ok(false),
+        _ => Err(refused("22023", format!("invalid value for parameter \"replication\": \"{value}\""))),
+    }
 }
 
 /// Asks for the proof that the rules demand. `out` may hold what must go before it.
@@ -265,7 +275,9 @@ async fn authenticate(
 ) -> Result<ServerSecret, StartupError> {
     let (user, database) = (packet.user.as_str(), packet.database.as_str());
     let stored = ctx.secrets.lookup(user);
-    let ask = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database };
+    // Replication of a database is ruled as a session in it is.
+    let physical = packet.parameter("replication").is_some_and(|v| v != "database") && replication(packet)?;
+    let ask = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database, replication: physical };
     match (ctx.hba.decide(&ask), stored) {
         (Method::Trust, stored) => Ok(match stored {
             Some(StoredSecret::Plain(password)) => ServerSecret::Password(password.clone()),
@@ -279,12 +291,11 @@ async fn authenticate(
         (Method::Reject | Method::Cert, _) => {
             let host = ask.peer.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
             let encryption = if ask.tls { "SSL encryption" } else { "no encryption" };
-            Err(refused(
-                "28000",
-                format!(
-                    "no pg_hba.conf entry for host \"{host}\", user \"{user}\", database \"{database}\", {encryption}"
-                ),
-            ))
+            let rest = match physical {
+                true => format!("replication connection from host \"{host}\", user \"{user}\", {encryption}"),
+                false => format!("host \"{host}\", user \"{user}\", database \"{database}\", {encryption}"),
+            };
+            Err(refused("28000", format!("no pg_hba.conf entry for {rest}")))
         }
     }
 }

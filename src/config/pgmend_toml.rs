@@ -241,6 +241,7 @@ fn pool(section: Section<'_>) -> (crate::pool::Settings, crate::server::Settings
         wait_timeout: section.duration("query_wait_timeout", "120s"),
         max_prepared: to_usize(section.integer("max_prepared_statements", 200, 1, 100_000)),
         share_unnamed: section.boolean("share_unnamed_statements", false),
+        max_replication: to_usize(section.integer("max_replication_conn", 10, 0, 100_000)),
         max_pins: to_usize(section.integer("max_pins", 0, 0, 100_000)),
     };
     let server = crate::server::Settings {

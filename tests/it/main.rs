@@ -19,6 +19,7 @@ mod recovery;
 mod recovery_data;
 mod recovery_limits;
 mod recovery_logins;
+mod replication;
 mod server_tls;
 mod servers;
 mod session;

@@ -212,6 +212,7 @@ fn pool(values: &Values, clients: u32) -> crate::pool::Settings {
         wait_timeout: Duration::from_secs(120),
         max_prepared: 200,
         max_pins: 0,
+        max_replication: 10,
         share_unnamed: false,
     }
 }
