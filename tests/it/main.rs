@@ -8,6 +8,7 @@ mod auth;
 mod crash;
 mod crash_outside;
 mod drivers;
+mod drivers_defaults;
 mod harness;
 mod health;
 mod leases;

@@ -4,14 +4,14 @@
 //! compares. `PGMEND_BATCHES=100000 cargo nextest run --test it pipelines` runs more than the few seconds of every day, and
 //! `PGMEND_SEED` other ones. A failure names seed, client and batch; the batches of a seed are always the same.
 
-use crate::support::pipeline::{Client, forgiven, is_over, marker};
+use crate::support::pipeline::{Client, forgiven, is_over, marker, message};
 use crate::support::process::pause;
 use crate::support::raw::Message;
 use crate::support::{Cluster, Config, Raw};
 use std::fmt::Write as _;
 
 const CLIENTS: u64 = 6;
-const BATCHES: u64 = 1800;
+const BATCHES: u64 = 1200;
 const SEED: u64 = 20_261_121;
 /// What stands before a divergence is shown as far as this.
 const SHOWN: usize = 3;
@@ -86,8 +86,17 @@ fn converse(seed: u64, number: u64, batches: u64, straight: u16, pooled: u16, ex
         let expected = answers(&mut direct, &pieces);
         let got = answers(&mut through, &pieces);
         let before = status;
-        let (one, other) = (forgiven(&expected, &mut status), forgiven(&got, &mut before.clone()));
-        if if exact { expected != got } else { one != other } {
+        let (mut one, mut other) = match exact {
+            true => (expected.clone(), got.clone()),
+            false => (forgiven(&expected, &mut status), forgiven(&got, &mut before.clone())),
+        };
+        if [&expected, &got].iter().all(|a| a.last().is_some_and(|m| m.tag == b'!')) {
+            // A server that closes over what it has not read resets the connection, and its last words may be lost.
+            let least = one.len().min(other.len()) - 1;
+            one.truncate(least);
+            other.truncate(least);
+        }
+        if one != other {
             let first = one.iter().zip(&other).take_while(|(a, b)| a == b).count();
             let from = past.len().saturating_sub(SHOWN);
             return Err(format!(
@@ -138,6 +147,27 @@ fn compare(mode: &str, size: u32, more: &[&str]) {
         eprintln!("the server's log: {line}");
     }
     assert!(faults.is_empty(), "{} clients differ\n{}", faults.len(), faults.join("\n"));
+}
+
+/// Two clients on one server: who has no unnamed statement does not get the other's.
+#[test]
+fn an_unnamed_statement_is_nobody_elses() {
+    let cluster = Cluster::single();
+    let mut config = Config::of(&cluster);
+    config.set("pool", "default_pool_size = 1");
+    let pgmend = config.start();
+    let (mut one, mut other) = (open(pgmend.config.port, "postgres"), open(pgmend.config.port, "postgres"));
+    let (end, parse) = (marker(), message(b'P', &[b"\0SELECT 'a secret'\0\0\0"]));
+    let use_it = [message(b'B', &[b"\0\0\0\0\0\0\0\0"]), message(b'E', &[b"\0\0\0\0\0"])].concat();
+    let nonsense = message(b'B', &[b"\0no such statement\0\0\0\0\0\0\0"]);
+    let row = |answers: &[Message]| answers.iter().any(|m| m.tag == b'D');
+    assert!(row(&answers(&mut one, &[&[parse, use_it.clone()].concat(), &end])));
+    assert!(!row(&answers(&mut other, &[&use_it, &end])));
+    // Also when an error makes the server skip what pgmend does about it.
+    assert!(row(&answers(&mut one, &[&use_it, &end])));
+    let batch = [nonsense, use_it.clone(), message(b'S', &[]), use_it.clone()].concat();
+    assert!(!row(&answers(&mut other, &[&batch, &end])));
+    assert!(row(&answers(&mut one, &[&use_it, &end])));
 }
 
 #[test]

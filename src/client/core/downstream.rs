@@ -106,8 +106,8 @@ impl Core {
         }
         self.status = status;
         self.undo_skipped(server);
-        self.own_in_flight &= self.replies.owes_ready() > 0;
         if self.replies.is_quiet() {
+            self.own_in_flight = false;
             self.named.settle();
         }
         if status == b'I' && self.traces.has(Traces::ALTERS) {

@@ -211,6 +211,7 @@ impl Core {
             return Ok(());
         }
         up.server.unnamed_is_ours = true;
+        self.own_in_flight = true;
         if self.unnamed.is_empty() {
             // The server may hold another client's.
             write_frame(up.output.rewrite(up.at), b'C', &[b"S\0"]);
