@@ -137,8 +137,8 @@ impl Core {
     /// True when it is not known what the server will hold: statements of pgmend's own are on their way, and an error
     /// before them would make the server skip them. Settings cannot be changed in a transaction that may have failed.
     fn must_wait(&self, statement: Option<&Statement>) -> bool {
-        let foreign = statement.is_some_and(|s| s.context.settings != self.context.settings);
-        (self.own_in_flight || foreign) && self.is_in_doubt()
+        let foreign = || statement.is_some_and(|s| s.context.settings != self.context.settings);
+        self.is_in_doubt() && (self.own_in_flight || foreign())
     }
 
     /// Prepares a statement on the server if it is not there; its ParseComplete is pgmend's own.
