@@ -57,8 +57,9 @@ impl Core {
         up: &mut Up<'_, '_>,
     ) -> Result<Step, Fault> {
         let held = up.server.prepared.touch(statement.id);
+        // Another name may stand for the same statement, and an error makes the server skip this Parse.
+        self.own_in_flight = true;
         if held && self.status != b'E' {
-            self.own_in_flight = true;
             up.output.rewrite(up.at);
             return self.push(Expect::FakeParse { name });
         }
