@@ -11,8 +11,33 @@ pub const BUFFER: usize = 16 * 1024;
 /// Buffers kept per thread for the next user.
 const KEPT: usize = 256;
 
+/// A changed batch's memory above this is not kept.
+const MAX_KEPT_OUT: usize = 64 * 1024;
+
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SPARE_OUT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Memory for a batch that must be changed, lent as the read buffers are.
+pub fn lend_out(out: &mut Vec<u8>) {
+    if out.capacity() == 0 {
+        *out = SPARE_OUT.with_borrow_mut(Vec::pop).unwrap_or_default();
+    }
+}
+
+/// Gives it back when it holds nothing.
+pub fn return_out(out: &mut Vec<u8>) {
+    if out.is_empty() && out.capacity() > 0 {
+        let out = std::mem::take(out);
+        if out.capacity() <= MAX_KEPT_OUT {
+            SPARE_OUT.with_borrow_mut(|spare| {
+                if spare.len() < KEPT {
+                    spare.push(out);
+                }
+            });
+        }
+    }
 }
 
 /// A window of unread bytes in a lent buffer.

@@ -61,6 +61,16 @@ impl Borrower {
             },
             Way::Blocked(_) => None,
         };
+        // What is rare is boxed, here and elsewhere, so that an idle client's task need not have room for it.
+        Box::pin(self.wait_or_end(wanted, limit, first)).await
+    }
+
+    async fn wait_or_end(
+        &self,
+        wanted: &ParamSet,
+        limit: Duration,
+        first: Option<Grant>,
+    ) -> Result<Box<Pooled>, Fault> {
         let waiting = self.wait(wanted, Instant::now() + limit, limit, first);
         let ended = poll_fn(|cx| self.control.check(cx, true).map_or(Poll::Pending, Poll::Ready));
         tokio::select! {
@@ -184,7 +194,7 @@ impl Borrower {
         let conn = &mut pooled.conn;
         let unsure = conn.unsure && conn.last_user != self.id;
         if let Some(sql) = params::difference(&conn.applied, wanted, unsure) {
-            match server::run(conn, &sql, OWN_STATEMENT).await {
+            match Box::pin(server::run(conn, &sql, OWN_STATEMENT)).await {
                 Ok(()) => {}
                 Err(SimpleError::Refused(fields)) => {
                     // Some of the settings may be in force: the connection is not like any client's now.

@@ -24,7 +24,7 @@ const QUESTION: &str = "SELECT 'set', name, setting FROM pg_catalog.pg_settings 
     WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
     UNION ALL SELECT 'pin', 'cursor', name FROM pg_catalog.pg_cursors \
     UNION ALL SELECT 'pin', 'prepared statement', name FROM pg_catalog.pg_prepared_statements WHERE from_sql \
-    UNION ALL SELECT 'pin', 'channel', c FROM pg_catalog.pg_listening_channels() AS c \
+    UNION ALL SELECT 'channel', c, '' FROM pg_catalog.pg_listening_channels() AS c \
     UNION ALL SELECT 'pin', 'advisory lock', '' FROM pg_catalog.pg_locks \
     WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() \
     UNION ALL SELECT 'pin', 'session authorization', session_user::pg_catalog.text \
@@ -52,6 +52,16 @@ pub struct Leftovers {
     pub settings: BTreeMap<String, String>,
     /// What binds the client to the server, in words: `temporary object t`.
     pub pins: Vec<String>,
+    /// Channels that are listened to.
+    pub channels: Vec<String>,
+}
+
+impl Leftovers {
+    /// All that keeps the client on its server, in words.
+    pub fn reasons(&self) -> Vec<String> {
+        let channels = self.channels.iter().map(|c| format!("channel {c}"));
+        self.pins.iter().cloned().chain(channels).take(MAX_REASONS).collect()
+    }
 }
 
 /// What is known of a database's own functions; asked again from time to time, as they change.
@@ -117,6 +127,7 @@ fn read(rows: Vec<Row>) -> Leftovers {
             (Some(Ok(kind)), Some(Ok(name)), Some(Ok(value))) if kind == "set" => {
                 left.settings.insert(name.to_ascii_lowercase(), value);
             }
+            (Some(Ok(kind)), Some(Ok(name)), _) if kind == "channel" => left.channels.push(name),
             (_, Some(Ok(name)), Some(Ok(value))) if left.pins.len() < MAX_REASONS => {
                 left.pins.push(format!("{name} {value}").trim_end().to_owned());
             }
@@ -149,10 +160,13 @@ mod tests {
             row(["set", "DateStyle", "German, DMY"]),
             row(["pin", "advisory lock", ""]),
             row(["pin", "cursor", "c"]),
+            row(["channel", "news", ""]),
             vec![Some(b"set".to_vec()), Some(b"x".to_vec()), Some(vec![0xE4])],
         ]);
         assert_eq!(left.settings, BTreeMap::from([("datestyle".to_owned(), "German, DMY".to_owned())]));
         assert_eq!(left.pins, ["advisory lock", "cursor c", "setting in another encoding"]);
+        assert_eq!(left.channels, ["news"]);
+        assert_eq!(left.reasons().last().map(String::as_str), Some("channel news"));
     }
 
     #[test]

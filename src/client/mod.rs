@@ -10,6 +10,7 @@ pub mod core;
 mod fault;
 mod lease;
 mod leftovers;
+mod listen;
 mod params;
 mod pins;
 mod plane;

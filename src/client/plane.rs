@@ -3,6 +3,7 @@
 use super::cancel::Cancels;
 use super::commands::PoolCommands;
 use super::core::Statements;
+use super::listen::Listeners;
 use super::pins::Pins;
 use super::startup::StartupContext;
 use crate::cluster::Board;
@@ -39,6 +40,8 @@ pub struct Plane {
     pub cancels: Arc<Cancels>,
     /// Prepared statements.
     pub statements: Statements,
+    /// Who listens for the clients.
+    pub listeners: Listeners,
     /// Clients bound to their servers.
     pub pins: Arc<Pins>,
     /// `SHOW POOL_*`.
@@ -74,6 +77,7 @@ impl Plane {
             startup: ArcSwap::from_pointee(startup),
             cancels: Arc::default(),
             statements: Statements::default(),
+            listeners: Listeners::default(),
             pins: Arc::default(),
             commands: ArcSwapOption::empty(),
             clients: AtomicUsize::new(0),

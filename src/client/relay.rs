@@ -3,7 +3,7 @@
 //! Per transaction: receive the batch, send it, receive the answer, send it. Both directions are always drained; a side
 //! that cannot be written to stops being read for, which is the back pressure.
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, lend_out, return_out};
 use super::core::{Core, Statements, Taken};
 use super::fault::Fault;
 use super::scan::Traces;
@@ -13,9 +13,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
-
-/// Rewritten batches above this are not kept as memory for the next one.
-const KEEP_OUT: usize = 64 * 1024;
 
 /// One direction: bytes read, and how many of them (or of `out`) are on their way to the other side.
 #[derive(Debug, Default)]
@@ -35,8 +32,15 @@ impl Lane {
         self.direct == 0 && self.out_at == self.out.len()
     }
 
+    /// Gives memory back that nothing is in.
+    pub fn release(&mut self) {
+        self.input.release();
+        return_out(&mut self.out);
+    }
+
     /// Room for messages of pgmend's own, sent before anything else.
     pub fn own(&mut self) -> &mut Vec<u8> {
+        lend_out(&mut self.out);
         &mut self.out
     }
 
@@ -69,9 +73,6 @@ impl Lane {
             }
         }
         self.out_at = 0;
-        if self.out.capacity() > KEEP_OUT {
-            self.out = Vec::new();
-        }
         self.out.clear();
         if self.unflushed {
             std::task::ready!(Pin::new(stream).poll_flush(cx))?;
@@ -83,7 +84,7 @@ impl Lane {
     /// Reads if there is something; without it an empty buffer is given back. Ready(0): the peer closed.
     pub fn poll_receive(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.is_empty() && stream.poll_read_ready(cx).is_pending() {
-            self.input.release();
+            self.release();
             return Poll::Pending;
         }
         self.input.poll_fill(stream, cx)
@@ -185,6 +186,7 @@ impl Relay<'_> {
                 return Ok(None);
             }
             let mut out = std::mem::take(&mut self.up.out);
+            lend_out(&mut out);
             let taken = self.core.on_client(input, self.server, self.statements, &mut out);
             self.up.out = out;
             let taken = taken?;
@@ -226,6 +228,7 @@ impl Relay<'_> {
                 return Ok(moved);
             }
             let mut out = std::mem::take(&mut self.down.out);
+            lend_out(&mut out);
             let taken = self.core.on_server(input, self.server, self.statements, &mut out);
             self.down.out = out;
             let taken = taken?;

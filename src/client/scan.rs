@@ -111,6 +111,25 @@ pub fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// The channels of `UNLISTEN` statements in a text, folded as PostgreSQL folds them; `None` is `*`.
+pub fn unlistened(sql: &[u8]) -> Vec<Option<String>> {
+    let mut channels = Vec::new();
+    let mut words = Lexer { sql, at: 0, token: 0 };
+    let mut at_start = true;
+    while let Ok(Some(token)) = words.next() {
+        let begins = at_start && matches!(token, Token::Word(w) if w.eq_ignore_ascii_case(b"unlisten"));
+        at_start = matches!(token, Token::Symbol(b';'));
+        if begins && channels.len() < MAX_NAMES {
+            channels.push(match words.next() {
+                Ok(Some(Token::Word(word))) => Some(String::from_utf8_lossy(word).to_lowercase()),
+                Ok(Some(Token::Quoted(name))) => Some(String::from_utf8_lossy(name).replace("\"\"", "\"")),
+                _ => None,
+            });
+        }
+    }
+    channels
+}
+
 /// The names of settings of the user's own (`app.tenant`) that a text may set. PostgreSQL does not list those that no
 /// extension has defined, so who asks for their values must know the names.
 pub fn custom_names(sql: &[u8]) -> Vec<String> {
@@ -627,6 +646,12 @@ mod tests {
         ] {
             assert_eq!(deallocated(text.as_bytes()), name.map(|n| n.as_bytes().to_vec()), "{text}");
         }
+    }
+
+    #[test]
+    fn channels_that_are_no_longer_wanted_are_found() {
+        let all = unlistened(b"UNLISTEN News; select 'unlisten x'; unlisten \"A\"\"b\"; UNLISTEN *");
+        assert_eq!(all, [Some("news".to_owned()), Some("A\"b".to_owned()), None]);
     }
 
     #[test]

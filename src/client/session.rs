@@ -5,6 +5,7 @@ use super::core::{Core, Front, Rules};
 use super::fault::Fault;
 use super::lease::Borrower;
 use super::leftovers::{self, Leftovers};
+use super::listen::Subscription;
 use super::params;
 use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
@@ -32,12 +33,25 @@ const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Traces::WRITES);
 /// A statement of Pgpool-II's own is at most this long.
 const MAX_COMMAND: usize = 1024;
 
-/// Serves one client from its first byte to the end.
+/// Serves one client from its first byte to the end. What happens once is boxed, so that the task of an idle client is small.
 pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>) {
+    let Some(new) = Box::pin(arrive(&worker, stream, &control)).await else { return };
+    let (mut stream, outcome) = Box::pin(open(worker, new, control)).await;
+    let fault = match outcome {
+        Ok(mut session) => session.run(&mut stream).await.err(),
+        Err(fault) => Some(fault),
+    };
+    if let Some(fault) = fault {
+        Box::pin(farewell(&mut stream, &fault)).await;
+    }
+}
+
+/// The login. `None`: there is no session, and the client knows.
+async fn arrive(worker: &Rc<Worker>, stream: Stream, control: &Rc<Control>) -> Option<NewSession> {
     let context = worker.plane.startup.load_full();
     match startup::accept(stream, &context).await {
-        Ok(Arrival::Session(new)) => run(worker, new, control).await,
-        Ok(Arrival::Replication(new)) => replication::run(worker, new, control).await,
+        Ok(Arrival::Session(new)) => return Some(new),
+        Ok(Arrival::Replication(new)) => replication::run(worker.clone(), new, control.clone()).await,
         Ok(Arrival::Cancel { pid, key, mut stream }) => {
             // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
             // without a farewell for an error.
@@ -47,20 +61,15 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>) {
         Ok(Arrival::Gone) => {}
         Err(error) => tracing::info!(event = "client.login_failed", %error),
     }
+    None
 }
 
-async fn run(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) {
+async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> (Stream, Result<Box<Session>, Fault>) {
     let NewSession { mut stream, user, database, parameters, minor, secret, .. } = new;
     let login = Login { user: user.clone(), database: database.clone(), secret, parameters: Vec::new() };
     let key = PoolKey { user, database };
-    let outcome = begin(worker.clone(), &mut stream, key, login, &parameters, minor, control).await;
-    let fault = match outcome {
-        Ok(mut session) => session.run(&mut stream).await.err(),
-        Err(fault) => Some(fault),
-    };
-    if let Some(fault) = fault {
-        farewell(&mut stream, &fault).await;
-    }
+    let outcome = begin(worker, &mut stream, key, login, &parameters, minor, control).await;
+    (stream, outcome)
 }
 
 pub(super) async fn farewell(stream: &mut Stream, fault: &Fault) {
@@ -87,6 +96,8 @@ struct Session {
     /// The server connection that stays with the client between transactions, and why, if it is an exception.
     held: Option<Box<Pooled>>,
     pin: Option<Pinned>,
+    /// Its channels, in transaction pooling.
+    subscription: Option<Subscription>,
     max_pins: usize,
     database: String,
     _listing: Listing,
@@ -103,7 +114,7 @@ async fn begin(
     parameters: &[(String, String)],
     minor: u16,
     control: Rc<Control>,
-) -> Result<Session, Fault> {
+) -> Result<Box<Session>, Fault> {
     let plane = worker.plane.clone();
     let wanted = worker.intern(params::wanted(parameters).map_err(Fault::Protocol)?);
     let settings = plane.settings.load_full();
@@ -133,7 +144,7 @@ async fn begin(
         share_unnamed: settings.pool.share_unnamed,
     };
     let core = Core::new(rules, wanted, &plane.statements);
-    let mut session = Session {
+    let mut session = Box::new(Session {
         borrower,
         core,
         mode,
@@ -141,10 +152,11 @@ async fn begin(
         down: Lane::default(),
         held,
         pin: None,
+        subscription: None,
         max_pins: settings.pool.max_pins,
         database: key.database,
         _listing: listing,
-    };
+    });
     let out = session.down.own();
     for (name, value) in greeting.iter() {
         backend::parameter_status(out, name, value);
@@ -212,7 +224,7 @@ impl Session {
                         Front::Work => {}
                         Front::Terminate | Front::More | Front::Stray(_) => return Ok(()),
                     }
-                    if self.command(client).await? || self.answered_alone()? {
+                    if self.command() || self.answered_alone()? {
                         continue;
                     }
                     self.borrower.lease(self.core.wanted()).await?
@@ -221,13 +233,16 @@ impl Session {
             let ended = self.exchange(client, &mut pooled).await;
             match ended {
                 Ok(Ended::Transaction) if self.pin.is_none() && !self.core.traces().touches(LASTING) => {
-                    self.core.forget_traces();
+                    if self.core.traces() != Traces::NONE {
+                        self.unlisten().await;
+                        self.core.forget_traces();
+                    }
                     self.borrower.give_back(pooled, self.core.is_clean(), false);
                 }
-                Ok(Ended::Transaction) => self.settle(pooled).await?,
+                Ok(Ended::Transaction) => Box::pin(self.settle(pooled)).await?,
                 Ok(Ended::Command) => {
                     self.held = Some(pooled);
-                    if !self.command(client).await? {
+                    if !self.command() {
                         self.core.pass_command();
                     }
                 }
@@ -251,6 +266,7 @@ impl Session {
     /// After a transaction that may have left something: the server is asked. Settings go with the client; anything else
     /// binds it to this server for as long as it lasts.
     async fn settle(&mut self, mut pooled: Box<Pooled>) -> Result<(), Fault> {
+        self.unlisten().await;
         let traces = self.core.traces();
         let left = match self.leftovers(&mut pooled.conn, traces).await {
             Ok(left) => left,
@@ -260,12 +276,23 @@ impl Session {
                 Some(Leftovers { pins: vec![format!("unknown: {}", error.message)], ..Leftovers::default() })
             }
         };
-        let Some(left) = left else {
+        let Some(mut left) = left else {
             self.core.forget_traces();
             self.borrower.give_back(pooled, self.core.is_clean(), false);
             return Ok(());
         };
         let worker = self.borrower.worker.clone();
+        if left.pins.is_empty() && !left.channels.is_empty() {
+            let (login, channels) = (&self.borrower.login, left.channels.clone());
+            let listeners = &worker.plane.listeners;
+            let taken = listeners.take_over(&worker, login, &mut pooled.conn, channels, &mut self.subscription).await;
+            match taken {
+                Ok(true) => left.channels.clear(),
+                Ok(false) => tracing::warn!(event = "listener.unreachable", database = %self.database),
+                Err(error) => return Err(Fault::ServerLost(error.to_string())),
+            }
+        }
+        let reasons = left.reasons();
         self.down.own().append(&mut pooled.conn.asides);
         let known = !left.pins.iter().any(|p| p.starts_with("unknown"));
         if known {
@@ -274,25 +301,35 @@ impl Session {
             pooled.conn.applied = if *wanted == left.settings { wanted.clone() } else { left.settings.into() };
             self.core.set_wanted(wanted, &worker.plane.statements);
         }
-        self.core.set_bound(!left.pins.is_empty(), &worker.plane.statements);
+        self.core.set_bound(!reasons.is_empty(), &worker.plane.statements);
         pooled.conn.unsure = true;
         pooled.conn.last_user = self.borrower.id;
-        if left.pins.is_empty() {
+        if reasons.is_empty() {
             self.pin = None;
             self.borrower.give_back(pooled, self.core.is_clean(), false);
             return Ok(());
         }
         match &self.pin {
-            Some(pin) => pin.update(left.pins),
+            Some(pin) => pin.update(reasons),
             None => {
                 let (pool, pid) = (&self.borrower.pool.shared.key, pooled.conn.pid);
                 tracing::debug!(event = "client.pinned", user = %pool.user, database = %pool.database);
-                let pin = worker.plane.pins.pin(pool, pid, left.pins, self.max_pins).map_err(Fault::Pins)?;
+                let pin = worker.plane.pins.pin(pool, pid, reasons, self.max_pins).map_err(Fault::Pins)?;
                 self.pin = Some(pin);
             }
         }
         self.held = Some(pooled);
         Ok(())
+    }
+
+    /// Ends the channels that the client has ended itself.
+    async fn unlisten(&mut self) {
+        let ended = self.core.take_unlistened();
+        if let Some(subscription) = &self.subscription {
+            for channel in ended {
+                subscription.unlisten(channel).await;
+            }
+        }
     }
 
     /// What is left, or `None` when nothing can be.
@@ -311,14 +348,19 @@ impl Session {
 
     /// Waits for work, sending what is left of the last answer. An idle client holds no buffer here.
     async fn next(&mut self, client: &mut Stream) -> Result<Front, Fault> {
-        let Session { up, down, core, borrower, .. } = self;
+        let Session { up, down, core, borrower, subscription, .. } = self;
         poll_fn(|cx| {
             loop {
+                if let Some(subscription) = subscription
+                    && !subscription.inbox.take(down.own(), cx)
+                {
+                    return Poll::Ready(Err(Fault::Limit("too many notifications waited for this client".into())));
+                }
                 if let Poll::Ready(Err(_)) = down.poll_send(client, cx) {
                     return Poll::Ready(Err(Fault::ClientGone));
                 }
                 if down.is_sent() {
-                    down.input.release();
+                    down.release();
                 }
                 if let Some(end) = borrower.control.check(cx, true) {
                     return Poll::Ready(Err(end.into()));
@@ -377,15 +419,16 @@ impl Session {
         Ok(count > 0)
     }
 
-    /// Answers `SHOW POOL_…` and `PGPOOL …` when they come alone in a simple query. True: answered.
-    async fn command(&mut self, client: &mut Stream) -> Result<bool, Fault> {
-        let Some((total, sql)) = self.pool_command() else { return Ok(false) };
+    /// Answers `SHOW POOL_…` and `PGPOOL …` when they come alone in a simple query. True: answered; the answer leaves while
+    /// the next statement is awaited.
+    fn command(&mut self) -> bool {
+        let Some((total, sql)) = self.pool_command() else { return false };
         let plane = &self.borrower.worker.plane;
         let answer = match sql.eq_ignore_ascii_case("show pins") {
             true => Some(plane.pins.answer()),
             false => plane.commands.load_full().and_then(|c| c.answer(&sql, &self.database)),
         };
-        let Some(answer) = answer else { return Ok(false) };
+        let Some(answer) = answer else { return false };
         self.up.input.consume(total);
         let out = self.down.own();
         let columns: Vec<&str> = answer.columns.iter().map(String::as_str).collect();
@@ -396,13 +439,16 @@ impl Session {
         }
         backend::command_complete(out, &answer.tag);
         backend::ready_for_query(out, b'I');
-        poll_fn(|cx| self.down.poll_send(client, cx)).await.map_err(|_| Fault::ClientGone)?;
-        Ok(true)
+        true
     }
 
     fn pool_command(&self) -> Option<(usize, String)> {
         let input = self.up.input.bytes();
         if !self.core.answers_commands() || input.first() != Some(&b'Q') {
+            return None;
+        }
+        let first = input.get(frame::HEADER..)?.iter().find(|b| !b.is_ascii_whitespace())?;
+        if !matches!(first, b's' | b'S' | b'p' | b'P') {
             return None;
         }
         let split = frame::split(input).ok()??;

@@ -309,6 +309,24 @@ pub fn bare(out: &mut Vec<u8>, tag: u8) {
     message(out, Some(tag), |_| {});
 }
 
+/// A NotificationResponse as read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notification<'a> {
+    /// Process id of the backend that notified.
+    pub pid: u32,
+    /// Channel, in the session's encoding.
+    pub channel: &'a [u8],
+    /// Payload.
+    pub payload: &'a [u8],
+}
+
+/// Reads the body of a NotificationResponse (`A`).
+pub fn parse_notification(body: &[u8]) -> Result<Notification<'_>, WireError> {
+    let mut parts = Parts::new(body);
+    let notification = Notification { pid: parts.u32()?, channel: parts.name()?, payload: parts.name()? };
+    if parts.is_empty() { Ok(notification) } else { Err(WireError::Format("bytes after a notification")) }
+}
+
 /// NotificationResponse.
 pub fn notification(out: &mut Vec<u8>, pid: u32, channel: &[u8], payload: &[u8]) {
     message(out, Some(b'A'), |b| {

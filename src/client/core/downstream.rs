@@ -139,8 +139,10 @@ impl Core {
                 self.unnamed.clear();
                 self.shared = None;
                 self.custom.clear();
+                self.unlistened = vec![None];
                 self.set_wanted(self.initial.clone(), statements);
             }
+            b"ROLLBACK" => self.unlistened.clear(),
             b"DEALLOCATE ALL" => {
                 server.prepared.clear();
                 self.named.clear();

@@ -106,6 +106,8 @@ pub struct Core {
     told_the_end: bool,
     /// What comes next waits until everything is answered.
     barrier: bool,
+    /// Channels that the transaction has ended.
+    unlistened: Vec<Option<String>>,
     /// The next command is the server's although it looks like one of pgmend's.
     pass_command: bool,
 }
@@ -136,6 +138,7 @@ impl Core {
             own_in_flight: false,
             told_the_end: false,
             barrier: false,
+            unlistened: Vec::new(),
             pass_command: false,
         }
     }
@@ -173,6 +176,11 @@ impl Core {
     /// The question what the transaction left has been answered, or needs none.
     pub fn forget_traces(&mut self) {
         self.traces = Traces::NONE;
+    }
+
+    /// Channels that the client has ended since the last call; `None`: all.
+    pub fn take_unlistened(&mut self) -> Vec<Option<String>> {
+        std::mem::take(&mut self.unlistened)
     }
 
     /// Settings of the user's own that the client may have set.
@@ -285,6 +293,9 @@ impl Core {
         let traces = if plain { scan::classify(sql) } else { Traces::LEAVES };
         if traces.has(Traces::LEAVES) {
             self.remember_custom(scan::custom_names(sql));
+        }
+        if traces.has(Traces::FREES) && self.unlistened.len() < MAX_CUSTOM {
+            self.unlistened.extend(scan::unlistened(sql));
         }
         traces
     }

@@ -1,0 +1,279 @@
+//! One database's listener: a connection to the primary that listens to every channel somebody wants, and tells who.
+
+use super::{Inbox, quote};
+use crate::client::Worker;
+use crate::client::worker::Way;
+use crate::server::{self, Login, RouteId, ServerConn};
+use crate::wire::{backend, frame, frontend};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+
+/// Between two tries to reach the primary.
+const RETRY: Duration = Duration::from_millis(200);
+/// Bound on a login.
+const CONNECT: Duration = Duration::from_secs(15);
+/// What a former primary may still have to say after the new one is listened to.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// A message longer than this is none that a listener gets (a payload is below 8000 bytes).
+const MAX_FRAME: usize = 1 << 20;
+
+/// What clients want of a hub.
+#[derive(Debug)]
+pub enum Order {
+    /// Listen to these for a client, from the marker on. `done` when the server has agreed.
+    Listen {
+        /// The client.
+        id: u64,
+        /// Its inbox.
+        inbox: Arc<Inbox>,
+        /// By whom the hub may log in.
+        login: Box<Login>,
+        /// Channels.
+        channels: Vec<String>,
+        /// The notification that separates before and after.
+        marker: String,
+        /// The hub listens.
+        done: oneshot::Sender<()>,
+    },
+    /// One channel of a client, or all.
+    Unlisten {
+        /// The client.
+        id: u64,
+        /// Which.
+        channel: Option<String>,
+    },
+    /// The client has gone.
+    Forget {
+        /// The client.
+        id: u64,
+    },
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    inbox: Arc<Inbox>,
+    channels: BTreeSet<String>,
+    /// Channels that begin with a marker.
+    coming: Vec<(String, Vec<String>)>,
+}
+
+/// The state of one hub.
+pub struct Hub {
+    worker: Rc<Worker>,
+    login: Login,
+    subscribers: BTreeMap<u64, Subscriber>,
+    /// What the server has been asked for.
+    listened: BTreeSet<String>,
+    /// Who waits for the server to be asked.
+    waiting: Vec<oneshot::Sender<()>>,
+    /// Who waits for an answer of the server, in order.
+    asked: VecDeque<Vec<oneshot::Sender<()>>>,
+}
+
+/// A connection and what has been read of it.
+struct Ear {
+    conn: ServerConn,
+    input: Vec<u8>,
+}
+
+impl Hub {
+    /// A hub without subscribers.
+    pub fn new(worker: Rc<Worker>, login: Login) -> Hub {
+        Hub {
+            worker,
+            login,
+            subscribers: BTreeMap::new(),
+            listened: BTreeSet::new(),
+            waiting: Vec::new(),
+            asked: VecDeque::new(),
+        }
+    }
+
+    /// Serves until nobody listens any more.
+    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut former: Option<Ear> = None;
+        loop {
+            let Some(mut ear) = self.connect(&mut orders).await else { return };
+            if self.ask(&mut ear).await.is_ok() {
+                if let Some(old) = former.take() {
+                    self.last_words(old).await;
+                }
+                match self.listen(&mut ear, &mut orders).await {
+                    Ended::Nobody => return,
+                    Ended::Moved => former = Some(ear),
+                    Ended::Lost(why) => {
+                        tracing::warn!(event = "listener.lost", database = %self.login.database, why);
+                    }
+                }
+            }
+            self.listened.clear();
+            self.asked.clear();
+        }
+    }
+
+    /// A connection to the primary; orders are taken meanwhile. `None`: nobody wants one any more.
+    async fn connect(&mut self, orders: &mut mpsc::Receiver<Order>) -> Option<Ear> {
+        loop {
+            while let Ok(order) = orders.try_recv() {
+                self.note(order);
+            }
+            if self.subscribers.is_empty() {
+                match tokio::time::timeout(RETRY, orders.recv()).await {
+                    Ok(Some(order)) => self.note(order),
+                    Ok(None) | Err(_) => return None,
+                }
+                continue;
+            }
+            let Way::Open(route) = self.worker.way() else {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            };
+            match server::connect(&route.target, &self.login, CONNECT).await {
+                Ok(connected) => {
+                    let conn = ServerConn::new(connected, route.id, self.worker.now_s());
+                    return Some(Ear { conn, input: Vec::new() });
+                }
+                Err(error) => {
+                    tracing::warn!(event = "listener.unreachable", database = %self.login.database, %error);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn listen(&mut self, ear: &mut Ear, orders: &mut mpsc::Receiver<Order>) -> Ended {
+        let mut board = self.worker.plane.board.watch();
+        loop {
+            if self.has_moved(ear.conn.route) {
+                return Ended::Moved;
+            }
+            tokio::select! {
+                order = orders.recv() => {
+                    let Some(order) = order else { return Ended::Nobody };
+                    self.note(order);
+                    while let Ok(more) = orders.try_recv() {
+                        self.note(more);
+                    }
+                    if self.subscribers.is_empty() {
+                        return Ended::Nobody;
+                    }
+                    if let Err(why) = self.ask(ear).await {
+                        return Ended::Lost(why);
+                    }
+                }
+                read = ear.conn.stream.read_buf(&mut ear.input) => match read {
+                    Ok(1..) => if let Err(why) = self.hear(ear) { return Ended::Lost(why) },
+                    Ok(0) => return Ended::Lost("the server closed the connection".into()),
+                    Err(error) => return Ended::Lost(error.to_string()),
+                },
+                _ = board.changed() => {}
+            }
+        }
+    }
+
+    fn has_moved(&self, route: RouteId) -> bool {
+        matches!(self.worker.way(), Way::Open(now) if now.id != route)
+    }
+
+    /// Takes an order down.
+    fn note(&mut self, order: Order) {
+        match order {
+            Order::Listen { id, inbox, login, channels, marker, done } => {
+                self.login = *login;
+                let new = || Subscriber { inbox, channels: BTreeSet::new(), coming: Vec::new() };
+                self.subscribers.entry(id).or_insert_with(new).coming.push((marker, channels));
+                self.waiting.push(done);
+            }
+            Order::Unlisten { id, channel } => {
+                if let Some(subscriber) = self.subscribers.get_mut(&id) {
+                    match channel {
+                        Some(channel) => drop(subscriber.channels.remove(&channel)),
+                        None => subscriber.channels.clear(),
+                    }
+                }
+            }
+            Order::Forget { id } => drop(self.subscribers.remove(&id)),
+        }
+    }
+
+    fn wanted(&self) -> BTreeSet<String> {
+        let names = |s: &Subscriber| {
+            let coming = s.coming.iter().flat_map(|(marker, channels)| channels.iter().chain([marker]));
+            coming.chain(&s.channels).cloned().collect::<Vec<_>>()
+        };
+        self.subscribers.values().flat_map(names).collect()
+    }
+
+    /// Brings the server to what is wanted, in one statement; who waits learns when it has agreed.
+    async fn ask(&mut self, ear: &mut Ear) -> Result<(), String> {
+        let wanted = self.wanted();
+        let listen = wanted.difference(&self.listened).map(|c| format!("LISTEN {};", quote(c)));
+        let unlisten = self.listened.difference(&wanted).map(|c| format!("UNLISTEN {};", quote(c)));
+        let sql: String = listen.chain(unlisten).collect();
+        self.listened = wanted;
+        let mut out = Vec::new();
+        frontend::query(&mut out, &sql);
+        self.asked.push_back(std::mem::take(&mut self.waiting));
+        ear.conn.stream.write_all(&out).await.map_err(|e| e.to_string())?;
+        ear.conn.stream.flush().await.map_err(|e| e.to_string())
+    }
+
+    /// Takes apart what has been read.
+    fn hear(&mut self, ear: &mut Ear) -> Result<(), String> {
+        let mut at = 0;
+        while let Some(split) = frame::split(ear.input.get(at..).unwrap_or_default()).map_err(|e| e.to_string())? {
+            let next = ear.input.len() - split.rest.len();
+            match split.tag {
+                b'A' => self.tell(ear.input.get(at..next).unwrap_or_default(), split.body),
+                b'E' => return Err(backend::parse_error(split.body).message),
+                b'Z' => {
+                    for done in self.asked.pop_front().unwrap_or_default() {
+                        // A client that does not wait any more has gone.
+                        let _ = done.send(());
+                    }
+                }
+                _ => {}
+            }
+            at = next;
+        }
+        ear.input.drain(..at);
+        if ear.input.len() > MAX_FRAME { Err("a message is too long".into()) } else { Ok(()) }
+    }
+
+    /// Passes a notification on; a marker begins the channels that wait for it.
+    fn tell(&mut self, frame: &[u8], body: &[u8]) {
+        let Ok(notification) = backend::parse_notification(body) else { return };
+        let Ok(channel) = std::str::from_utf8(notification.channel) else { return };
+        for subscriber in self.subscribers.values_mut() {
+            if let Some(at) = subscriber.coming.iter().position(|(marker, _)| marker == channel) {
+                let (_, channels) = subscriber.coming.remove(at);
+                subscriber.channels.extend(channels);
+            } else if subscriber.channels.contains(channel) {
+                subscriber.inbox.put(frame);
+            }
+        }
+    }
+
+    /// What the former primary's connection still has; the new one is listened to already.
+    async fn last_words(&mut self, mut old: Ear) {
+        let words = async {
+            while let Ok(1..) = old.conn.stream.read_buf(&mut old.input).await {
+                if self.hear(&mut old).is_err() {
+                    return;
+                }
+            }
+        };
+        // A former primary that goes on as a standby closes nothing: its time is bounded.
+        let _ = tokio::time::timeout(LAST_WORDS, words).await;
+    }
+}
+
+enum Ended {
+    Nobody,
+    Moved,
+    Lost(String),
+}
