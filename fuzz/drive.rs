@@ -77,19 +77,19 @@ fn pcp(data: &[u8]) {
 /// Requests and replies in any order: the counts stay consistent.
 fn reply_queue(data: &[u8]) {
     use replies::Expect::*;
-    let parse = Parse { forward: true, statement: 1 };
-    let hidden = Parse { forward: false, statement: 2 };
+    let parse = Parse { forward: true, statement: 1, name: 1 };
+    let hidden = Parse { forward: false, statement: 2, name: 0 };
     let requests = [
         Query,
         Function,
         parse,
         hidden,
-        FakeParse,
-        Bind { statement: 1 },
-        Describe,
+        FakeParse { name: 2 },
+        Bind { statement: 1, name: 1 },
+        Describe { name: 1 },
         Execute,
         Close,
-        FakeClose,
+        FakeClose { name: 2 },
         Sync,
         CopyEnd,
     ];
@@ -209,7 +209,7 @@ fn hba(data: &[u8]) {
     let Ok(rules) = HbaRules::parse(&String::from_utf8_lossy(data), "hba.conf") else { return };
     for peer in [None, Some([127, 0, 0, 1].into()), Some("::1".parse().expect("an address"))] {
         for tls in [false, true] {
-            let _ = rules.decide(&Ask { tls, peer, user: "u", database: "d", roles: &[] });
+            let _ = rules.decide(&Ask { tls, peer, user: "u", database: "d", roles: &[], replication: tls });
         }
     }
 }

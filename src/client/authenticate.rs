@@ -1,7 +1,7 @@
 //! A client's proof of who it is: asked for as the rules demand, judged by secrets, certificates, or others.
 
 use super::ldap;
-use super::startup::{StartupContext, StartupError, refused};
+use super::startup::{StartupContext, StartupError, refused, replication};
 use crate::auth::{
     Answer, Ask, AuthError, Candidate, ClientCert, Demand, Method, ServerSecret, Shapes, StoredSecret, Subject,
 };
@@ -33,7 +33,9 @@ pub(super) async fn authenticate(
     ctx: &StartupContext,
 ) -> Result<ServerSecret, StartupError> {
     let (user, database) = (packet.user.as_str(), packet.database.as_str());
-    let asks = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database, roles: &[] };
+    // Replication of a database is ruled as a session in it is.
+    let replication = packet.parameter("replication").is_some_and(|v| v != "database") && replication(packet)?;
+    let asks = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database, roles: &[], replication };
     let known = if ctx.hba.need_roles_of(&asks) { ask(user, ctx).await? } else { None };
     let roles = known.as_ref().map_or(&[][..], |(answer, _)| &answer.roles);
     let asks = Ask { roles, ..asks };
@@ -72,9 +74,11 @@ fn no_entry(ask: &Ask<'_>) -> StartupError {
     let host = ask.peer.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
     let encryption = if ask.tls { "SSL encryption" } else { "no encryption" };
     let (user, database) = (ask.user, ask.database);
-    let message =
-        format!("no pg_hba.conf entry for host \"{host}\", user \"{user}\", database \"{database}\", {encryption}");
-    refused("28000", message)
+    let rest = match ask.replication {
+        true => format!("replication connection from host \"{host}\", user \"{user}\", {encryption}"),
+        false => format!("host \"{host}\", user \"{user}\", database \"{database}\", {encryption}"),
+    };
+    refused("28000", format!("no pg_hba.conf entry for {rest}"))
 }
 
 /// What the files hold of a user who was let in without a password.

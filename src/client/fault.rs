@@ -15,6 +15,9 @@ pub enum Fault {
     /// Too many clients of the pool are bound to their servers.
     #[error("{0} clients of this pool are bound to their server connections already (max_pins)")]
     Pins(usize),
+    /// Too many replication connections.
+    #[error("{0} replication connections are open already (max_replication_conn)")]
+    Replications(usize),
     /// The client closed its connection or it broke; there is nobody to tell.
     #[error("the client has gone")]
     ClientGone,
@@ -48,6 +51,9 @@ pub enum Fault {
     /// The server closed in the middle of something.
     #[error("the connection to the server was lost: {0}")]
     ServerLost(String),
+    /// The server ended the session and has told the client why.
+    #[error("the server ended the session")]
+    ServerEnded,
     /// The server broke the protocol.
     #[error("the server sent something unexpected: {0}")]
     ServerProtocol(String),
@@ -81,7 +87,7 @@ impl Fault {
     /// SQLSTATEs: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
     pub fn response(&self) -> Option<ErrorFields> {
         let (code, hint) = match self {
-            Fault::ClientGone => return None,
+            Fault::ClientGone | Fault::ServerEnded => return None,
             Fault::Refused(fields) => return Some(with_hint(fields)),
             Fault::Login(_) => ("08001", Some("pgmend's log tells what is wrong (event server.login_failed).")),
             Fault::Protocol(_) => ("08P01", None),
@@ -99,6 +105,9 @@ impl Fault {
                 "53400",
                 Some("A temporary table, session lock, held cursor, LISTEN or PREPARE binds a client; see SHOW PINS."),
             ),
+            Fault::Replications(_) => {
+                ("53300", Some("Raise max_replication_conn, and max_wal_senders of the servers."))
+            }
             Fault::ServerLost(_) => ("08006", Some("What the last statement did is not known.")),
             Fault::ServerProtocol(_) => ("08P01", None),
             Fault::Shutdown | Fault::Killed => ("57P01", None),

@@ -23,6 +23,7 @@ mod params;
 mod pins;
 mod plane;
 mod relay;
+mod replication;
 mod scan;
 mod session;
 mod settings;

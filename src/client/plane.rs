@@ -56,6 +56,8 @@ pub struct Plane {
     pub clients: AtomicUsize,
     /// Sessions so far: the last one's number.
     pub sessions: AtomicU64,
+    /// Replication connections open.
+    pub replications: Arc<AtomicUsize>,
     /// Transactions finished.
     pub transactions: AtomicU64,
     /// Second zero of the workers' coarse clocks.
@@ -112,6 +114,7 @@ impl Plane {
             commands: ArcSwapOption::empty(),
             clients: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
+            replications: Arc::default(),
             transactions: AtomicU64::new(0),
             started: Instant::now(),
             budget,

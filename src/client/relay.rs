@@ -287,6 +287,7 @@ impl Relay<'_> {
     fn server_lost(&mut self, error: &io::Error) -> Fault {
         self.server.broken = true;
         match error.kind() {
+            _ if self.core.is_told_the_end() => Fault::ServerEnded,
             io::ErrorKind::UnexpectedEof => Fault::ServerLost("the server closed the connection".into()),
             _ => Fault::ServerLost(error.to_string()),
         }

@@ -11,6 +11,7 @@ use super::listen::Subscription;
 use super::params;
 use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
+use super::replication;
 use super::scan::Traces;
 use super::startup::{self, Arrival, NewSession};
 use super::tally::Counted;
@@ -39,7 +40,7 @@ const MAX_COMMAND: usize = 1024;
 /// Serves one client from its first byte to the end. `beyond`: `max_client_conn`, when it is reached; then only a cancel is
 /// taken. What happens once is boxed, so that the task of an idle client is small.
 pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>, beyond: Option<usize>) {
-    let Some(new) = Box::pin(arrive(&worker, stream, beyond)).await else { return };
+    let Some(new) = Box::pin(arrive(&worker, stream, &control, beyond)).await else { return };
     let Opened { mut stream, counted, outcome } = Box::pin(open(worker, new, control)).await;
     let fault = match outcome {
         Ok(mut session) => {
@@ -56,10 +57,16 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>, bey
 }
 
 /// The login. `None`: there is no session, and the client knows.
-async fn arrive(worker: &Worker, stream: Stream, beyond: Option<usize>) -> Option<NewSession> {
+async fn arrive(
+    worker: &Rc<Worker>,
+    stream: Stream,
+    control: &Rc<Control>,
+    beyond: Option<usize>,
+) -> Option<NewSession> {
     let context = worker.plane.startup.load_full();
     match startup::accept(stream, &context, beyond).await {
         Ok(Arrival::Session(new)) => return Some(new),
+        Ok(Arrival::Replication(new)) => replication::run(worker.clone(), new, control.clone()).await,
         Ok(Arrival::Cancel { pid, key, mut stream }) => {
             // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
             // without a farewell for an error.
@@ -116,7 +123,7 @@ fn login(worker: &Worker, user: &str, database: &str, secret: ServerSecret) -> L
     Login { user: role, database, secret, parameters: Vec::new() }
 }
 
-async fn farewell(stream: &mut Stream, fault: &Fault) {
+pub(super) async fn farewell(stream: &mut Stream, fault: &Fault) {
     let Some(fields) = fault.response() else { return };
     tracing::info!(event = "client.session_ended", reason = %fault);
     let mut out = Vec::new();

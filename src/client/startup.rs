@@ -85,6 +85,9 @@ impl Turn {
 pub enum Arrival {
     /// A session; AuthenticationOk is sent.
     Session(NewSession),
+    /// A session for replication, physical or of a database; AuthenticationOk is sent. `replication` is among its
+    /// parameters, which are the server's business.
+    Replication(NewSession),
     /// A request to cancel; the caller closes the connection when it is handled.
     Cancel {
         /// Process id given in BackendKeyData.
@@ -314,22 +317,29 @@ async fn begin_session(
     if packet.must_negotiate() {
         backend::negotiate_protocol(&mut out, packet.negotiated_minor(), &packet.unknown_options);
     }
-    let asks = |v: &str| !["false", "off", "no", "0", "f", "n"].contains(&v.to_ascii_lowercase().as_str());
-    if packet.parameter("replication").is_some_and(asks) {
-        return Err(refused(
-            "0A000",
-            "replication connections are not supported by pgmend; connect to the node itself",
-        ));
-    }
+    let replicates = replication(&packet)?;
     let peer = stream.peer();
     let secret = authenticate(stream, &packet, &mut out, ctx).await?;
     backend::auth_ok(&mut out);
     send(stream, &mut out).await?;
     let minor = packet.negotiated_minor();
     let Startup { user, database, mut parameters, .. } = packet;
-    parameters.retain(|(name, _)| name != "replication");
-    let session = |stream| Arrival::Session(NewSession { stream, user, database, parameters, minor, secret, peer });
+    if !replicates {
+        parameters.retain(|(name, _)| name != "replication");
+    }
+    let kind = if replicates { Arrival::Replication } else { Arrival::Session };
+    let session = |stream| kind(NewSession { stream, user, database, parameters, minor, secret, peer });
     Ok(slot.take().map_or(Arrival::Gone, session))
+}
+
+/// True when the client wants a replication connection: `database`, or one of PostgreSQL's words for true.
+pub(super) fn replication(packet: &Startup) -> Result<bool, StartupError> {
+    let Some(value) = packet.parameter("replication") else { return Ok(false) };
+    match value.to_ascii_lowercase().as_str() {
+        "database" | "on" | "true" | "tru" | "tr" | "t" | "yes" | "ye" | "y" | "1" => Ok(true),
+        "off" | "of" | "false" | "fals" | "fal" | "fa" | "f" | "no" | "n" | "0" => Ok(false),
+        _ => Err(refused("22023", format!("invalid value for parameter \"replication\": \"{value}\""))),
+    }
 }
 
 #[cfg(test)]

@@ -108,7 +108,11 @@ async fn versions_cancels_and_replication() {
     let (outcome, _) = raw(b"\0\0\0\x10\0\x02\0\0user\0u\0\0").await;
     assert!(matches!(outcome, Err(StartupError::Refused(f)) if f.code == "0A000"));
     let (outcome, _) = raw(b"\0\0\0\x1f\0\x03\0\0user\0u\0replication\0on\0\0").await;
-    assert!(matches!(&outcome, Err(StartupError::Refused(f)) if f.code == "0A000"), "{outcome:?}");
+    assert!(matches!(&outcome, Ok(Arrival::Replication(new)) if new.parameters.len() == 1), "{outcome:?}");
+    let (outcome, _) = raw(b"\0\0\0\x1f\0\x03\0\0user\0u\0replication\0no\0\0").await;
+    assert!(matches!(&outcome, Ok(Arrival::Session(new)) if new.parameters.is_empty()), "{outcome:?}");
+    let (outcome, _) = raw(b"\0\0\0\x1f\0\x03\0\0user\0u\0replication\0xx\0\0").await;
+    assert!(matches!(&outcome, Err(StartupError::Refused(f)) if f.code == "22023"), "{outcome:?}");
     let (outcome, _) = raw(b"\x7f\0\0\0").await;
     assert!(matches!(outcome, Err(StartupError::Refused(f)) if f.code == "08P01"));
     let (mut ours, theirs) = UnixStream::pair().unwrap();

@@ -22,6 +22,7 @@ pub fn pool(section: Section<'_>) -> (Settings, String) {
         max_new_connections: section.integer("max_new_connections", 200, 0, MOST_SERVERS),
         max_prepared: count(&section, "max_prepared_statements", 200, 1, MOST_SERVERS),
         share_unnamed: section.boolean("share_unnamed_statements", false),
+        max_replication: count(&section, "max_replication_conn", 10, 0, MOST_SERVERS),
         max_pins: count(&section, "max_pins", 0, 0, MOST_SERVERS),
     };
     let reset_query = section.text_maybe_empty("reset_query", "DISCARD ALL");

@@ -40,6 +40,8 @@ pub struct Settings {
     pub max_prepared: usize,
     /// `share_unnamed_statements`: the unnamed statement is prepared once per server and text, too.
     pub share_unnamed: bool,
+    /// `max_replication_conn`: replication connections, each with a server connection of its own.
+    pub max_replication: usize,
     /// `max_pins`: clients of one pool that may be bound to their servers in transaction pooling; 0 = no limit.
     pub max_pins: usize,
 }

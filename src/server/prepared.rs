@@ -18,6 +18,11 @@ impl Prepared {
         self.fence = self.clock;
     }
 
+    /// True when it is there.
+    pub fn has(&self, id: u64) -> bool {
+        self.last_use.contains_key(&id)
+    }
+
     /// Marks a statement as used. False: it is not there.
     pub fn touch(&mut self, id: u64) -> bool {
         self.clock += 1;

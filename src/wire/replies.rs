@@ -24,16 +24,26 @@ pub enum Expect {
         forward: bool,
         /// The caller's number of the statement, given back when it is parsed or when it failed.
         statement: u64,
+        /// The caller's number of the client's name for it, given back likewise.
+        name: u32,
     },
     /// A Parse that is not sent: the client gets a ParseComplete in its turn.
-    FakeParse,
+    FakeParse {
+        /// The caller's number of the client's name, given back when it was skipped.
+        name: u32,
+    },
     /// Bind.
     Bind {
-        /// The caller's number of the statement that it names; see [`Replies::failed_bind`].
+        /// The caller's number of the statement that it names; see [`Replies::failed_request`].
         statement: u64,
+        /// The caller's number of the client's name for it.
+        name: u32,
     },
     /// Describe.
-    Describe,
+    Describe {
+        /// The caller's number of the client's name of the statement, if it names one.
+        name: u32,
+    },
     /// Execute.
     Execute,
     /// Close.
@@ -48,7 +58,10 @@ pub enum Expect {
     /// Execute sent by pgmend itself: neither its rows nor its CommandComplete are the client's.
     OwnExecute,
     /// A Close that is not sent: the client gets a CloseComplete in its turn.
-    FakeClose,
+    FakeClose {
+        /// The caller's number of the client's name, given back when it was skipped.
+        name: u32,
+    },
     /// Sync.
     Sync,
     /// CopyDone or CopyFail. It has no reply; it marks which Syncs a COPY takes with it.
@@ -88,7 +101,7 @@ pub enum Verdict {
     /// ParseComplete; for the client only when `forward`.
     ParseDone {
         /// The number given to [`Expect::Parse`].
-        statement: u64,
+        name: u32,
         /// Whether the client gets it.
         forward: bool,
     },
@@ -101,10 +114,19 @@ pub enum Verdict {
 /// A message that the server skipped, as an error came before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skipped {
-    /// The statement of this number does not exist.
-    Parse(u64),
+    /// The client's name of this number does not exist.
+    NewName(u32),
+    /// The statement of this number does not exist, nor the name.
+    Parse {
+        /// As given to [`Expect::Parse`].
+        statement: u64,
+        /// Likewise.
+        name: u32,
+    },
     /// The statement of this number still exists.
     Close(u64),
+    /// The client's name of this number still exists.
+    Name(u32),
 }
 
 /// A message that pgmend makes for the client.
@@ -143,7 +165,7 @@ pub struct Replies {
     /// read that far (a statement trigger does so) answers them. So that many more ReadyForQuery may come.
     doubtful_syncs: usize,
     skipped: Vec<Skipped>,
-    failed_bind: Option<u64>,
+    failed_request: Option<Expect>,
 }
 
 impl Default for Replies {
@@ -163,7 +185,7 @@ impl Replies {
             ready_owed: 0,
             doubtful_syncs: 0,
             skipped: Vec::new(),
-            failed_bind: None,
+            failed_request: None,
         }
     }
 
@@ -220,7 +242,7 @@ impl Replies {
     fn on_reply(&mut self, head: Expect, tag: u8) -> Result<Verdict, WireError> {
         match (head, tag) {
             (Expect::Query | Expect::Execute, b'D') => {}
-            (Expect::Query, b'T') | (Expect::Function, b'V') | (Expect::Describe, b't') => {}
+            (Expect::Query, b'T') | (Expect::Function, b'V') | (Expect::Describe { .. }, b't') => {}
             (Expect::Query | Expect::Execute, b'G') => self.begin_copy_in(),
             (Expect::Query | Expect::Execute, b'H') => self.copy = Copy::Out,
             (Expect::Query | Expect::Execute, b'd') if self.copy == Copy::Out => {}
@@ -230,11 +252,11 @@ impl Replies {
                 self.end_copy();
                 self.pop();
             }
-            (Expect::Parse { forward, statement }, b'1') => {
+            (Expect::Parse { forward, name, .. }, b'1') => {
                 self.pop();
-                return Ok(Verdict::ParseDone { statement, forward });
+                return Ok(Verdict::ParseDone { name, forward });
             }
-            (Expect::Bind { .. }, b'2') | (Expect::Close, b'3') | (Expect::Describe, b'T' | b'n') => self.pop(),
+            (Expect::Bind { .. }, b'2') | (Expect::Close, b'3') | (Expect::Describe { .. }, b'T' | b'n') => self.pop(),
             (Expect::OwnExecute, b'D') => return Ok(Verdict::Own),
             (Expect::OwnBind, b'2') | (Expect::OwnClose { .. }, b'3') | (Expect::OwnExecute, b'C') => {
                 self.pop();
@@ -270,19 +292,16 @@ impl Replies {
 
     fn on_error(&mut self) -> Verdict {
         self.copy = Copy::None;
-        self.failed_bind = match self.queue.front() {
-            Some(Expect::Bind { statement }) => Some(*statement),
-            _ => None,
-        };
+        self.failed_request = self.queue.front().copied();
         match self.queue.front() {
             // Nothing is being worked at, so only the end of the connection can be meant.
-            None | Some(Expect::FakeParse | Expect::FakeClose | Expect::CopyEnd) => Verdict::Fatal,
+            None | Some(Expect::FakeParse { .. } | Expect::FakeClose { .. } | Expect::CopyEnd) => Verdict::Fatal,
             // ReadyForQuery follows in any case: a simple query skips nothing, and at Sync the commit itself failed.
             Some(Expect::Query | Expect::Function | Expect::Sync) => Verdict::Failed,
             Some(
                 Expect::Parse { .. }
                 | Expect::Bind { .. }
-                | Expect::Describe
+                | Expect::Describe { .. }
                 | Expect::Execute
                 | Expect::Close
                 | Expect::OwnClose { .. }
@@ -310,8 +329,10 @@ impl Replies {
 
     fn forget(&mut self, request: Expect) {
         let skipped = match request {
-            Expect::Parse { statement, .. } => Skipped::Parse(statement),
+            Expect::Parse { statement, name, .. } => Skipped::Parse { statement, name },
+            Expect::FakeParse { name } => Skipped::NewName(name),
             Expect::OwnClose { statement } => Skipped::Close(statement),
+            Expect::FakeClose { name } => Skipped::Name(name),
             _ => return,
         };
         // Bounded: after so many the caller, who drains them at every error, has stopped doing so.
@@ -354,8 +375,8 @@ impl Replies {
     #[inline]
     pub fn take_fake(&mut self) -> Option<Fake> {
         let fake = match self.queue.front()? {
-            Expect::FakeParse => Fake::ParseComplete,
-            Expect::FakeClose => Fake::CloseComplete,
+            Expect::FakeParse { .. } => Fake::ParseComplete,
+            Expect::FakeClose { .. } => Fake::CloseComplete,
             _ => return None,
         };
         self.pop();
@@ -367,9 +388,9 @@ impl Replies {
         self.skipped.drain(..)
     }
 
-    /// After [`Verdict::Failed`]: the number of the statement whose Bind failed, if a Bind failed.
-    pub fn failed_bind(&self) -> Option<u64> {
-        self.failed_bind
+    /// After [`Verdict::Failed`]: what failed.
+    pub fn failed_request(&self) -> Option<Expect> {
+        self.failed_request
     }
 
     /// True when no reply is awaited. That does not make the server free: see [`Replies::is_quiet`].
@@ -427,8 +448,11 @@ mod tests {
     use super::Expect::*;
     use super::*;
 
-    const PARSE: Expect = Parse { forward: true, statement: 7 };
-    const BIND: Expect = Bind { statement: 5 };
+    const PARSE: Expect = Parse { forward: true, statement: 7, name: 7 };
+    const BIND: Expect = Bind { statement: 5, name: 4 };
+    const FAKE_PARSE: Expect = FakeParse { name: 3 };
+    const FAKE_CLOSE: Expect = FakeClose { name: 2 };
+    const DESCRIBE: Expect = Describe { name: 0 };
 
     fn sent(requests: &[Expect]) -> Replies {
         let mut replies = Replies::new();
@@ -491,12 +515,12 @@ mod tests {
 
     #[test]
     fn an_extended_query_in_order() {
-        let mut r = sent(&[PARSE, BIND, Describe, Execute, Close, Sync]);
-        assert_eq!(r.on_backend(b'1', None), Ok(Verdict::ParseDone { statement: 7, forward: true }));
+        let mut r = sent(&[PARSE, BIND, DESCRIBE, Execute, Close, Sync]);
+        assert_eq!(r.on_backend(b'1', None), Ok(Verdict::ParseDone { name: 7, forward: true }));
         feed(&mut r, "2TDDC3Z");
         assert!(r.is_quiet());
         for (tags, wrong) in [("", b'2'), ("1", b'1'), ("12", b'D'), ("12n", b'T'), ("12n", b'Z'), ("12T", b'd')] {
-            let mut r = sent(&[PARSE, BIND, Describe, Execute, Sync]);
+            let mut r = sent(&[PARSE, BIND, DESCRIBE, Execute, Sync]);
             feed(&mut r, tags);
             refused(&mut r, wrong);
         }
@@ -517,7 +541,7 @@ mod tests {
     #[test]
     fn describe_of_a_statement_has_two_messages() {
         for tags in ["tTZ", "tnZ"] {
-            let mut r = sent(&[Describe, Sync]);
+            let mut r = sent(&[DESCRIBE, Sync]);
             feed(&mut r, tags);
             assert!(r.is_quiet());
         }
@@ -546,12 +570,24 @@ mod tests {
 
     #[test]
     fn an_error_skips_to_the_next_sync_and_names_the_statements() {
-        let other = Parse { forward: false, statement: 8 };
-        let mut r =
-            sent(&[PARSE, BIND, other, Query, FakeParse, CopyEnd, Sync, Parse { forward: true, statement: 9 }, Sync]);
+        let other = Parse { forward: false, statement: 8, name: 8 };
+        let mut r = sent(&[
+            PARSE,
+            BIND,
+            other,
+            Query,
+            FAKE_PARSE,
+            CopyEnd,
+            Sync,
+            Parse { forward: true, statement: 9, name: 9 },
+            Sync,
+        ]);
         assert_eq!(r.owes_ready(), 3);
         assert_eq!(r.on_backend(b'E', None), Ok(Verdict::Failed));
-        assert_eq!(r.drain_skipped().collect::<Vec<_>>(), [Skipped::Parse(7), Skipped::Parse(8)]);
+        assert_eq!(
+            r.drain_skipped().collect::<Vec<_>>(),
+            [Skipped::Parse { statement: 7, name: 7 }, Skipped::Parse { statement: 8, name: 8 }, Skipped::NewName(3)]
+        );
         assert_eq!(r.owes_ready(), 2);
         refused(&mut r, b'2');
         feed(&mut r, "Z1Z");
@@ -564,10 +600,13 @@ mod tests {
         let mut r = sent(&[BIND]);
         feed(&mut r, "E");
         assert!(r.is_empty() && r.skips_to_sync() && !r.is_quiet());
-        for request in [PARSE, FakeParse, Query, Execute, CopyEnd] {
+        for request in [PARSE, FAKE_PARSE, Query, Execute, CopyEnd] {
             assert_eq!(r.push(request), Ok(Pushed::NoReply));
         }
-        assert_eq!(r.drain_skipped().collect::<Vec<_>>(), [Skipped::Parse(7)]);
+        assert_eq!(
+            r.drain_skipped().collect::<Vec<_>>(),
+            [Skipped::Parse { statement: 7, name: 7 }, Skipped::NewName(3)]
+        );
         assert_eq!(r.take_fake(), None);
         assert_eq!(r.push(Sync), Ok(Pushed::Kept));
         assert_eq!(r.push(BIND), Ok(Pushed::Kept));
@@ -612,7 +651,7 @@ mod tests {
 
     #[test]
     fn fakes_come_in_their_turn() {
-        let mut r = sent(&[PARSE, FakeParse, BIND, FakeClose, FakeParse, Sync]);
+        let mut r = sent(&[PARSE, FAKE_PARSE, BIND, FAKE_CLOSE, FAKE_PARSE, Sync]);
         assert_eq!(r.take_fake(), None);
         feed(&mut r, "1");
         assert_eq!(r.take_fake(), Some(Fake::ParseComplete));
@@ -622,15 +661,15 @@ mod tests {
         assert_eq!(r.take_fake(), Some(Fake::ParseComplete));
         assert_eq!(r.take_fake(), None);
         feed(&mut r, "Z");
-        let mut r = sent(&[FakeParse]);
+        let mut r = sent(&[FAKE_PARSE]);
         assert_eq!(r.take_fake(), Some(Fake::ParseComplete));
         assert!(r.is_empty());
     }
 
     #[test]
     fn an_injected_parse_is_swallowed() {
-        let mut r = sent(&[Parse { forward: false, statement: 3 }, BIND]);
-        assert_eq!(r.on_backend(b'1', None), Ok(Verdict::ParseDone { statement: 3, forward: false }));
+        let mut r = sent(&[Parse { forward: false, statement: 3, name: 3 }, BIND]);
+        assert_eq!(r.on_backend(b'1', None), Ok(Verdict::ParseDone { name: 3, forward: false }));
         feed(&mut r, "2");
     }
 

@@ -124,6 +124,8 @@ pub struct Ask<'a> {
     pub database: &'a str,
     /// The roles that it is a member of, itself among them; needed only when rules name roles.
     pub roles: &'a [String],
+    /// It asks for physical replication, which has no database and rules of its own.
+    pub replication: bool,
 }
 
 /// All rules, in order.
@@ -163,7 +165,7 @@ impl HbaRules {
         };
         let rule = |kind: &Kind| Rule {
             kind: *kind,
-            databases: vec![Name::All],
+            databases: vec![Name::All, Name::Replication],
             users: vec![Name::All],
             nets: None,
             demand: Demand::of(method),
@@ -220,7 +222,7 @@ enum Name {
     SameUser,
     /// `samerole`: the user is a member of the role that is called as the database.
     SameRole,
-    /// `replication`: walsender connections, which a pooler's sessions are not; fits none.
+    /// `replication`: physical replication, which nothing else fits.
     Replication,
     /// `+role`: a member of it.
     Role(String),
@@ -276,7 +278,11 @@ impl Rule {
                 Name::Exactly(name) => name == text,
             })
         };
-        self.fits_from(ask) && named(&self.databases, ask.database) && named(&self.users, ask.user)
+        let database = match ask.replication {
+            true => self.databases.contains(&Name::Replication),
+            false => named(&self.databases, ask.database),
+        };
+        self.fits_from(ask) && database && named(&self.users, ask.user)
     }
 }
 

@@ -16,7 +16,9 @@ host      "odd ""name"      \
 
 fn decide(tls: bool, peer: Option<&str>, user: &str, database: &str) -> Method {
     let rules = HbaRules::parse(FILE, "hba.conf").unwrap();
-    rules.decide(&Ask { tls, peer: peer.map(|p| p.parse().unwrap()), user, database, roles: &[] }).method
+    rules
+        .decide(&Ask { tls, peer: peer.map(|p| p.parse().unwrap()), user, database, roles: &[], replication: false })
+        .method
 }
 
 #[test]
@@ -74,7 +76,7 @@ fn errors_name_file_line_and_remedy() {
 #[test]
 fn without_a_file_one_method_serves_all() {
     let rules = HbaRules::uniform(Method::Scram);
-    let ask = Ask { tls: false, peer: None, user: "a", database: "b", roles: &[] };
+    let ask = Ask { tls: false, peer: None, user: "a", database: "b", roles: &[], replication: false };
     assert_eq!(rules.decide(&ask).method, Method::Scram);
     assert_eq!(rules.decide(&Ask { peer: Some([1, 2, 3, 4].into()), ..ask }).method, Method::Scram);
 }
@@ -107,7 +109,16 @@ fn among(text: &str, files: &Folder) -> Result<HbaRules, AuthError> {
 
 fn method(rules: &HbaRules, peer: &str, user: &str, database: &str, roles: &[&str]) -> Method {
     let roles: Vec<String> = roles.iter().map(|role| (*role).to_owned()).collect();
-    rules.decide(&Ask { tls: true, peer: Some(peer.parse().unwrap()), user, database, roles: &roles }).method
+    rules
+        .decide(&Ask {
+            tls: true,
+            peer: Some(peer.parse().unwrap()),
+            user,
+            database,
+            roles: &roles,
+            replication: false,
+        })
+        .method
 }
 
 #[test]
@@ -154,7 +165,16 @@ fn patterns_roles_and_this_hosts_networks() {
         assert_eq!(method(&rules, peer, user, database, roles), expected, "{peer} {user} {database}");
     }
     let demand = |user| {
-        rules.decide(&Ask { tls: true, peer: Some([9, 9, 9, 9].into()), user, database: "x", roles: &[] }).clone()
+        rules
+            .decide(&Ask {
+                tls: true,
+                peer: Some([9, 9, 9, 9].into()),
+                user,
+                database: "x",
+                roles: &[],
+                replication: false,
+            })
+            .clone()
     };
     let cert = demand("mapped");
     assert_eq!((cert.client_cert, cert.subject), (ClientCert::VerifyFull, Subject::DistinguishedName));
@@ -162,7 +182,14 @@ fn patterns_roles_and_this_hosts_networks() {
     assert!(demand("u").names("anna", "u", &["staff".to_owned()]) && !demand("u").names("u", "u", &[]));
     assert!(rules.need_roles() && rules.need_client_certificates() && !rules.need_ldap_tls());
     let needs = |peer: &str, user, database| {
-        rules.need_roles_of(&Ask { tls: true, peer: Some(peer.parse().unwrap()), user, database, roles: &[] })
+        rules.need_roles_of(&Ask {
+            tls: true,
+            peer: Some(peer.parse().unwrap()),
+            user,
+            database,
+            roles: &[],
+            replication: false,
+        })
     };
     assert!(!needs("10.1.2.3", "u", "db7"), "an earlier rule decides");
     assert!(needs("1.2.3.4", "anna", "x") && needs("1.2.4.4", "anna", "x"));

@@ -1,6 +1,6 @@
 //! From the server to the client: which replies are the client's, and what they tell of the session.
 
-use super::output::{Output, write_fake};
+use super::output::{Output, write_fake, write_frame};
 use super::{Core, MAX_INSPECTED, Statements, Taken, server_fault};
 use crate::client::fault::Fault;
 use crate::client::params::is_tracked;
@@ -8,6 +8,9 @@ use crate::client::scan::Traces;
 use crate::server::{ParamSet, ServerConn};
 use crate::wire::replies::Verdict;
 use crate::wire::{backend, frame};
+
+/// The severities of an error with which a server closes the connection.
+const ENDS: [&[u8]; 2] = [b"\0VFATAL\0", b"\0VPANIC\0"];
 
 impl Core {
     /// Writes the replies of pgmend's own that are due before anything else from the server.
@@ -53,16 +56,26 @@ impl Core {
             match header.tag {
                 b'S' => self.parameter_changed(body, server, statements),
                 b'C' if verdict == Verdict::Forward => self.note_command(body, server, statements),
-                b'E' => self.forget_failed(body, server),
                 _ => {}
+            }
+            if header.tag == b'E' {
+                self.told_the_end |= ENDS.iter().any(|end| body.windows(end.len()).any(|w| w == *end));
+            }
+            if header.tag == b'E'
+                && let Some(own_words) = self.failed(body, server)
+                && count == header.total
+            {
+                write_frame(output.rewrite(at), b'E', &[&own_words]);
+                at += count;
+                continue;
             }
             match verdict {
                 Verdict::ParseDone { forward: false, .. } | Verdict::Own => {
                     output.rewrite(at);
                     self.back_to_drop = header.total - count;
                 }
-                Verdict::ParseDone { statement, forward: true } => {
-                    self.confirm(statement);
+                Verdict::ParseDone { name, forward: true } => {
+                    self.named.prove(name);
                     output.pass(at, at + count);
                     self.back_to_pass = header.total - count;
                 }
@@ -71,7 +84,7 @@ impl Core {
                     self.back_to_pass = header.total - count;
                 }
                 Verdict::ForwardThenReady { status } => {
-                    self.ready(status, statements)?;
+                    self.ready(status, server, statements)?;
                     output.pass(at, at + count);
                     if self.is_clean() {
                         taken.end = true;
@@ -87,12 +100,17 @@ impl Core {
         Ok(taken)
     }
 
-    fn ready(&mut self, status: u8, statements: &Statements) -> Result<(), Fault> {
+    fn ready(&mut self, status: u8, server: &mut ServerConn, statements: &Statements) -> Result<(), Fault> {
         if self.rules.single_statements && status != b'I' {
             return Err(Fault::TransactionBlock);
         }
         self.status = status;
         self.rounds = self.rounds.wrapping_add(1);
+        self.undo_skipped(server);
+        if self.replies.is_quiet() {
+            self.own_in_flight = false;
+            self.named.settle();
+        }
         if status == b'I' && self.traces.has(Traces::ALTERS) {
             statements.altered();
         }

@@ -5,6 +5,7 @@
 //! copied to `out`. Read `upstream` (client to server), `prepared` (statements), `downstream` (server to client).
 
 mod downstream;
+mod names;
 mod output;
 mod prepared;
 mod statements;
@@ -18,12 +19,10 @@ use super::scan::{self, Traces};
 use crate::server::ParamSet;
 use crate::wire::replies::Replies;
 use crate::wire::{backend, frame, frontend};
-use prepared::Named;
-use std::collections::{BTreeSet, HashMap};
+use names::{MAX_NAMED, Names};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Named statements that one client may have.
-const MAX_NAMED: usize = 10_000;
 /// A ParameterStatus or CommandComplete is looked at when it is at most this long; real ones are far shorter.
 const MAX_INSPECTED: usize = 8 * 1024;
 /// Names of settings of the user's own that are remembered of one client.
@@ -81,7 +80,9 @@ pub struct Rules {
 pub struct Core {
     rules: Rules,
     replies: Replies,
-    named: HashMap<Vec<u8>, Named>,
+    named: Names,
+    /// Which Parse made the unnamed statement.
+    unnamed_key: u32,
     unnamed: Vec<u8>,
     /// What the unnamed statement is on servers, when it is shared.
     shared: Option<Arc<Statement>>,
@@ -100,6 +101,12 @@ pub struct Core {
     own_context: Option<Arc<Context>>,
     traces: Traces,
     custom: BTreeSet<String>,
+    /// Statements of pgmend's own are on their way; an error may make the server skip them.
+    own_in_flight: bool,
+    /// The server has said FATAL: it closes the connection.
+    told_the_end: bool,
+    /// What comes next waits until everything is answered.
+    barrier: bool,
     /// Channels that the transaction has ended.
     unlistened: Vec<Option<String>>,
     /// The next command is the server's although it looks like one of pgmend's.
@@ -114,7 +121,8 @@ impl Core {
         Core {
             rules,
             replies: Replies::new(),
-            named: HashMap::new(),
+            named: Names::default(),
+            unnamed_key: 0,
             unnamed: Vec::new(),
             shared: None,
             unnamed_traces: Traces::NONE,
@@ -130,6 +138,9 @@ impl Core {
             initial,
             traces: Traces::NONE,
             custom: BTreeSet::new(),
+            own_in_flight: false,
+            told_the_end: false,
+            barrier: false,
             unlistened: Vec::new(),
             pass_command: false,
             rounds: 0,
@@ -201,6 +212,11 @@ impl Core {
         self.back_to_pass == 0
     }
 
+    /// True when the server has told the client that, and why, it ends the session.
+    pub fn is_told_the_end(&self) -> bool {
+        self.told_the_end
+    }
+
     /// True when the server owes nothing and is outside a transaction: it may serve somebody else.
     pub fn is_clean(&self) -> bool {
         self.status == b'I' && self.is_settled()
@@ -261,8 +277,7 @@ impl Core {
             match split.tag {
                 b'P' => {
                     let parse = frontend::parse_names(split.body).map_err(client_fault)?;
-                    let taken =
-                        self.named.contains_key(parse.name) || parsed.iter().any(|(name, _)| *name == parse.name);
+                    let taken = self.named.has(parse.name) || parsed.iter().any(|(name, _)| *name == parse.name);
                     let known = statements.proven(&self.context, parse.query_and_types);
                     let (false, false, Some(statement)) = (parse.name.is_empty(), taken, known) else { break };
                     if self.named.len() + parsed.len() >= MAX_NAMED {
@@ -273,7 +288,7 @@ impl Core {
                 }
                 b'S' => {
                     for (name, statement) in parsed {
-                        self.named.insert(name.to_vec(), Named { statement, confirmed: true });
+                        self.named.insert(name, statement);
                     }
                     backend::ready_for_query(&mut answer, b'I');
                     out.extend_from_slice(&answer);

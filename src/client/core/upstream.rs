@@ -8,6 +8,15 @@ use crate::server::ServerConn;
 use crate::wire::replies::Expect;
 use crate::wire::{frame, frontend};
 
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It is dealt with.
+    Taken,
+    /// It waits for answers that are on their way, as they decide what becomes of it.
+    Wait,
+}
+
 /// What the frames of one piece of input are worked on with.
 pub(super) struct Up<'a, 'b> {
     /// The borrowed server.
@@ -39,7 +48,8 @@ impl Core {
         if self.is_settled() {
             server.prepared.fence();
         }
-        while self.to_pass == 0 {
+        self.barrier &= !self.is_settled() && !self.replies.awaits_client();
+        while self.to_pass == 0 && !self.barrier {
             let rest = input.get(at..).unwrap_or_default();
             let Some(header) = frame::peek(rest).map_err(client_fault)? else { break };
             let here = rest.get(..header.total);
@@ -60,7 +70,7 @@ impl Core {
                 }
             }
             let mut up = Up { server, statements, output: &mut output, at, total: header.total };
-            match header.tag {
+            let step = match header.tag {
                 b'Q' => self.query(body, here.is_some(), &mut up)?,
                 b'P' if self.rules.transactions => self.parse(body, &mut up)?,
                 b'B' if self.rules.transactions => self.bind(body, &mut up)?,
@@ -70,7 +80,11 @@ impl Core {
                     taken.flush |= tag == b'H';
                     self.expect(tag)?;
                     output.pass(at, at + count);
+                    Step::Taken
                 }
+            };
+            if step == Step::Wait {
+                break;
             }
             at += count;
             self.to_pass = header.total - count;
@@ -102,9 +116,8 @@ impl Core {
         if tag != b'Q' || !whole || !self.rules.pool_commands || self.status != b'I' {
             return false;
         }
-        let text = body.trim_ascii_start();
-        let begins = |words: &[u8]| text.get(..words.len()).is_some_and(|t| t.eq_ignore_ascii_case(words));
-        (begins(b"show pool_") || begins(b"pgpool ") || begins(b"show pins")) && !std::mem::take(&mut self.pass_command)
+        let ours = begins(body, b"show pool_") || begins(body, b"pgpool ") || begins(body, b"show pins");
+        ours && !std::mem::take(&mut self.pass_command)
     }
 
     /// Books the reply that a frame, forwarded as it is, will bring.
@@ -114,9 +127,9 @@ impl Core {
                 self.trace(Traces::LEAVES);
                 Expect::Function
             }
-            b'P' => Expect::Parse { forward: true, statement: 0 },
-            b'B' => Expect::Bind { statement: 0 },
-            b'D' => Expect::Describe,
+            b'P' => Expect::Parse { forward: true, statement: 0, name: 0 },
+            b'B' => Expect::Bind { statement: 0, name: 0 },
+            b'D' => Expect::Describe { name: 0 },
             b'E' => Expect::Execute,
             b'C' => Expect::Close,
             b'S' => Expect::Sync,
@@ -124,15 +137,26 @@ impl Core {
             b'd' | b'H' => return Ok(()),
             tag => return Err(Fault::Protocol(format!("invalid frontend message type {tag}"))),
         };
-        self.push(expect)
+        self.push(expect).map(drop)
     }
 
-    pub(super) fn push(&mut self, expect: Expect) -> Result<(), Fault> {
-        self.replies.push(expect).map(drop).map_err(client_fault)
+    pub(super) fn push(&mut self, expect: Expect) -> Result<Step, Fault> {
+        self.replies.push(expect).map(|_| Step::Taken).map_err(client_fault)
     }
 
-    fn query(&mut self, body: &[u8], whole: bool, up: &mut Up<'_, '_>) -> Result<(), Fault> {
+    /// True when the outcome of what was sent before a Sync is not known yet: whether names were made or taken away, whether
+    /// the transaction has failed.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.replies.owes_ready() > 0 && !self.replies.awaits_client()
+    }
+
+    fn query(&mut self, body: &[u8], whole: bool, up: &mut Up<'_, '_>) -> Result<Step, Fault> {
         if self.rules.transactions {
+            let forgets = begins(body, b"deallocate") || begins(body, b"discard");
+            if forgets && self.is_in_doubt() {
+                return Ok(Step::Wait);
+            }
+            self.barrier = forgets;
             // PostgreSQL drops the unnamed statement at a Query.
             up.server.unnamed_is_ours = false;
             self.unnamed.clear();
@@ -151,4 +175,9 @@ impl Core {
         up.output.pass(up.at, up.at + frame::HEADER + body.len());
         self.push(Expect::Query)
     }
+}
+
+/// True when a text begins with these words in any case.
+fn begins(text: &[u8], words: &[u8]) -> bool {
+    text.trim_ascii_start().get(..words.len()).is_some_and(|t| t.eq_ignore_ascii_case(words))
 }

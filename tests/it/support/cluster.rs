@@ -20,7 +20,7 @@ pub struct Cluster {
 const HBA_TRUST: &str = "local all all trust\nhost all all 127.0.0.1/32 trust\nlocal replication all trust\n\
      host replication all 127.0.0.1/32 trust\n";
 const HBA_SCRAM: &str = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\nlocal replication all trust\n\
-     host replication all 127.0.0.1/32 trust\n";
+     host replication all 127.0.0.1/32 scram-sha-256\n";
 
 impl Cluster {
     /// A primary alone.

@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod load;
 pub mod pgmend;
+pub mod pipeline;
 pub mod pki;
 pub mod postgres_programs;
 pub mod process;

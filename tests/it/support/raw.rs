@@ -74,18 +74,23 @@ impl Raw {
     /// The next message; `None` when the daemon has closed.
     #[track_caller]
     pub fn next(&mut self) -> Option<Message> {
+        self.try_next().unwrap_or_else(|e| panic!("the daemon hangs: {e}"))
+    }
+
+    /// The next message; `None` when the daemon has closed, an error when nothing comes.
+    pub fn try_next(&mut self) -> std::io::Result<Option<Message>> {
         let mut head = [0; 5];
         match self.stream.read_exact(&mut head) {
             Ok(()) => {}
             Err(e) if matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset) => {
-                return None;
+                return Ok(None);
             }
-            Err(e) => panic!("the daemon hangs: {e}"),
+            Err(e) => return Err(e),
         }
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
         let mut body = vec![0; length as usize - 4];
-        self.stream.read_exact(&mut body).expect("a whole message");
-        Some(Message { tag: head[0], body })
+        self.stream.read_exact(&mut body)?;
+        Ok(Some(Message { tag: head[0], body }))
     }
 
     /// The next message, which must come.

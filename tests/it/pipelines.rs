@@ -1,0 +1,186 @@
+//! Random pipelines: whatever a client sends, pgmend answers what PostgreSQL answers, byte for byte.
+//!
+//! Each client has a connection straight to one database and one through pgmend to its twin, says the same on both and
+//! compares. `PGMEND_BATCHES=100000 cargo nextest run --test it pipelines` runs more than the few seconds of every day, and
+//! `PGMEND_SEED` other ones. A failure names seed, client and batch; the batches of a seed are always the same.
+
+use crate::support::pipeline::{Client, forgiven, is_over, marker, message};
+use crate::support::process::pause;
+use crate::support::raw::Message;
+use crate::support::{Cluster, Config, Raw};
+use std::fmt::Write as _;
+
+const CLIENTS: u64 = 6;
+const BATCHES: u64 = 1200;
+const SEED: u64 = 20_261_121;
+/// What stands before a divergence is shown as far as this.
+const SHOWN: usize = 3;
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
+}
+
+fn open(port: u16, database: &str) -> Raw {
+    let mut raw = Raw::connect(port);
+    raw.start(0, &[("user", "postgres"), ("database", database)]);
+    assert_eq!(raw.until_ready().last().map(|m| m.tag), Some(b'Z'));
+    raw
+}
+
+/// Sends a batch in the given pieces and takes all its answers.
+fn answers(raw: &mut Raw, pieces: &[&[u8]]) -> Vec<Message> {
+    for (number, piece) in pieces.iter().enumerate() {
+        if number > 0 {
+            // The other side shall see the pieces apart; whether it does changes nothing of the answers.
+            pause();
+        }
+        raw.send(piece);
+    }
+    let mut all = Vec::new();
+    while !is_over(&all) {
+        match raw.try_next() {
+            Ok(Some(message)) => all.push(message),
+            Ok(None) => {
+                all.push(Message { tag: b'!', body: b"closed".to_vec() });
+                return all;
+            }
+            Err(_) => {
+                all.push(Message { tag: b'!', body: b"nothing more comes".to_vec() });
+                return all;
+            }
+        }
+    }
+    all
+}
+
+fn shown(messages: &[Message]) -> String {
+    let mut text = String::new();
+    for m in messages {
+        let body: String = String::from_utf8_lossy(&m.body).chars().take(160).collect();
+        let _ = writeln!(text, "    {} {body:?}", char::from(m.tag));
+    }
+    text
+}
+
+fn shown_batch(batch: &[Vec<u8>]) -> String {
+    let message = |m: &Vec<u8>| Message { tag: m[0], body: m[5..].to_vec() };
+    shown(&batch.iter().map(message).collect::<Vec<_>>())
+}
+
+/// One client's batches; the first divergence ends it with all that is needed to look into it.
+fn converse(seed: u64, number: u64, batches: u64, straight: u16, pooled: u16, exact: bool) -> Result<(), String> {
+    let mut client = Client::new(seed, number);
+    let (mut direct, mut through) = (open(straight, "one"), open(pooled, "two"));
+    let (mut past, mut status): (Vec<String>, u8) = (Vec::new(), b'I');
+    for count in 0..batches {
+        let batch = client.batch();
+        let bytes: Vec<u8> = batch.concat();
+        let end = marker();
+        let cut = usize::try_from(client.random.below(bytes.len() as u64 + 1)).expect("an index");
+        let whole = [bytes.as_slice(), &end].concat();
+        let pieces: Vec<&[u8]> = match client.random.below(40) {
+            0 => vec![&bytes[..cut], &bytes[cut..], &end],
+            1 => vec![&bytes, &end],
+            _ => vec![&whole],
+        };
+        let expected = answers(&mut direct, &pieces);
+        let got = answers(&mut through, &pieces);
+        let before = status;
+        let (mut one, mut other) = match exact {
+            true => (expected.clone(), got.clone()),
+            false => (forgiven(&expected, &mut status), forgiven(&got, &mut before.clone())),
+        };
+        if [&expected, &got].iter().all(|a| a.last().is_some_and(|m| m.tag == b'!')) {
+            // A server that closes over what it has not read resets the connection, and its last words may be lost.
+            let least = one.len().min(other.len()) - 1;
+            one.truncate(least);
+            other.truncate(least);
+        }
+        if one != other {
+            let first = one.iter().zip(&other).take_while(|(a, b)| a == b).count();
+            let from = past.len().saturating_sub(SHOWN);
+            return Err(format!(
+                "seed {seed}, client {number}, batch {count}: the answers part at message {first}\n  before:\n{}  sent:\n{}  \
+                 PostgreSQL:\n{}  pgmend:\n{}",
+                past[from..].join("  --\n"),
+                shown_batch(&batch),
+                shown(&expected),
+                shown(&got)
+            ));
+        }
+        client.learn(&expected);
+        if expected.last().is_some_and(|m| m.tag == b'!') {
+            // PostgreSQL itself has had enough: a Query in the middle of a COPY does that.
+            (direct, through) = (open(straight, "one"), open(pooled, "two"));
+            status = b'I';
+        }
+        past.push(shown_batch(&batch));
+        if past.len() > 100 {
+            past.drain(..90);
+        }
+    }
+    Ok(())
+}
+
+fn compare(mode: &str, size: u32, more: &[&str]) {
+    let cluster = Cluster::single();
+    cluster.sql(0, "postgres", "CREATE DATABASE one");
+    cluster.sql(0, "one", &(0..CLIENTS).map(Client::setup).collect::<String>());
+    cluster.sql(0, "postgres", "CREATE DATABASE two TEMPLATE one");
+    let mut config = Config::of(&cluster);
+    config.set("pool", &format!("mode = \"{mode}\"")).set("pool", &format!("default_pool_size = {size}"));
+    for line in more {
+        config.set("pool", line);
+    }
+    let pgmend = config.start();
+    let (seed, batches) = (from_environment("PGMEND_SEED", SEED), from_environment("PGMEND_BATCHES", BATCHES));
+    let (straight, pooled) = (cluster.nodes[0].port, pgmend.config.port);
+    let exact = mode == "session";
+    let talks: Vec<_> = (0..CLIENTS)
+        .map(|number| std::thread::spawn(move || converse(seed, number, batches / CLIENTS, straight, pooled, exact)))
+        .collect();
+    let faults: Vec<String> = talks.into_iter().filter_map(|t| t.join().expect("no panic").err()).collect();
+    let log = std::fs::read_to_string(cluster.folder().join("node0.log")).unwrap_or_default();
+    for line in log.lines().filter(|l| {
+        l.contains("PANIC") || l.contains("terminated by signal") || l.contains("TRAP") || l.contains("Failed process")
+    }) {
+        eprintln!("the server's log: {line}");
+    }
+    assert!(faults.is_empty(), "{} clients differ\n{}", faults.len(), faults.join("\n"));
+}
+
+/// Two clients on one server: who has no unnamed statement does not get the other's.
+#[test]
+fn an_unnamed_statement_is_nobody_elses() {
+    let cluster = Cluster::single();
+    let mut config = Config::of(&cluster);
+    config.set("pool", "default_pool_size = 1");
+    let pgmend = config.start();
+    let (mut one, mut other) = (open(pgmend.config.port, "postgres"), open(pgmend.config.port, "postgres"));
+    let (end, parse) = (marker(), message(b'P', &[b"\0SELECT 'a secret'\0\0\0"]));
+    let use_it = [message(b'B', &[b"\0\0\0\0\0\0\0\0"]), message(b'E', &[b"\0\0\0\0\0"])].concat();
+    let nonsense = message(b'B', &[b"\0no such statement\0\0\0\0\0\0\0"]);
+    let row = |answers: &[Message]| answers.iter().any(|m| m.tag == b'D');
+    assert!(row(&answers(&mut one, &[&[parse, use_it.clone()].concat(), &end])));
+    assert!(!row(&answers(&mut other, &[&use_it, &end])));
+    // Also when an error makes the server skip what pgmend does about it.
+    assert!(row(&answers(&mut one, &[&use_it, &end])));
+    let batch = [nonsense, use_it.clone(), message(b'S', &[]), use_it.clone()].concat();
+    assert!(!row(&answers(&mut other, &[&batch, &end])));
+    assert!(row(&answers(&mut one, &[&use_it, &end])));
+}
+
+#[test]
+fn random_pipelines_get_postgresqls_answers_in_transaction_pooling() {
+    compare("transaction", 2, &[]);
+}
+
+#[test]
+fn random_pipelines_get_postgresqls_answers_while_statements_are_evicted() {
+    compare("transaction", 1, &["max_prepared_statements = 3"]);
+}
+
+#[test]
+fn random_pipelines_get_postgresqls_answers_in_session_pooling() {
+    compare("session", 6, &[]);
+}
