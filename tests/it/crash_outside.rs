@@ -78,7 +78,7 @@ fn while_a_script_run_by_the_sql_function_writes() {
 
 /// It leaves the group, the terminal and the marked environment behind, as a copy started over ssh does.
 const ESCAPED: &str = "#!/bin/bash\nmkdir -p \"$3\"\nsetsid env -i bash -c \"echo \\$\\$ > $1/writer.pid; exec 7>>$3/still; \
-    while true; do echo x >&7; sleep 0.1; done\" </dev/null >/dev/null 2>&1 &\nsleep 300\n";
+    while true; do echo x >&7; sleep 0.1 7>&-; done\" </dev/null >/dev/null 2>&1 &\nsleep 300\n";
 
 #[test]
 fn while_something_writes_that_no_longer_belongs_to_the_script() {
