@@ -87,7 +87,12 @@ impl Lane {
             self.release();
             return Poll::Pending;
         }
-        self.input.poll_fill(stream, cx)
+        let filled = self.input.poll_fill(stream, cx);
+        // The runtime may have thought that there was something, and a buffer was taken for nothing.
+        if filled.is_pending() && self.input.is_empty() {
+            self.release();
+        }
+        filled
     }
 }
 
