@@ -382,7 +382,7 @@ impl Session {
     /// Ends the channels that the client has ended itself.
     async fn unlisten(&mut self) {
         let ended = self.core.take_unlistened();
-        if let Some(subscription) = &self.subscription {
+        if let Some(subscription) = &mut self.subscription {
             for channel in ended {
                 subscription.unlisten(channel).await;
             }

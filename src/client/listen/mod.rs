@@ -10,7 +10,7 @@ mod hub;
 use crate::server::{self, Login, ServerConn, SimpleError};
 use crate::wire::{backend, frame};
 use hub::{Hub, Order};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -83,6 +83,7 @@ impl Inbox {
 pub struct Subscription {
     id: u64,
     hub: mpsc::Sender<Order>,
+    channels: HashSet<String>,
     /// What has come.
     pub inbox: Arc<Inbox>,
 }
@@ -96,7 +97,11 @@ impl Drop for Subscription {
 
 impl Subscription {
     /// Ends one channel, or all (`None`).
-    pub async fn unlisten(&self, channel: Option<String>) {
+    pub async fn unlisten(&mut self, channel: Option<String>) {
+        match &channel {
+            Some(channel) => drop(self.channels.remove(channel)),
+            None => self.channels.clear(),
+        }
         // A hub that is gone has nothing to end.
         let _ = self.hub.send(Order::Unlisten { id: self.id, channel }).await;
     }
@@ -116,6 +121,7 @@ impl Listeners {
         let subscription = present.get_or_insert_with(|| Subscription {
             id: self.last.fetch_add(1, Ordering::Relaxed) + 1,
             hub: self.hub(worker, login),
+            channels: HashSet::new(),
             inbox: Arc::default(),
         });
         let marker = format!("pgmend_marker_{}_{}", std::process::id(), self.last.fetch_add(1, Ordering::Relaxed));
@@ -124,7 +130,7 @@ impl Listeners {
             id: subscription.id,
             inbox: subscription.inbox.clone(),
             login: Box::new(login.clone()),
-            channels,
+            channels: channels.clone(),
             marker: marker.clone(),
             done,
         };
@@ -137,7 +143,9 @@ impl Listeners {
         conn.broken = true;
         let seen = tokio::time::timeout(TAKE_OVER, until_marker(conn, marker.as_bytes())).await;
         seen.unwrap_or_else(|_| Err(SimpleError::Lost("the marker did not come back".into())))?;
-        let before = std::mem::take(&mut conn.asides);
+        // Of a channel that it had before, the client is told by the hub all the time.
+        let before = without(std::mem::take(&mut conn.asides), &subscription.channels);
+        subscription.channels.extend(channels);
         server::run(conn, "UNLISTEN *", TAKE_OVER).await?;
         // What came behind the marker comes by the hub.
         conn.asides = before;
@@ -155,6 +163,21 @@ impl Listeners {
         hubs.insert(login.database.clone(), orders.clone());
         orders
     }
+}
+
+/// The notifications that are not of these channels.
+fn without(frames: Vec<u8>, channels: &HashSet<String>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut rest = frames.as_slice();
+    while let Ok(Some(split)) = frame::split(rest) {
+        let known = backend::parse_notification(split.body)
+            .is_ok_and(|n| std::str::from_utf8(n.channel).is_ok_and(|name| channels.contains(name)));
+        if !known {
+            kept.extend_from_slice(rest.get(..rest.len() - split.rest.len()).unwrap_or_default());
+        }
+        rest = split.rest;
+    }
+    kept
 }
 
 /// Reads until the marker; notifications before it are kept, it and what stands behind it are not.
@@ -189,4 +212,21 @@ async fn until_marker(conn: &mut ServerConn, marker: &[u8]) -> Result<(), Simple
 /// A channel's name as SQL.
 fn quote(channel: &str) -> String {
     format!("\"{}\"", channel.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_hub_tells_is_not_told_by_the_server_too() {
+        let frames = |channels: &[&[u8]]| {
+            let mut out = Vec::new();
+            channels.iter().for_each(|channel| backend::notification(&mut out, 1, channel, b"x"));
+            out
+        };
+        let known = HashSet::from(["a".to_owned()]);
+        assert_eq!(without(frames(&[b"a", b"b", b"a", b"c"]), &known), frames(&[b"b", b"c"]));
+        assert_eq!(without(Vec::new(), &known), Vec::<u8>::new());
+    }
 }
