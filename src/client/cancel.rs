@@ -30,6 +30,8 @@ pub struct CancelTarget {
 struct State {
     target: Option<CancelTarget>,
     in_flight: u32,
+    /// In the replicating modes: the slots of the client's servers, one for each node.
+    followers: Vec<Arc<CancelSlot>>,
 }
 
 /// One client's slot: which server a cancel would go to.
@@ -55,6 +57,11 @@ impl CancelSlot {
         listed.lock().target = target;
     }
 
+    /// A cancel of the client goes to the servers of these slots too.
+    pub fn lead(&self, followers: Vec<Arc<CancelSlot>>) {
+        self.lock().followers = followers;
+    }
+
     /// The client has borrowed this server.
     pub fn borrowed(&self, target: CancelTarget) {
         self.lock().target = Some(target);
@@ -75,6 +82,19 @@ impl CancelSlot {
                 return;
             }
             landed.await;
+        }
+    }
+
+    /// Sends a cancel to the server that the client has now, if it has one and none is on its way.
+    pub async fn carry_out(self: &Arc<Self>) {
+        let (target, _in_flight) = {
+            let mut state = self.lock();
+            let Some(target) = state.target.clone().filter(|_| state.in_flight < MAX_IN_FLIGHT) else { return };
+            state.in_flight += 1;
+            (target, InFlight(self.clone()))
+        };
+        if let Err(error) = server::send_cancel(&target.server, target.pid, &target.key, CANCEL_TIMEOUT).await {
+            tracing::warn!(event = "cancel.failed", %error);
         }
     }
 
@@ -147,17 +167,10 @@ impl Cancels {
     pub async fn cancel(&self, pid: u32, key: &[u8]) -> bool {
         let same = self.lock().get(&pid).cloned().unwrap_or_default();
         let Some(slot) = same.into_iter().find(|slot| bool::from(slot.key.as_slice().ct_eq(key))) else { return false };
-        let (target, _in_flight) = {
-            let mut state = slot.lock();
-            let Some(target) = state.target.clone() else { return true };
-            if state.in_flight >= MAX_IN_FLIGHT {
-                return true;
-            }
-            state.in_flight += 1;
-            (target, InFlight(slot.clone()))
-        };
-        if let Err(error) = server::send_cancel(&target.server, target.pid, &target.key, CANCEL_TIMEOUT).await {
-            tracing::warn!(event = "cancel.failed", %error);
+        let followers = slot.lock().followers.clone();
+        slot.carry_out().await;
+        for follower in followers {
+            follower.carry_out().await;
         }
         true
     }

@@ -1,10 +1,11 @@
 //! What all workers of the data plane share: settings, limits, statements, cancels.
 
 use super::cancel::{Cancels, Elsewhere};
-use super::commands::PoolCommands;
+use super::commands::{Answer, PoolCommands};
 use super::core::Statements;
 use super::listen::Listeners;
 use super::pins::Pins;
+use super::replicated::Snapshots;
 use super::startup::StartupContext;
 use super::tally::Tally;
 use crate::cluster::{Board, OpenServers, Scope};
@@ -26,6 +27,8 @@ pub struct PlaneSettings {
     pub pool: pool::Settings,
     /// Servers.
     pub server: server::Settings,
+    /// The replicating modes.
+    pub replication: super::replicated::Settings,
     /// TLS towards servers.
     pub server_tls: Arc<ServerTls>,
     /// TCP keepalive, both sides.
@@ -52,6 +55,8 @@ pub struct Plane {
     pub pins: Arc<Pins>,
     /// `SHOW POOL_*`.
     pub commands: ArcSwapOption<Box<dyn PoolCommands>>,
+    /// Snapshot isolation's coordinator.
+    pub snapshots: Arc<Snapshots>,
     /// Clients connected, those that log in included.
     pub clients: AtomicUsize,
     /// Sessions so far: the last one's number.
@@ -112,6 +117,7 @@ impl Plane {
             listeners: Listeners::default(),
             pins: Arc::default(),
             commands: ArcSwapOption::empty(),
+            snapshots: Arc::default(),
             clients: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
             replications: Arc::default(),
@@ -161,6 +167,14 @@ impl Plane {
         }
         self.budget.set_node_limits(settings.pool.max_node_connections, settings.pool.max_new_connections);
         self.budget.tick();
+    }
+
+    /// The answer to a statement of pgmend's own, if it is one.
+    pub fn answer(&self, sql: &str, database: &str) -> Option<Answer> {
+        match sql.eq_ignore_ascii_case("show pins") {
+            true => Some(self.pins.answer()),
+            false => self.commands.load_full().and_then(|c| c.answer(sql, database)),
+        }
     }
 
     /// Carries a cancel request out, wherever its client is.

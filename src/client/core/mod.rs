@@ -187,6 +187,59 @@ impl Core {
         std::mem::take(&mut self.unlistened)
     }
 
+    /// The server's transaction status at its last ReadyForQuery: `I`, `T` or `E`.
+    pub fn status(&self) -> u8 {
+        self.status
+    }
+
+    /// The connection has gone in the middle of something: the next one owes nothing.
+    pub fn lose_server(&mut self) {
+        self.replies = Replies::new();
+        self.to_pass = 0;
+        self.to_drop = 0;
+        self.back_to_pass = 0;
+        self.back_to_drop = 0;
+        self.status = b'I';
+        self.own_in_flight = false;
+        self.told_the_end = false;
+        self.barrier = false;
+        self.named.settle();
+    }
+
+    /// A statement that another node's server has accepted is known here too: it is prepared when it is first used.
+    /// `body`: of the Parse.
+    pub fn learn(&mut self, body: &[u8], statements: &Statements) -> Result<(), Fault> {
+        let parse = frontend::parse_names(body).map_err(client_fault)?;
+        if parse.name.is_empty() {
+            self.unnamed_key = self.named.new_key();
+            self.unnamed_traces = self.judge(parse.query());
+            self.unnamed_is_void = false;
+            self.shared = None;
+            self.unnamed.clear();
+            self.unnamed.extend_from_slice(body);
+            return Ok(());
+        }
+        if statements.is_outdated(&self.context) {
+            self.context = statements.context(&self.wanted);
+        }
+        self.named.remove(parse.name);
+        let statement = statements.intern(&self.context, parse.query_and_types);
+        self.named.insert(parse.name, statement);
+        self.named.settle();
+        Ok(())
+    }
+
+    /// The client has closed a named statement, or the unnamed one.
+    pub fn unlearn(&mut self, name: &[u8]) {
+        if name.is_empty() {
+            self.unnamed.clear();
+            self.shared = None;
+        } else {
+            self.named.remove(name);
+            self.named.settle();
+        }
+    }
+
     /// Settings of the user's own that the client may have set.
     pub fn custom(&self) -> impl Iterator<Item = &String> {
         self.custom.iter().chain(self.wanted.keys().filter(|name| name.contains('.')))
