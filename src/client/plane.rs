@@ -3,6 +3,7 @@
 use super::cancel::{Cancels, Elsewhere};
 use super::commands::PoolCommands;
 use super::core::Statements;
+use super::divergence::Divergences;
 use super::listen::Listeners;
 use super::pins::Pins;
 use super::startup::StartupContext;
@@ -52,6 +53,8 @@ pub struct Plane {
     pub pins: Arc<Pins>,
     /// `SHOW POOL_*`.
     pub commands: ArcSwapOption<Box<dyn PoolCommands>>,
+    /// Who takes out a node that differs.
+    pub divergences: ArcSwapOption<Box<dyn Divergences>>,
     /// Clients connected, those that log in included.
     pub clients: AtomicUsize,
     /// Sessions so far: the last one's number.
@@ -112,6 +115,7 @@ impl Plane {
             listeners: Listeners::default(),
             pins: Arc::default(),
             commands: ArcSwapOption::empty(),
+            divergences: ArcSwapOption::empty(),
             clients: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
             replications: Arc::default(),
