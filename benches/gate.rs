@@ -9,7 +9,7 @@ use pgmend::auth::{HbaRules, Method, Secrets};
 use pgmend::base::NodeId;
 use pgmend::client::startup::{StartupContext, Turns};
 use pgmend::client::{Nudge, Plane, PlaneSettings, Worker};
-use pgmend::cluster::{Board, Holder, NodeStatus, NodeView, Role, Scope, Servers, View, Wanted};
+use pgmend::cluster::{Board, DataState, Holder, Mode, NodeStatus, NodeView, Role, Scope, Servers, View, Wanted};
 use pgmend::config;
 use std::hint::black_box;
 use std::path::Path;
@@ -28,12 +28,14 @@ fn worker() -> Rc<Worker> {
         reachable: Some(true),
         changed_at_s: 0,
         reason: String::new(),
+        data: DataState::Trusted,
         delay_bytes: None,
         replication_state: None,
         sync_state: None,
         position: None,
     });
-    let view = View { generation: 1, epoch: None, primary: Some(NodeId(0)), nodes: nodes.collect() };
+    let view =
+        View { generation: 1, mode: Mode::default(), epoch: None, primary: Some(NodeId(0)), nodes: nodes.collect() };
     let settings = PlaneSettings {
         client: config.client,
         pool: config.pool,

@@ -3,7 +3,7 @@
 //! Runs as root (servers then run as the user `postgres`) or as any user that may run PostgreSQL.
 
 use pgmend::base::{NodeId, Secret};
-use pgmend::cluster::{Board, Host, NodeSpec, NodeStatus, NodeView, Published, Role, SslMode, View};
+use pgmend::cluster::{Board, DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Published, Role, SslMode, View};
 use pgmend::recovery::{Attach, RecoverOptions, Recovery, Runner, Settings};
 use pgmend::store::{self, Store};
 use pgmend::workflow::{JobSnapshot, Jobs, Outcome};
@@ -159,13 +159,15 @@ impl Bench {
             reachable: None,
             changed_at_s: 0,
             reason: String::new(),
+            data: DataState::Trusted,
             delay_bytes: None,
             replication_state: None,
             sync_state: None,
             position: None,
         };
         let nodes = vec![node(0, NodeStatus::Up), node(1, NodeStatus::Down)];
-        let board = Board::new(View { generation: 1, epoch: None, primary: Some(NodeId(0)), nodes });
+        let board =
+            Board::new(View { generation: 1, mode: Mode::default(), epoch: None, primary: Some(NodeId(0)), nodes });
         let directory = cluster.root.join("state");
         let store = Store::open(&store::Settings { directory, pgpool_status: false, discard_status: false }).unwrap();
         let jobs = Jobs::new(store.clone()).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::admin::{BoxFuture, CommandError, NodePort, RecoveryPort, TrafficPort};
 use crate::base::NodeId;
-use crate::client::{OperateError, Pause, Plane};
+use crate::client::{Divergences, OperateError, Pause, Plane};
 use crate::cluster::{Scope, View};
 use crate::keeper::{Keeper, Memory, Recalled, SavedNode};
 use crate::recovery::{Attach, RecoverOptions, Recovery};
@@ -32,8 +32,10 @@ impl Memory for StoreMemory {
             status: n.status,
             reason: n.reason,
             changed_at_s: n.changed_at_s,
+            data: n.data,
         });
-        Recalled { generation: saved.generation, epoch: saved.epoch, nodes: nodes.collect() }
+        let nodes = nodes.collect();
+        Recalled { generation: saved.generation, epoch: saved.epoch, clean: saved.clean, nodes }
     }
 
     fn save(&self, view: &View) -> Result<(), String> {
@@ -43,9 +45,21 @@ impl Memory for StoreMemory {
             status: n.status,
             changed_at_s: n.changed_at_s,
             reason: n.reason.clone(),
+            data: n.data,
         });
-        let saved = Saved { generation: view.generation, epoch: view.epoch.clone(), nodes: nodes.collect() };
+        let nodes = nodes.collect();
+        let saved = Saved { generation: view.generation, epoch: view.epoch.clone(), clean: false, nodes };
         self.store.save(saved).map_err(|e| e.to_string())
+    }
+}
+
+/// What the data plane finds to differ is taken out by the keeper.
+pub struct KeeperDivergences(pub Keeper);
+
+impl Divergences for KeeperDivergences {
+    fn report(&self, node: NodeId, generation: u64, reason: String) -> BoxFuture<Result<u64, String>> {
+        let keeper = self.0.clone();
+        Box::pin(async move { keeper.report_diverged(node, generation, &reason).await.map_err(|e| e.to_string()) })
     }
 }
 

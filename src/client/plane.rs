@@ -3,6 +3,7 @@
 use super::cancel::{Cancels, Elsewhere};
 use super::commands::{Answer, PoolCommands};
 use super::core::Statements;
+use super::divergence::Divergences;
 use super::listen::Listeners;
 use super::pins::Pins;
 use super::replicated::Snapshots;
@@ -57,6 +58,8 @@ pub struct Plane {
     pub commands: ArcSwapOption<Box<dyn PoolCommands>>,
     /// Snapshot isolation's coordinator.
     pub snapshots: Arc<Snapshots>,
+    /// Who takes out a node that differs.
+    pub divergences: ArcSwapOption<Box<dyn Divergences>>,
     /// Clients connected, those that log in included.
     pub clients: AtomicUsize,
     /// Sessions so far: the last one's number.
@@ -118,6 +121,7 @@ impl Plane {
             pins: Arc::default(),
             commands: ArcSwapOption::empty(),
             snapshots: Arc::default(),
+            divergences: ArcSwapOption::empty(),
             clients: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
             replications: Arc::default(),

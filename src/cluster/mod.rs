@@ -5,6 +5,7 @@
 
 mod board;
 mod gate;
+mod mode;
 mod node;
 mod orders;
 mod quiet;
@@ -13,8 +14,9 @@ mod view;
 
 pub use board::{Board, Published};
 pub use gate::{Gate, GateOrder, Holder, Scope, Servers, Wanted};
+pub use mode::Mode;
 pub use node::{Host, NodeSpec, SslMode};
 pub use orders::{GateError, Hold};
 pub use quiet::{OpenServers, Quiet, Remains, Report, Seat, Unquiet};
 pub use status::{NodeStatus, Observation, transition};
-pub use view::{Epoch, NodeView, Role, View};
+pub use view::{DataState, Epoch, NodeView, Role, View};

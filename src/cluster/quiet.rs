@@ -202,7 +202,13 @@ mod tests {
     }
 
     fn board() -> Arc<Board> {
-        Board::new(View { generation: 1, epoch: None, primary: None, nodes: Vec::new() })
+        Board::new(View {
+            generation: 1,
+            mode: crate::cluster::Mode::default(),
+            epoch: None,
+            primary: None,
+            nodes: Vec::new(),
+        })
     }
 
     fn wanted(database: Option<&str>, servers: Servers) -> Wanted {

@@ -7,7 +7,7 @@ use super::section::{Notes, Section};
 use super::{Config, Ending, values};
 use crate::auth::{QuerySettings, StoredSecret, pool_secret, read_key};
 use crate::base::{NodeId, Secret};
-use crate::cluster::{Host, NodeSpec, SslMode};
+use crate::cluster::{Host, Mode, NodeSpec, SslMode};
 use crate::recovery::Runner;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +33,9 @@ const LEVELS: &[(&str, &str)] =
     &[("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
 /// Largest message that is held whole when it must be looked at: 64 MiB.
 pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// How long nodes are compared at the start unless it is set.
+pub const DEFAULT_COMPARE_TIMEOUT: &str = "60s";
 
 /// Clients that may log in at once unless it is set.
 pub const DEFAULT_LOGINS: u32 = 256;
@@ -65,6 +68,10 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         Some(_) | None => Path::new("."),
     };
     let mut listen = listen(root.section("listen"), folder);
+    let cluster = root.section("cluster");
+    let mode = cluster.choice("backend_clustering_mode", "streaming_replication", Mode::NAMES).unwrap_or_default();
+    let compare_timeout = cluster.duration("compare_timeout", DEFAULT_COMPARE_TIMEOUT);
+    cluster.finish();
     let nodes = root.sections("node");
     if nodes.is_empty() {
         notes.error(0, "node", "expected at least one [[node]] with host and port");
@@ -76,6 +83,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     listen.tls = towards_clients;
     let server = crate::server::Settings { reset_query, tls };
     let health = health(root.section("health"), auth.key_file.as_deref());
+    let health = crate::keeper::Settings { compare_timeout, ..health };
     let recovery = recovery(root.section("recovery"), folder, auth.key_file.as_deref());
     let (admin, ending) = admin(root.section("admin"), folder);
     let state = root.section("state");
@@ -88,6 +96,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     root.finish();
     Config {
         sources: sources(file, &auth, admin.pcp.as_ref()),
+        mode,
         nodes,
         listen,
         client: crate::client::Settings { login_timeout, max_logins, max_message: MAX_MESSAGE, pool_commands: true },
@@ -240,6 +249,7 @@ fn health(section: Section<'_>, key_file: Option<&Path>) -> crate::keeper::Setti
         timeout: section.duration("health_check_timeout", "5s"),
         max_retries: section.integer("health_check_max_retries", 1, 0, 1000),
         retry_delay: section.duration("health_check_retry_delay", "1s"),
+        compare_timeout: Duration::ZERO,
     };
     section.finish();
     settings

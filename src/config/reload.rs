@@ -20,6 +20,7 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
             changes.pending_restart.push(key.to_owned());
         }
     };
+    pending("cluster.backend_clustering_mode", old.mode != new.mode);
     pending("listen.addresses", old.listen.addresses != new.listen.addresses);
     pending("listen.port", old.listen.port != new.listen.port);
     pending("listen.unix_socket_directories", old.listen.unix_socket_directories != new.listen.unix_socket_directories);
@@ -79,6 +80,7 @@ pub fn effective(old: &Config, new: &Config) -> Config {
     });
     let added = new.nodes.iter().skip(old.nodes.len()).cloned();
     Config {
+        mode: old.mode,
         nodes: kept.chain(added).collect(),
         listen: crate::net::Settings { tls: new.listen.tls.clone(), ..old.listen.clone() },
         admin: old.admin.clone(),

@@ -1,12 +1,12 @@
 //! The keeper's one actor, which owns the core and publishes, and the probing tasks, one per node, that report to it.
 
-use super::core::{Core, Event, Order};
-use super::handle::{KeeperError, PasswordOf, ServerTlsOf};
+use super::core::{Comparison, Core, Event, Order};
+use super::handle::{Compare, KeeperError, PasswordOf, ServerTlsOf};
 use super::memory::Memory;
 use super::probe::{ProbeError, ProbeReport, probe};
 use super::settings::Settings;
 use crate::base::NodeId;
-use crate::cluster::{Board, NodeSpec, NodeStatus, Published, View};
+use crate::cluster::{Board, DataState, NodeSpec, NodeStatus, Published, View};
 use crate::server::sql::SqlTarget;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,10 +18,39 @@ const HURRY: Duration = Duration::from_secs(1);
 
 /// What the actor is told.
 pub(super) enum Message {
-    Probed { node: NodeId, incarnation: u64, result: Result<ProbeReport, ProbeError> },
-    Attach { node: NodeId, expected: Option<u64>, reason: String, reply: oneshot::Sender<Result<u64, KeeperError>> },
-    Detach { node: NodeId, reason: String, reply: oneshot::Sender<Result<(), KeeperError>> },
-    Reload { nodes: Vec<NodeSpec>, reply: oneshot::Sender<()> },
+    Probed {
+        node: NodeId,
+        incarnation: u64,
+        result: Result<ProbeReport, ProbeError>,
+    },
+    Attach {
+        node: NodeId,
+        expected: Option<u64>,
+        /// Somebody answers for its data: a recovery, a comparison, an operator.
+        vouched: bool,
+        reason: String,
+        reply: oneshot::Sender<Result<u64, KeeperError>>,
+    },
+    Diverged {
+        node: NodeId,
+        generation: u64,
+        reason: String,
+        reply: oneshot::Sender<Result<u64, KeeperError>>,
+    },
+    Detach {
+        node: NodeId,
+        reason: String,
+        reply: oneshot::Sender<Result<(), KeeperError>>,
+    },
+    Compared {
+        main: NodeId,
+        node: NodeId,
+        found: Comparison,
+    },
+    Reload {
+        nodes: Vec<NodeSpec>,
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// What probing needs besides the node.
@@ -60,6 +89,10 @@ pub(super) struct Actor {
     pub changed_in: Vec<u64>,
     /// Generation in which the epoch last changed.
     pub epoch_changed_in: u64,
+    /// Compares two nodes.
+    pub compare: Compare,
+    /// Comparisons under way: main node, node.
+    pub comparing: Vec<(NodeId, NodeId, CancellationToken)>,
 }
 
 impl Actor {
@@ -74,6 +107,7 @@ impl Actor {
             let Some(message) = message else { return };
             self.take(message).await;
             self.give_orders();
+            self.begin_comparisons();
         }
     }
 
@@ -93,8 +127,8 @@ impl Actor {
                 };
                 self.apply(event).await;
             }
-            Message::Attach { node, expected, reason, reply } => {
-                let answer = match self.may_attach(node, expected) {
+            Message::Attach { node, expected, vouched, reason, reply } => {
+                let answer = match self.may_attach(node, expected).and_then(|()| self.has_good_data(node, vouched)) {
                     Ok(()) => Ok(self.apply(Event::Attach(node, reason)).await),
                     Err(error) => Err(error),
                 };
@@ -110,6 +144,18 @@ impl Actor {
                     Err(error) => Err(error),
                 };
                 let _ = reply.send(answer);
+            }
+            Message::Diverged { node, generation, reason, reply } => {
+                let answer = match self.may_be_diverged(node, generation) {
+                    Ok(true) => Ok(self.apply(Event::Diverged(node, reason)).await),
+                    Ok(false) => Ok(self.board.view().generation),
+                    Err(error) => Err(error),
+                };
+                let _ = reply.send(answer);
+            }
+            Message::Compared { main, node, found } => {
+                self.comparing.retain(|(m, n, _)| (*m, *n) != (main, node));
+                self.apply(Event::Compared { main, node, found }).await;
             }
             Message::Reload { nodes, reply } => {
                 self.apply(Event::Nodes(nodes)).await;
@@ -129,6 +175,40 @@ impl Actor {
             Some(expected) if changed > expected => Err(KeeperError::Outdated { node, expected, changed }),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Where pgmend keeps the nodes equal, nobody enters whose data may differ.
+    fn has_good_data(&self, node: NodeId, vouched: bool) -> Result<(), KeeperError> {
+        let is_live = self.core.status(node).is_some_and(NodeStatus::is_live);
+        match self.core.data(node) {
+            Some(_) | None if vouched || is_live => Ok(()),
+            None | Some((DataState::Trusted, _)) => Ok(()),
+            Some((DataState::Diverged, reason)) => Err(KeeperError::Diverged { node, reason: reason.to_owned() }),
+            // With nobody to differ from, the first one that is put in is the truth, unless another is known to be.
+            Some((DataState::Unverified, _)) if !self.core.any_live() && !self.core.truth_is_out() => Ok(()),
+            Some((DataState::Unverified, reason)) => Err(KeeperError::Unverified { node, reason: reason.to_owned() }),
+        }
+    }
+
+    /// False: it has left already. The last one is never taken out: it has the truth.
+    fn may_be_diverged(&self, node: NodeId, generation: u64) -> Result<bool, KeeperError> {
+        let status = self.core.status(node).ok_or(KeeperError::NoSuchNode(node))?;
+        let changed = self.changed_in.get(node.index()).copied().unwrap_or(0);
+        if status == NodeStatus::Unused {
+            return Err(KeeperError::Unused(node));
+        }
+        if changed > generation {
+            // What was seen is older than what was done about it; out it went, or it came back with other data.
+            return if status.is_live() {
+                Err(KeeperError::Outdated { node, expected: generation, changed })
+            } else {
+                Ok(self.core.data(node).is_some_and(|(data, _)| data == DataState::Unverified))
+            };
+        }
+        if status.is_live() && self.core.is_last(node) {
+            return Err(KeeperError::Last(node));
+        }
+        Ok(true)
     }
 
     fn may_detach(&self, node: NodeId) -> Result<(), KeeperError> {
@@ -183,8 +263,42 @@ impl Actor {
                 *changed = next.generation;
             }
         }
-        if before.epoch != next.epoch {
+        let other_main = next.mode.replicates() && before.primary != next.primary;
+        if before.epoch != next.epoch || other_main {
             self.epoch_changed_in = next.generation;
+        }
+    }
+
+    /// Begins the comparisons that are wanted and ends those that are not any more.
+    fn begin_comparisons(&mut self) {
+        let wanted = self.core.comparison().cloned();
+        let (main, nodes) = wanted.map_or((None, Vec::new()), |(main, nodes)| (Some(main), nodes));
+        self.comparing.retain(|(m, n, token)| {
+            let still = Some(*m) == main && nodes.contains(n);
+            if !still {
+                token.cancel();
+            }
+            still
+        });
+        let Some(main) = main else { return };
+        for node in nodes {
+            let runs = self.comparing.iter().any(|(_, n, _)| *n == node);
+            let specs = self.core.order(main).map(|o| o.spec).zip(self.core.order(node).map(|o| o.spec));
+            let Some((of, with)) = specs.filter(|_| !runs) else { continue };
+            tracing::info!(event = "keeper.comparing", main = main.0, node = node.0);
+            let limit = self.prober.settings.borrow().compare_timeout;
+            let (work, token, sender) = ((self.compare)(of, with), self.token.child_token(), self.sender.clone());
+            self.comparing.push((main, node, token.clone()));
+            tokio::spawn(token.run_until_cancelled_owned(async move {
+                let found = match tokio::time::timeout(limit, work).await {
+                    Ok(Ok(differences)) if differences.is_empty() => Comparison::Equal,
+                    Ok(Ok(differences)) => Comparison::Differs(differences.join(", ")),
+                    Ok(Err(why)) => Comparison::Unknown(why),
+                    Err(_) => Comparison::Unknown(format!("it took longer than compare_timeout, {limit:?}")),
+                };
+                // An error means that the daemon stops.
+                let _ = sender.send(Message::Compared { main, node, found }).await;
+            }));
         }
     }
 

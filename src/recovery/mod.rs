@@ -6,6 +6,7 @@
 
 mod builtin;
 mod catch_up;
+pub mod compare;
 mod crash;
 mod earlier;
 mod first_stage;

@@ -3,7 +3,7 @@
 use super::{BoxFuture, Operator, bind};
 use crate::admin::{Command, CommandError, PcpSettings, Reply, StopMode};
 use crate::base::NodeId;
-use crate::cluster::{Host, NodeSpec, NodeStatus, NodeView, Role, SslMode, View};
+use crate::cluster::{DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Role, SslMode, View};
 use crate::workflow::{JobSnapshot, Outcome, Progress};
 use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt;
@@ -41,6 +41,7 @@ fn node(id: u16, role: Role, status: NodeStatus) -> NodeView {
         reachable: (id < 2).then_some(true),
         changed_at_s: 1_700_000_000,
         reason: String::new(),
+        data: DataState::Trusted,
         delay_bytes: (role == Role::Standby).then_some(4096),
         replication_state: (role == Role::Standby).then(|| "streaming".to_owned()),
         sync_state: (role == Role::Standby).then(|| "async".to_owned()),
@@ -93,6 +94,7 @@ impl Operator for Fake {
     fn view(&self) -> Arc<View> {
         Arc::new(View {
             generation: 1,
+            mode: Mode::default(),
             epoch: None,
             primary: Some(NodeId(0)),
             nodes: vec![

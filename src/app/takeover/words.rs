@@ -163,7 +163,13 @@ mod tests {
         };
         let gate = Gate { orders: vec![Arc::new(GateOrder { number: 4, wanted })], last: 7, ..Gate::default() };
         let line = Word::Yours {
-            view: View { generation: 3, epoch: None, primary: None, nodes: Vec::new() },
+            view: View {
+                generation: 3,
+                mode: crate::cluster::Mode::default(),
+                epoch: None,
+                primary: None,
+                nodes: Vec::new(),
+            },
             gate: GateWords::of(&gate, now),
         }
         .line();

@@ -5,7 +5,7 @@ use super::parameters::{self, Fate};
 use super::values::Values;
 use crate::auth::StoredSecret;
 use crate::base::{NodeId, Secret};
-use crate::cluster::{Host, NodeSpec, SslMode};
+use crate::cluster::{Host, Mode, NodeSpec, SslMode};
 use crate::config::pgmend_toml::{DEFAULT_LOGINS, MAX_MESSAGE, apply_flags, default_workers};
 use crate::config::{Config, values};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ const DEFAULT_PORT: u16 = 5432;
 /// Everything, with the mistakes noted in `values`.
 pub fn map(values: &Values, files: &Files) -> Config {
     let mut notes: Vec<(String, String)> = Vec::new();
-    check_mode(values);
+    let mode = mode(values);
     let nodes = nodes(values, &mut notes);
     let auth = auth(values, files, &mut notes);
     let clients = values.integer("num_init_children", 1, 100_000);
@@ -37,6 +37,7 @@ pub fn map(values: &Values, files: &Files) -> Config {
     list_not_honoured(values, &mut notes);
     Config {
         sources: sources(values, files, &auth, &admin),
+        mode,
         nodes,
         listen: listen(values, files, clients, ca_file.clone()),
         client: crate::client::Settings {
@@ -88,21 +89,26 @@ pub fn configured_nodes(values: &Values) -> Vec<u16> {
     numbers
 }
 
-/// Only streaming replication is built; `raw` with one node is the same thing.
-fn check_mode(values: &Values) {
-    const MODES: &[&str] =
-        &["streaming_replication", "native_replication", "logical_replication", "slony", "raw", "snapshot_isolation"];
-    let mode = values.text("backend_clustering_mode");
-    match mode.to_ascii_lowercase().as_str() {
-        "streaming_replication" => {}
-        "raw" if configured_nodes(values).len() <= 1 => {}
-        "raw" => values
-            .error("backend_clustering_mode", "raw with more than one node is not built yet; streaming_replication is"),
-        other if MODES.contains(&other) => {
-            values.error("backend_clustering_mode", format!("{other} is not built yet; streaming_replication is"));
-        }
-        other => values.error("backend_clustering_mode", crate::config::values::not_one_of(other, MODES)),
+/// `raw` with one node is the same thing as streaming replication.
+fn mode(values: &Values) -> Mode {
+    const OTHERS: &[&str] = &["logical_replication", "slony", "raw"];
+    let name = values.text("backend_clustering_mode").to_ascii_lowercase();
+    if let Some((_, mode)) = Mode::NAMES.iter().find(|(known, _)| *known == name) {
+        return *mode;
     }
+    if name == "raw" && configured_nodes(values).len() <= 1 {
+        return Mode::StreamingReplication;
+    }
+    let built: Vec<&str> = Mode::NAMES.iter().map(|(known, _)| *known).collect();
+    values.error(
+        "backend_clustering_mode",
+        match name.as_str() {
+            "raw" => "raw with more than one node is not built; streaming_replication is".to_owned(),
+            other if OTHERS.contains(&other) => format!("{other} is not built; {} are", built.join(", ")),
+            other => crate::config::values::not_one_of(other, &[&built[..], OTHERS].concat()),
+        },
+    );
+    Mode::default()
 }
 
 fn nodes(values: &Values, notes: &mut Vec<(String, String)>) -> Vec<NodeSpec> {
@@ -322,6 +328,7 @@ fn health(values: &Values, key: Option<&Path>, notes: &mut Vec<(String, String)>
         timeout: bounded(values, "health_check_timeout0", values.seconds("health_check_timeout0"), notes),
         max_retries: values.integer("health_check_max_retries0", 0, 1000),
         retry_delay: values.seconds("health_check_retry_delay0"),
+        compare_timeout: Duration::from_secs(60),
     }
 }
 

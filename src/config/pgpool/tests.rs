@@ -44,20 +44,30 @@ fn the_file_of_pgpool_setup_is_read() {
 
 #[test]
 fn mistakes_and_what_is_not_built_are_told_with_their_lines() {
-    let text = "backend_clustering_mode = 'native_replication'\nport = 99999\nbackend_hostname0 = 'a'\n\
+    let text = "backend_clustering_mode = 'logical_replication'\nport = 99999\nbackend_hostname0 = 'a'\n\
                 backend_hostname2 = 'b'\nssl_crl_file = 'x'\nrecovery_timeout = soon\n";
     let errors = load_text(text).unwrap_err();
     let errors: Vec<_> = errors.0.iter().map(|e| format!("{}: {}: {}", e.line, e.key, e.message)).collect();
     assert_eq!(
         errors[..5],
         [
-            "1: backend_clustering_mode: native_replication is not built yet; streaming_replication is",
+            "1: backend_clustering_mode: logical_replication is not built; streaming_replication, native_replication, snapshot_isolation are",
             "4: backend_hostname2: expected nodes without gaps: there is no backend_hostname1",
             "5: ssl_crl_file: revocation lists are not read, so revoked certificates would be accepted; remove it to accept that",
             "2: port: expected a whole number from 1 to 65535, found \"99999\"",
             "6: recovery_timeout: expected a duration such as \"10s\", \"500ms\", \"2min\" or \"1h\", found \"soon\"",
         ]
     );
+}
+
+#[test]
+fn the_modes_are_read() {
+    use crate::cluster::Mode;
+    let mode =
+        |name: &str| load_text(&format!("backend_hostname0 = 'a'\nbackend_clustering_mode = {name}\n")).unwrap().mode;
+    assert_eq!(mode("'native_replication'"), Mode::NativeReplication);
+    assert_eq!(mode("snapshot_isolation"), Mode::SnapshotIsolation);
+    assert_eq!(mode("raw"), Mode::StreamingReplication);
 }
 
 #[test]
