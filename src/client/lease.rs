@@ -327,6 +327,10 @@ impl Borrower {
 
 /// Puts a clean connection where the next client finds it, unless the primary has changed or the connection is too old.
 fn shelve(worker: &Worker, pool: &Local, pooled: Box<Pooled>) {
+    if !pooled.conn.unread.is_empty() {
+        // What a server says unasked is the last client's, and the last message may not be whole.
+        return;
+    }
     match worker.way_for(&pool.shared.key) {
         Way::Open(route) if route.id != pooled.conn.route => {}
         Way::Held(_, Servers::Close) => {}

@@ -8,7 +8,7 @@ use super::core::{Core, Front, Rules};
 use super::fault::Fault;
 use super::lease::Borrower;
 use super::leftovers::{self, Leftovers};
-use super::listen::Subscription;
+use super::listen::{Since, Subscription};
 use super::params;
 use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
@@ -28,7 +28,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
@@ -271,6 +271,12 @@ fn remember(borrower: &Borrower, wanted: &ParamSet, pooled: &Pooled) -> Arc<Hash
     reported
 }
 
+/// What the shared listener has for the client goes on its way.
+fn hear(subscription: Option<&Subscription>, down: &mut Lane, cx: &Context<'_>) -> Result<(), Fault> {
+    let in_time = subscription.is_none_or(|s| s.inbox.take(down.own(), cx));
+    if in_time { Ok(()) } else { Err(Fault::Limit("too many notifications waited for this client".into())) }
+}
+
 impl Session {
     /// The session's life; whatever ends it, a clean server goes back.
     async fn run(&mut self, client: &mut Stream) -> Result<(), Fault> {
@@ -306,7 +312,7 @@ impl Session {
             match ended {
                 Ok(Ended::Transaction) if self.pin.is_none() && !self.core.traces().touches(LASTING) => {
                     if self.core.traces() != Traces::NONE {
-                        self.unlisten().await;
+                        self.unlisten(&[]).await;
                         self.core.forget_traces();
                     }
                     self.borrower.give_back(pooled, self.core.is_clean(), false);
@@ -342,7 +348,6 @@ impl Session {
     /// After a transaction that may have left something: the server is asked. Settings go with the client; anything else
     /// binds it to this server for as long as it lasts.
     async fn settle(&mut self, mut pooled: Box<Pooled>) -> Result<(), Fault> {
-        self.unlisten().await;
         let traces = self.core.traces();
         let left = match self.leftovers(&mut pooled.conn, traces).await {
             Ok(left) => left,
@@ -352,16 +357,24 @@ impl Session {
                 Some(Leftovers { pins: vec![format!("unknown: {}", error.message)], ..Leftovers::default() })
             }
         };
+        let listens = left.as_ref().map(|l| l.channels.as_slice()).unwrap_or_default();
+        self.unlisten(listens).await;
         let Some(mut left) = left else {
+            self.core.due_fakes(self.down.own());
             self.core.forget_traces();
             self.borrower.give_back(pooled, self.core.is_clean(), false);
             return Ok(());
         };
         let worker = self.borrower.worker.clone();
         if left.pins.is_empty() && !left.channels.is_empty() {
-            let (login, channels) = (&self.borrower.login, left.channels.clone());
-            let listeners = &worker.plane.listeners;
-            let taken = listeners.take_over(&worker, login, &mut pooled.conn, channels, &mut self.subscription).await;
+            let login = &self.borrower.login;
+            // Of a bound client's channels some may be older.
+            let since = match self.core.listens_secretly() && self.pin.is_none() {
+                true => Since::Now,
+                false => Since::Listen,
+            };
+            let (listeners, all) = (&worker.plane.listeners, left.channels.clone());
+            let taken = listeners.take_over(&worker, login, &mut pooled.conn, all, since, &mut self.subscription).await;
             match taken {
                 Ok(true) => left.channels.clear(),
                 Ok(false) => tracing::warn!(event = "listener.unreachable", database = %self.database),
@@ -369,6 +382,7 @@ impl Session {
             }
         }
         let reasons = left.reasons();
+        self.core.due_fakes(self.down.own());
         self.down.own().append(&mut pooled.conn.asides);
         let known = !left.pins.iter().any(|p| p.starts_with("unknown"));
         if known {
@@ -398,12 +412,12 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the channels that the client has ended itself.
-    async fn unlisten(&mut self) {
+    /// Ends the channels that the client has ended itself and has not begun anew.
+    async fn unlisten(&mut self, but: &[String]) {
         let ended = self.core.take_unlistened();
         if let Some(subscription) = &mut self.subscription {
             for channel in ended {
-                subscription.unlisten(channel).await;
+                subscription.unlisten(channel, but).await;
             }
         }
     }
@@ -426,11 +440,7 @@ impl Session {
         borrower.control.doing.set(Doing::Away);
         poll_fn(|cx| {
             loop {
-                if let Some(subscription) = subscription
-                    && !subscription.inbox.take(down.own(), cx)
-                {
-                    return Poll::Ready(Err(Fault::Limit("too many notifications waited for this client".into())));
-                }
+                hear(subscription.as_ref(), down, cx)?;
                 if let Poll::Ready(Err(_)) = down.poll_send(client, cx) {
                     return Poll::Ready(Err(Fault::ClientGone));
                 }
@@ -458,7 +468,8 @@ impl Session {
     }
 
     async fn exchange(&mut self, client: &mut Stream, pooled: &mut Pooled) -> Result<Ended, Fault> {
-        let Session { up, down, core, borrower, mode, pin, .. } = self;
+        let Session { up, down, core, borrower, mode, pin, subscription, .. } = self;
+        down.input.put(&std::mem::take(&mut pooled.conn.unread));
         let plane = borrower.worker.plane.clone();
         let until = match mode {
             PoolMode::Session => Until::Session,
@@ -466,9 +477,12 @@ impl Session {
             PoolMode::Transaction | PoolMode::Statement => Until::Transaction,
         };
         let mut state = Exchange::default();
-        poll_fn(|cx| {
+        let ended = poll_fn(|cx| {
             if let Some(end) = borrower.control.check(cx, core.is_clean()) {
                 return Poll::Ready(Err(end.into()));
+            }
+            if core.is_clean() {
+                hear(subscription.as_ref(), down, cx)?;
             }
             let now_s = borrower.worker.now_s();
             let outcome =
@@ -486,7 +500,11 @@ impl Session {
             }
             outcome
         })
-        .await
+        .await;
+        if matches!(ended, Ok(Ended::Transaction)) {
+            pooled.conn.unread = down.take_unread();
+        }
+        ended
     }
 
     /// Answers what needs no server; the answer leaves while the next batch is awaited.

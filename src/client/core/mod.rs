@@ -5,6 +5,7 @@
 //! copied to `out`. Read `upstream` (client to server), `prepared` (statements), `downstream` (server to client).
 
 mod downstream;
+mod listening;
 mod names;
 mod output;
 mod prepared;
@@ -19,6 +20,7 @@ use super::scan::{self, Traces};
 use crate::server::ParamSet;
 use crate::wire::replies::Replies;
 use crate::wire::{backend, frame, frontend};
+use listening::Listening;
 use names::{MAX_NAMED, Names};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -103,6 +105,8 @@ pub struct Core {
     custom: BTreeSet<String>,
     /// Statements of pgmend's own are on their way; an error may make the server skip them.
     own_in_flight: bool,
+    /// The ReadyForQuery of a transaction that listens is kept back until the session has settled what that means.
+    listening: Listening,
     /// The server has said FATAL: it closes the connection.
     told_the_end: bool,
     /// What comes next waits until everything is answered.
@@ -139,6 +143,7 @@ impl Core {
             traces: Traces::NONE,
             custom: BTreeSet::new(),
             own_in_flight: false,
+            listening: Listening::default(),
             told_the_end: false,
             barrier: false,
             unlistened: Vec::new(),
@@ -180,6 +185,12 @@ impl Core {
     /// The question what the transaction left has been answered, or needs none.
     pub fn forget_traces(&mut self) {
         self.traces = Traces::NONE;
+        self.listening.forget();
+    }
+
+    /// True when the client cannot know since when it listens to what it has begun to listen to.
+    pub fn listens_secretly(&self) -> bool {
+        self.listening.is_secret()
     }
 
     /// Channels that the client has ended since the last call; `None`: all.
