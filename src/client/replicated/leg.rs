@@ -69,7 +69,10 @@ impl Leg {
     /// Borrows a connection if there is none.
     pub async fn lease(&mut self) -> Result<(), Fault> {
         if self.pooled.is_none() {
-            self.pooled = Some(self.borrower.lease(self.core.wanted()).await?);
+            let mut pooled = self.borrower.lease(self.core.wanted()).await?;
+            self.input.put(&std::mem::take(&mut pooled.conn.unread));
+            self.pooled = Some(pooled);
+            self.account = Account::default();
         }
         Ok(())
     }
@@ -253,7 +256,8 @@ impl Leg {
     /// Gives the connection back when its transaction is over; otherwise it is closed.
     pub fn give_back(&mut self, session_ended: bool) {
         if let Some(pooled) = self.pooled.take() {
-            self.borrower.give_back(pooled, self.core.is_clean() && self.unsent() == 0, session_ended);
+            let clean = self.core.is_clean() && self.unsent() == 0 && self.input.is_empty() && self.answer.is_empty();
+            self.borrower.give_back(pooled, clean, session_ended);
         }
         self.forget_exchange();
     }

@@ -156,12 +156,17 @@ mod tests {
     const ON: Choice = Choice { stop_on_kind: true, stop_on_rows: true };
 
     fn did(tag: &str) -> Account {
-        Account { marks: vec![Mark::Command { tag: tag.into(), rows: 0, digest: 0 }], ..Account::default() }
+        let mut account = Account::default();
+        account.marks.push(Mark::Command { tag: tag.into(), rows: 0, digest: 0 });
+        account
     }
 
     fn failed(code: &str) -> Account {
         let error = ErrorFields::error(code, "no");
-        Account { marks: vec![Mark::Error(Box::new(error.clone()))], error: Some(error), ..Account::default() }
+        let mut account = Account::default();
+        account.marks.push(Mark::Error(Box::new(error.clone())));
+        account.error = Some(error);
+        account
     }
 
     fn verdict(accounts: &[Account], choice: Choice, undoable: bool) -> Verdict {
