@@ -4,6 +4,7 @@ use super::activity::Limits;
 use super::control::{Control, End, Ending};
 use super::leftovers::Functions;
 use super::plane::{Admitted, Plane};
+use super::replicated::Books;
 use super::session;
 use super::topup;
 use crate::base::NodeId;
@@ -78,6 +79,8 @@ pub struct Worker {
     last_session: Cell<u64>,
     params: RefCell<HashSet<ParamSet>>,
     functions: RefCell<HashMap<String, Learnt>>,
+    /// Plans of texts, in the replicating modes.
+    pub(super) books: RefCell<Books>,
     now_s: Cell<u64>,
     way: RefCell<(u64, Way)>,
     /// In the replicating modes the ways to all live nodes, the main node first; as of `way`.
@@ -125,6 +128,7 @@ impl Worker {
             last_session: Cell::new(0),
             params: RefCell::default(),
             functions: RefCell::default(),
+            books: RefCell::default(),
             now_s: Cell::new(0),
             way: RefCell::new((0, Way::Blocked("not yet known".into()))),
             routes: RefCell::default(),

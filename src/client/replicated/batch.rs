@@ -106,7 +106,12 @@ impl Session {
                     body.push(0);
                     match planned.steps.as_slice() {
                         [one] => {
-                            body.extend_from_slice(one.text.as_bytes());
+                            if let super::texts::How::Refused(error) = &one.how
+                                && self.standing != super::session::Standing::Failed
+                            {
+                                return Ok(Err((**error).clone()));
+                            }
+                            body.extend_from_slice(&one.text);
                             let types = parse.query_and_types.get(parse.query().len()..).unwrap_or_default();
                             body.extend_from_slice(types);
                         }
@@ -183,9 +188,6 @@ mod tests {
         ];
         let cut: Vec<(Vec<u8>, bool)> =
             segments(items).into_iter().map(|s| (s.frames, s.step.how == How::All)).collect();
-        assert_eq!(
-            cut,
-            [(vec![1, 2], false), (vec![3, 4, 5], true), (vec![6, 7], false), (vec![8], false)]
-        );
+        assert_eq!(cut, [(vec![1, 2], false), (vec![3, 4, 5], true), (vec![6, 7], false), (vec![8], false)]);
     }
 }

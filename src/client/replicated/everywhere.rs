@@ -157,8 +157,7 @@ impl Session {
         undoable: bool,
         checked: &[Sequence],
     ) -> Result<Outcome, Fault> {
-        let said: Vec<Said<'_>> =
-            self.legs.iter().map(|leg| Said { node: leg.node, account: &leg.account }).collect();
+        let said: Vec<Said<'_>> = self.legs.iter().map(|leg| Said { node: leg.node, account: &leg.account }).collect();
         let verdict = verdict::judge(&said, self.settings().choice, undoable);
         match verdict {
             Verdict::Agreed => {}
@@ -271,8 +270,11 @@ fn lost(why: &str) -> Fault {
 }
 
 pub(super) fn deadlock() -> ErrorFields {
-    ErrorFields::error("40P01", "deadlock across nodes assumed: another node took too long for what the main node had done")
-        .with_hint("The transaction was rolled back on all nodes. Try it again; replication_lock_timeout is the limit.")
+    ErrorFields::error(
+        "40P01",
+        "deadlock across nodes assumed: another node took too long for what the main node had done",
+    )
+    .with_hint("The transaction was rolled back on all nodes. Try it again; replication_lock_timeout is the limit.")
 }
 
 pub(super) fn connection_lost() -> ErrorFields {

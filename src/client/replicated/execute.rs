@@ -29,7 +29,7 @@ impl Session {
                     let alone = planned.steps.len() == 1;
                     for step in &planned.steps {
                         let mut frames = Vec::new();
-                        frontend::query(&mut frames, &step.text);
+                        backend::raw(&mut frames, b'Q', &[&step.text, &b"\0"[..]].concat());
                         if !self.step(client, step, &frames, alone).await? {
                             break;
                         }
@@ -112,7 +112,15 @@ impl Session {
             How::End { chain } => self.end(client, frames, *chain).await,
             How::Savepoint | How::All => {
                 let in_transaction = step.in_transaction || self.standing == Standing::Open;
-                let work = Work { frames, parts: 1, needs: &step.needs, in_transaction };
+                let needs = match &step.names {
+                    Some((name, true)) => self.texts.needs_of(name),
+                    Some((name, false)) => {
+                        self.texts.prepared_by_sql(name.clone(), step.needs.clone());
+                        Needs::default()
+                    }
+                    None => step.needs.clone(),
+                };
+                let work = Work { frames, parts: 1, needs: &needs, in_transaction };
                 let outcome = self.everywhere(client, work).await?;
                 if step.how == How::Savepoint {
                     self.forget_since_savepoint();

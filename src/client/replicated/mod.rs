@@ -23,6 +23,7 @@ mod transaction;
 mod unit;
 mod verdict;
 
+pub(super) use plan::Books;
 pub(super) use session::{Newcomer, Session};
 pub use settings::Settings;
 pub use snapshots::Snapshots;

@@ -99,6 +99,8 @@ pub struct Session {
     /// The node that reads go to, if it is in use.
     pub(super) reader: NodeId,
     pub(super) mode: PoolMode,
+    /// Something of its own stands on its servers (a temporary table, say).
+    pub(super) bound: bool,
     pin: Option<Pinned>,
     max_pins: usize,
     key: PoolKey,
@@ -121,7 +123,8 @@ impl Session {
         let plane = worker.plane.clone();
         let initial = worker.intern(params::wanted(&parameters).map_err(Fault::Protocol)?);
         let settings = plane.settings.load_full();
-        let listing = plane.cancels.register(minor, None).map_err(|e| Fault::Limit(format!("no random numbers: {e}")))?;
+        let listing =
+            plane.cancels.register(minor, None).map_err(|e| Fault::Limit(format!("no random numbers: {e}")))?;
         let mode = settings.pool.rules(&key.user, &key.database).mode;
         if mode == PoolMode::Statement {
             return Err(Fault::Limit("statement pooling is not offered where pgmend replicates".into()));
@@ -158,6 +161,7 @@ impl Session {
             slot: listing.slot.clone(),
             reader: NodeId(0),
             mode,
+            bound: false,
             pin: None,
             max_pins: settings.pool.max_pins,
             key,
@@ -342,6 +346,11 @@ impl Session {
         self.plane.board.view().mode == Mode::SnapshotIsolation
     }
 
+    /// Whose session it is: role on the servers, and database.
+    pub(super) fn who(&self) -> (String, String) {
+        (self.key.user.clone(), self.key.database.clone())
+    }
+
     /// The name of the database as the client knows it.
     pub(super) fn database(&self) -> &str {
         &self.key.database
@@ -387,6 +396,7 @@ impl Session {
                 pooled.conn.last_user = self.id;
             }
         }
+        self.bound = !reasons.is_empty();
         if reasons.is_empty() || self.mode == PoolMode::Session {
             self.pin = None;
             self.let_go(true);

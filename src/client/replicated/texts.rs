@@ -4,6 +4,9 @@ use crate::wire::backend::ErrorFields;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+/// Statements prepared by SQL whose needs are remembered of one client.
+const MAX_BY_SQL: usize = 1000;
+
 /// Where a statement goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum How {
@@ -67,7 +70,9 @@ pub struct Step {
     /// Where it goes.
     pub how: How,
     /// As it is sent.
-    pub text: String,
+    pub text: Vec<u8>,
+    /// The statement that SQL prepares by this name, or executes (`true`).
+    pub names: Option<(String, bool)>,
     /// What it needs.
     pub needs: Needs,
     /// It may run in a transaction of pgmend's own.
@@ -79,7 +84,14 @@ pub struct Step {
 impl Step {
     /// Nothing is carried out.
     pub fn nothing() -> Step {
-        Step { how: How::One, text: String::new(), needs: Needs::default(), in_transaction: true, notices: Vec::new() }
+        Step {
+            how: How::One,
+            text: Vec::new(),
+            names: None,
+            needs: Needs::default(),
+            in_transaction: true,
+            notices: Vec::new(),
+        }
     }
 
     /// Something on all nodes.
@@ -124,6 +136,8 @@ pub struct Planned {
 pub struct Texts {
     statements: HashMap<Vec<u8>, (Vec<u8>, Rc<Step>)>,
     portals: HashMap<Vec<u8>, Rc<Step>>,
+    /// What statements need that SQL has prepared.
+    by_sql: HashMap<String, Needs>,
 }
 
 impl Texts {
@@ -162,8 +176,15 @@ impl Texts {
         self.statements.values().map(|(body, _)| body)
     }
 
-    /// The unnamed statement ends with a simple query; DISCARD ALL ends all.
-    pub fn forget(&mut self) {
-        self.statements.clear();
+    /// PREPARE has made a statement with these needs.
+    pub fn prepared_by_sql(&mut self, name: String, needs: Needs) {
+        if self.by_sql.len() < MAX_BY_SQL {
+            self.by_sql.insert(name, needs);
+        }
+    }
+
+    /// What an EXECUTE of this name needs. Of a name that is not known the worst is taken for granted.
+    pub fn needs_of(&self, name: &str) -> Needs {
+        self.by_sql.get(name).cloned().unwrap_or(Needs { blind: true, ..Needs::default() })
     }
 }

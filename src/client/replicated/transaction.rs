@@ -289,7 +289,6 @@ impl Session {
             leg.node != node
         });
     }
-
 }
 
 fn late(what: &str) -> ErrorFields {

@@ -84,9 +84,12 @@ pub fn judge(said: &[Said<'_>], choice: Choice, undoable: bool) -> Verdict {
         Difference::Kind => "replication_stop_on_mismatch",
         Difference::Rows | Difference::None => "failover_if_affected_tuples_mismatch",
     };
-    let error = ErrorFields::error("40000", "the nodes did not agree, and the transaction was rolled back on all of them")
-        .with_detail(told)
-        .with_hint(format!("Compare the nodes' data and recover the one that is wrong; {setting} would detach it at once."));
+    let error =
+        ErrorFields::error("40000", "the nodes did not agree, and the transaction was rolled back on all of them")
+            .with_detail(told)
+            .with_hint(format!(
+                "Compare the nodes' data and recover the one that is wrong; {setting} would detach it at once."
+            ));
     Verdict::RollBack(Box::new(error))
 }
 
@@ -206,7 +209,11 @@ mod tests {
     #[test]
     fn the_minority_is_detached_where_the_operator_says_so() {
         assert_eq!(detached(verdict(&[did("UPDATE 3"), did("UPDATE 3"), did("UPDATE 2")], ON, true)), [2]);
-        assert_eq!(detached(verdict(&[did("UPDATE 3"), failed("23505")], ON, true)), [1], "the main node breaks the tie");
+        assert_eq!(
+            detached(verdict(&[did("UPDATE 3"), failed("23505")], ON, true)),
+            [1],
+            "the main node breaks the tie"
+        );
         let outvoted = [did("UPDATE 3"), did("UPDATE 2"), did("UPDATE 2")];
         assert_eq!(code(verdict(&outvoted, ON, true)), "40000");
     }
