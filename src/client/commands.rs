@@ -20,7 +20,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// As the whole answer to a simple query outside of transactions.
+    /// As the answer to a simple query, without its ReadyForQuery.
     pub fn write(&self, out: &mut Vec<u8>) {
         let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
         backend::row_description_text(out, &columns);
@@ -29,7 +29,6 @@ impl Answer {
             backend::data_row(out, &row);
         }
         backend::command_complete(out, &self.tag);
-        backend::ready_for_query(out, b'I');
     }
 }
 

@@ -1,15 +1,17 @@
 //! What all workers of the data plane share: settings, limits, statements, cancels.
 
 use super::cancel::{Cancels, Elsewhere};
-use super::commands::{Answer, PoolCommands};
+use super::commands::PoolCommands;
+use super::control::Control;
 use super::core::Statements;
 use super::divergence::Divergences;
 use super::listen::Listeners;
+use super::own_limit::{self, Bounds, Told};
 use super::pins::Pins;
 use super::replicated::Snapshots;
 use super::startup::StartupContext;
 use super::tally::Tally;
-use crate::cluster::{Board, OpenServers, Scope};
+use crate::cluster::{Board, Drain, OpenServers, Scope};
 use crate::net::ServerTls;
 use crate::pool::{Budget, PoolKey, SharedPool};
 use crate::{client, pool, server};
@@ -30,6 +32,10 @@ pub struct PlaneSettings {
     pub server: server::Settings,
     /// The replicating modes.
     pub replication: super::replicated::Settings,
+    /// What becomes of clients while a recovery holds the gate.
+    pub drain: Drain,
+    /// `recovery_timeout`.
+    pub recovery_timeout: std::time::Duration,
     /// TLS towards servers.
     pub server_tls: Arc<ServerTls>,
     /// TCP keepalive, both sides.
@@ -174,11 +180,16 @@ impl Plane {
     }
 
     /// The answer to a statement of pgmend's own, if it is one.
-    pub fn answer(&self, sql: &str, database: &str) -> Option<Answer> {
-        match sql.eq_ignore_ascii_case("show pins") {
-            true => Some(self.pins.answer()),
-            false => self.commands.load_full().and_then(|c| c.answer(sql, database)),
+    pub(super) fn answer(&self, sql: &str, database: &str, control: &Control) -> Option<Told> {
+        if sql.eq_ignore_ascii_case("show pins") {
+            return Some(Told::Rows(self.pins.answer()));
         }
+        let settings = self.settings.load();
+        let is_admin = control.who.get().is_some_and(|(user, _)| settings.client.admin_users.contains(user));
+        let bounds =
+            Bounds { configured: settings.drain.idle_limit, recovery_timeout: settings.recovery_timeout, is_admin };
+        own_limit::answer(sql, &control.drain, &bounds)
+            .or_else(|| self.commands.load_full().and_then(|c| c.answer(sql, database)).map(Told::Rows))
     }
 
     /// Carries a cancel request out, wherever its client is.

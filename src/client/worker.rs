@@ -8,7 +8,7 @@ use super::replicated::Books;
 use super::session;
 use super::topup;
 use crate::base::NodeId;
-use crate::cluster::{Gate, NodeSpec, Seat, Servers};
+use crate::cluster::{Gate, GateOrder, NodeSpec, Seat, Servers};
 use crate::net::{self, StdStream, Stream};
 use crate::pool::{Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
@@ -64,7 +64,14 @@ pub enum Way {
     /// Wait for the board to change.
     Blocked(Rc<str>),
     /// Held at the gate: wait for the board to change.
-    Held(Rc<str>, Servers),
+    Held {
+        /// Why, for people.
+        why: Rc<str>,
+        /// What becomes of servers meanwhile.
+        servers: Servers,
+        /// The wait counts for no limit.
+        patient: bool,
+    },
 }
 
 /// One worker. Lives on its thread; everything in it is plain cells.
@@ -90,6 +97,8 @@ pub struct Worker {
     pub(super) seat: Seat,
     /// The last order and the last RECONNECT that were attended to.
     pub(super) attended: Cell<(u64, u64)>,
+    /// Orders that drain, and since when (coarse seconds) this worker knows of them.
+    pub(super) drains: RefCell<Vec<(u64, u64)>>,
     stopping: Cell<Option<Ending>>,
     /// The last session has ended while the worker is stopping.
     emptied: Notify,
@@ -135,6 +144,7 @@ impl Worker {
             gate: RefCell::default(),
             seat,
             attended: Cell::default(),
+            drains: RefCell::default(),
             stopping: Cell::new(None),
             emptied: Notify::new(),
         })
@@ -258,10 +268,21 @@ impl Worker {
     /// The same for a pool's transactions, which the gate may hold, and which may have a node of their own.
     pub fn way_for(&self, key: &PoolKey) -> Way {
         let way = self.way();
-        if let Some(order) = self.gate.borrow().as_ref().and_then(|gate| gate.holds(&key.database)) {
-            return Way::Held(order.wanted.reason.as_str().into(), order.wanted.servers);
+        let gate = self.gate.borrow();
+        let Some(gate) = gate.as_ref() else { return key.node.map_or(way, |node| self.way_to(node)) };
+        let covering = gate.orders.iter().map(|order| &order.wanted).filter(|wanted| wanted.scope.covers(&key.database));
+        let mut held: Option<Way> = None;
+        for wanted in covering {
+            let is_patient = wanted.drain.is_some_and(|rules| rules.patient);
+            held = Some(match held {
+                Some(Way::Held { why, servers, patient }) => {
+                    let servers = if wanted.servers == Servers::Close { Servers::Close } else { servers };
+                    Way::Held { why, servers, patient: patient || is_patient }
+                }
+                _ => Way::Held { why: wanted.reason.as_str().into(), servers: wanted.servers, patient: is_patient },
+            });
         }
-        key.node.map_or(way, |node| self.way_to(node))
+        held.unwrap_or_else(|| key.node.map_or(way, |node| self.way_to(node)))
     }
 
     /// The way to one node of several that are kept equal.
@@ -276,6 +297,20 @@ impl Worker {
     pub fn live_nodes(&self) -> Vec<NodeId> {
         self.way();
         self.routes.borrow().iter().map(|route| route.id.node).collect()
+    }
+
+    /// True where something holds this database's transactions, as of the last look; for who waits anyway.
+    pub(super) fn is_held(&self, database: &str) -> bool {
+        self.gate.borrow().as_ref().is_some_and(|gate| gate.holds(database).is_some())
+    }
+
+    /// True where this database's transactions are held and the wait counts for no limit.
+    fn is_held_patiently(&self, database: &str) -> bool {
+        let gate = self.gate.borrow();
+        let patient = |order: &Arc<GateOrder>| {
+            order.wanted.scope.covers(database) && order.wanted.drain.is_some_and(|rules| rules.patient)
+        };
+        gate.as_ref().is_some_and(|gate| gate.orders.iter().any(patient))
     }
 
     /// Nothing that was looked up counts any more.
@@ -356,7 +391,7 @@ impl Worker {
             let way = key.node.map_or_else(|| self.way(), |node| self.way_to(node));
             let route = match &way {
                 Way::Open(route) => Some(route.id),
-                Way::Blocked(_) | Way::Held(..) => None,
+                Way::Blocked(_) | Way::Held { .. } => None,
             };
             // Besides this list only clients hold the pool.
             let has_clients = Rc::strong_count(pool) > 1;
@@ -370,7 +405,8 @@ impl Worker {
         }
         let now = self.now_s.get();
         for control in self.sessions.borrow().values() {
-            control.sweep(now);
+            let held = control.database.get().is_some_and(|database| self.is_held_patiently(database));
+            control.sweep(now, held);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod checks;
 mod cluster_section;
+mod drain_section;
 mod error;
 mod pgmend_toml;
 mod pgpool;

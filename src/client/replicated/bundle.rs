@@ -9,7 +9,7 @@ use crate::client::fault::Fault;
 use crate::client::worker::Way;
 use crate::net::Stream;
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -56,19 +56,32 @@ impl Session {
 
     /// Borrows connections to these legs, in the order of the nodes, so that no two clients wait for each other. False: the
     /// nodes in use have changed, or the gate has closed, meanwhile; nothing that was idle is held.
-    pub async fn lease(&mut self, which: &[usize]) -> Result<bool, Fault> {
+    pub async fn lease(&mut self, client: &mut Stream, which: &[usize]) -> Result<bool, Fault> {
         self.control.doing.set(Doing::Waiting);
         for place in which {
             let holds_any = self.legs.iter().any(|leg| leg.pooled.is_some());
             let worker = self.worker.clone();
-            let Some(leg) = self.legs.get_mut(*place) else { return Ok(false) };
+            let Session { legs, front, .. } = self;
+            let Some(leg) = legs.get_mut(*place) else { return Ok(false) };
             if leg.pooled.is_some() {
                 continue;
             }
+            // A client that goes away while it waits never has its statement carried out.
+            let mut watch = |cx: &mut Context<'_>| {
+                if let Poll::Ready(Err(gone)) = front.poll_send(client, cx) {
+                    return Poll::Ready(gone);
+                }
+                while front.poll_fill(client, cx).is_ready() {
+                    if front.closed {
+                        return Poll::Ready(Fault::ClientGone);
+                    }
+                }
+                Poll::Pending
+            };
             let (node, pool) = (leg.node, leg.borrower.pool.clone());
             let useless = async {
                 loop {
-                    let held = holds_any && matches!(worker.way_for(&pool.shared.key), Way::Held(..));
+                    let held = holds_any && matches!(worker.way_for(&pool.shared.key), Way::Held { .. });
                     if held || !worker.live_nodes().contains(&node) {
                         return;
                     }
@@ -77,11 +90,11 @@ impl Session {
             };
             // With no node at all the wait is the pool's own, and ends with its error.
             let outcome = if worker.live_nodes().is_empty() {
-                Some(leg.lease().await)
+                Some(leg.lease(&mut watch).await)
             } else {
                 tokio::select! {
                     biased;
-                    leased = leg.lease() => Some(leased),
+                    leased = leg.lease(&mut watch) => Some(leased),
                     () = useless => None,
                 }
             };
@@ -98,7 +111,7 @@ impl Session {
     }
 
     /// Borrows connections to all nodes, whichever are in use by then.
-    pub async fn lease_all(&mut self) -> Result<(), Fault> {
+    pub async fn lease_all(&mut self, client: &mut Stream) -> Result<(), Fault> {
         loop {
             let all: Vec<usize> = (0..self.legs.len().max(1)).collect();
             if self.legs.is_empty() {
@@ -106,7 +119,7 @@ impl Session {
                 let leg = self.new_leg(NodeId(0))?;
                 self.legs.push(leg);
             }
-            if self.lease(&all).await? && self.legs.iter().all(|leg| leg.pooled.is_some()) {
+            if self.lease(client, &all).await? && self.legs.iter().all(|leg| leg.pooled.is_some()) {
                 return Ok(());
             }
             self.refresh()?;

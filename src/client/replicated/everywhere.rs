@@ -46,7 +46,7 @@ impl Session {
     /// See the module. The main node's answer goes to the client when all have agreed.
     pub(super) async fn everywhere(&mut self, client: &mut Stream, work: Work<'_>) -> Result<Outcome, Fault> {
         if self.standing == Standing::None && !self.legs.iter().any(|leg| leg.is_in_transaction()) {
-            self.lease_all().await?;
+            self.lease_all(client).await?;
         }
         if work.in_transaction {
             if self.standing == Standing::None {
@@ -217,7 +217,7 @@ impl Session {
             self.to_level.extend(names.iter().cloned());
             return Ok(());
         }
-        self.lease_all().await?;
+        self.lease_all(client).await?;
         let all: Vec<usize> = (0..self.legs.len()).collect();
         for name in names {
             for leg in &mut self.legs {

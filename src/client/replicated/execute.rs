@@ -233,6 +233,8 @@ impl Session {
             return self.on_one(client, place, frames, Flow::Stream).await;
         }
         if self.standing == Standing::None {
+            // All of them now: a transaction that has begun must not wait for a gate that closes meanwhile.
+            self.lease_all(client).await?;
             self.standing = Standing::Internal;
         }
         let before = match self.legs.get(place) {
@@ -260,11 +262,11 @@ impl Session {
     ) -> Result<bool, Fault> {
         let mut place = place;
         while self.legs.get(place).is_none_or(|leg| leg.pooled.is_none()) {
-            if self.legs.is_empty() || !self.lease(&[place]).await? {
+            if self.legs.is_empty() || !self.lease(client, &[place]).await? {
                 self.refresh()?;
                 place = self.reader_place();
                 if self.legs.is_empty() {
-                    self.lease_all().await?;
+                    self.lease_all(client).await?;
                 }
             }
         }
@@ -336,8 +338,8 @@ impl Session {
     fn command(&mut self, text: &[u8]) -> bool {
         let offered = self.plane.settings.load().client.pool_commands && self.standing == Standing::None;
         let Some(sql) = own_statement(text).filter(|_| offered && text.len() <= MAX_COMMAND) else { return false };
-        let Some(answer) = self.plane.answer(&sql, self.database()) else { return false };
-        answer.write(self.front.out());
+        let Some(told) = self.plane.answer(&sql, self.database(), &self.control) else { return false };
+        told.write(self.front.out());
         true
     }
 

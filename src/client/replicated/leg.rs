@@ -6,7 +6,7 @@ use crate::base::NodeId;
 use crate::client::buffer::Buffer;
 use crate::client::core::{Core, Rules, Statements};
 use crate::client::fault::Fault;
-use crate::client::lease::Borrower;
+use crate::client::lease::{Borrower, Watch};
 use crate::pool::Pooled;
 use crate::server::{ParamSet, Row};
 use crate::wire::frontend;
@@ -67,9 +67,9 @@ impl Leg {
     }
 
     /// Borrows a connection if there is none.
-    pub async fn lease(&mut self) -> Result<(), Fault> {
+    pub async fn lease(&mut self, watch: &mut Watch<'_>) -> Result<(), Fault> {
         if self.pooled.is_none() {
-            let mut pooled = self.borrower.lease(self.core.wanted()).await?;
+            let mut pooled = self.borrower.lease_watching(self.core.wanted(), watch).await?;
             self.input.put(&std::mem::take(&mut pooled.conn.unread));
             self.pooled = Some(pooled);
             self.account = Account::default();

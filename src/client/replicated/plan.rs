@@ -131,8 +131,8 @@ impl Session {
         }
         while self.legs.first().is_none_or(|leg| leg.pooled.is_none()) {
             if self.legs.is_empty() {
-                self.lease_all().await?;
-            } else if !self.lease(&[0]).await? {
+                self.lease_all(client).await?;
+            } else if !self.lease(client, &[0]).await? {
                 self.refresh()?;
             }
         }

@@ -23,7 +23,7 @@ use crate::cluster::Mode;
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode};
 use crate::server::{Login, ParamSet, SimpleError};
-use crate::wire::backend;
+use crate::wire::backend::{self, ErrorFields};
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -41,6 +41,16 @@ pub struct Newcomer {
     pub parameters: Vec<(String, String)>,
     /// Of its protocol version.
     pub minor: u16,
+}
+
+/// What comes next.
+enum Next {
+    /// The client's next piece of work.
+    Unit(Unit),
+    /// The client has gone.
+    Closed,
+    /// A drain asks for the servers.
+    GiveUp,
 }
 
 /// Where the client's transaction stands.
@@ -246,26 +256,69 @@ impl Session {
 
     async fn work(&mut self, client: &mut Stream) -> Result<(), Fault> {
         loop {
-            let Some(unit) = self.next(client).await? else { return Ok(()) };
-            self.control.doing.set(Doing::Working);
-            match unit {
-                Unit::Terminate => return Ok(()),
-                Unit::Stray => {}
-                Unit::Query(text) if self.skipping => drop(text),
-                Unit::Function(frame) if self.skipping => drop(frame),
-                Unit::Query(text) => self.query(client, &text).await?,
-                Unit::Function(frame) => self.function(client, &frame).await?,
-                Unit::Batch { frames, ends } => {
-                    if !self.skipping {
-                        self.batch(client, &frames, ends).await?;
-                    }
-                    if ends == Ends::Sync {
-                        self.skipping = false;
-                        self.finish(client).await?;
-                    }
+            let unit = match self.next(client).await? {
+                Next::Closed | Next::Unit(Unit::Terminate) => return Ok(()),
+                Next::GiveUp => {
+                    self.give_up().await?;
+                    continue;
                 }
+                Next::Unit(unit) => unit,
+            };
+            self.control.doing.set(Doing::Working);
+            match self.serve(client, &unit).await {
+                Err(Fault::Cancelled) => self.refuse(client, &unit).await?,
+                served => served?,
             }
         }
+    }
+
+    async fn serve(&mut self, client: &mut Stream, unit: &Unit) -> Result<(), Fault> {
+        match unit {
+            Unit::Terminate | Unit::Stray => Ok(()),
+            // PostgreSQL reads and drops them, too, up to the Sync.
+            Unit::Query(_) | Unit::Function(_) if self.skipping => Ok(()),
+            Unit::Query(text) => self.query(client, text).await,
+            Unit::Function(frame) => self.function(client, frame).await,
+            Unit::Batch { frames, ends } => {
+                if !self.skipping {
+                    self.batch(client, frames, *ends).await?;
+                }
+                if *ends == Ends::Sync {
+                    self.skipping = false;
+                    self.finish(client).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The client has cancelled what waited for servers: no server has seen it.
+    async fn refuse(&mut self, client: &mut Stream, unit: &Unit) -> Result<(), Fault> {
+        let fields = ErrorFields::error("57014", Fault::Cancelled.to_string());
+        self.fail(client, &fields).await?;
+        match unit {
+            Unit::Batch { ends: Ends::Open, .. } => {
+                self.skipping = true;
+                Ok(())
+            }
+            _ => self.finish(client).await,
+        }
+    }
+
+    /// Asked by a drain to give the servers up: does so when all that they know of the client can be carried.
+    async fn give_up(&mut self) -> Result<(), Fault> {
+        self.control.drain.asked.set(false);
+        self.control.doing.set(Doing::Moving);
+        let reasons = self.take_leave().await?;
+        if reasons.is_empty() {
+            self.control.drain.clear();
+            self.legs.iter_mut().for_each(|leg| leg.give_back(true));
+            self.control.doing.set(Doing::Away);
+        } else {
+            self.control.drain.fix(reasons.join(", "), self.rounds, self.worker.now_s());
+            self.control.doing.set(Doing::Bound);
+        }
+        Ok(())
     }
 
     /// The client's request is answered: an internal transaction ends, the client is told where it stands, and servers go
@@ -281,7 +334,7 @@ impl Session {
     }
 
     /// Waits for work, sending what is left of the last answer.
-    async fn next(&mut self, client: &mut Stream) -> Result<Option<Unit>, Fault> {
+    async fn next(&mut self, client: &mut Stream) -> Result<Next, Fault> {
         let keeps = self.legs.iter().any(|leg| leg.pooled.is_some());
         match self.standing {
             Standing::None if keeps => self.control.doing.set(Doing::Bound),
@@ -311,10 +364,13 @@ impl Session {
                     return Poll::Ready(Err(end.into()));
                 }
                 if let Some(unit) = self.front.cut()? {
-                    return Poll::Ready(Ok(Some(unit)));
+                    return Poll::Ready(Ok(Next::Unit(unit)));
                 }
                 if self.front.closed {
-                    return Poll::Ready(Ok(None));
+                    return Poll::Ready(Ok(Next::Closed));
+                }
+                if clean && keeps && self.control.drain.asked.get() {
+                    return Poll::Ready(Ok(Next::GiveUp));
                 }
                 std::task::ready!(self.front.poll_fill(client, cx));
                 if clean {
@@ -363,40 +419,7 @@ impl Session {
             self.let_go(traces != Traces::NONE);
             return Ok(());
         }
-        let Some(place) = self.legs.iter().position(|leg| leg.pooled.is_some()) else { return Ok(()) };
-        let worker = self.worker.clone();
-        let (database, user, pinned) = (self.key.database.clone(), self.login.user.clone(), self.pin.is_some());
-        let Some(leg) = self.legs.get_mut(place) else { return Ok(()) };
-        let Some(pooled) = leg.pooled.as_mut() else { return Ok(()) };
-        let custom: Vec<String> = leg.core.custom().cloned().collect();
-        let asked = leftovers::after(&worker, &database, &user, &mut pooled.conn, traces, pinned, custom).await;
-        let left = match asked {
-            Ok(left) => left,
-            Err(SimpleError::Lost(why)) => return Err(Fault::ServerLost(why)),
-            Err(SimpleError::Refused(error)) => {
-                Some(leftovers::Leftovers { pins: vec![format!("unknown: {}", error.message)], ..Default::default() })
-            }
-        };
-        let Some(left) = left else {
-            self.let_go(true);
-            return Ok(());
-        };
-        let reasons = left.reasons();
-        let known = !left.pins.iter().any(|p| p.starts_with("unknown"));
-        let wanted = worker.intern(leftovers::wanted(&self.initial, &left.settings));
-        for leg in &mut self.legs {
-            if known {
-                leg.core.forget_traces();
-                leg.core.set_wanted(wanted.clone(), &self.plane.statements);
-            }
-            leg.core.set_bound(!reasons.is_empty(), &self.plane.statements);
-            if let Some(pooled) = &mut leg.pooled {
-                pooled.conn.applied = wanted.clone();
-                pooled.conn.unsure = true;
-                pooled.conn.last_user = self.id;
-            }
-        }
-        self.bound = !reasons.is_empty();
+        let reasons = self.take_leave().await?;
         if reasons.is_empty() || self.mode == PoolMode::Session {
             self.pin = None;
             self.let_go(true);
@@ -410,6 +433,40 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Asks the first server what the client has left on it (the others have the same): settings go with the client from
+    /// now on; the rest is why it cannot leave.
+    async fn take_leave(&mut self) -> Result<Vec<String>, Fault> {
+        let traces = self.legs.iter().fold(Traces::NONE, |all, leg| all.with(leg.core.traces()));
+        let (worker, database, user) = (self.worker.clone(), self.key.database.clone(), self.login.user.clone());
+        // In session pooling, or bound, it may have left something long ago.
+        let all = self.pin.is_some() || self.mode == PoolMode::Session;
+        let Some(leg) = self.legs.iter_mut().find(|leg| leg.pooled.is_some()) else { return Ok(Vec::new()) };
+        let custom: Vec<String> = leg.core.custom().cloned().collect();
+        let Some(pooled) = leg.pooled.as_mut() else { return Ok(Vec::new()) };
+        let asked = leftovers::after(&worker, &database, &user, &mut pooled.conn, traces, all, custom).await;
+        self.front.out().append(&mut pooled.conn.asides);
+        let left = match asked {
+            Ok(Some(left)) => left,
+            Ok(None) => return Ok(Vec::new()),
+            Err(SimpleError::Lost(why)) => return Err(Fault::ServerLost(why)),
+            Err(SimpleError::Refused(error)) => return Ok(vec![format!("unknown: {}", error.message)]),
+        };
+        let reasons = left.reasons();
+        let wanted = worker.intern(leftovers::wanted(&self.initial, &left.settings));
+        for leg in &mut self.legs {
+            leg.core.forget_traces();
+            leg.core.set_wanted(wanted.clone(), &self.plane.statements);
+            leg.core.set_bound(!reasons.is_empty(), &self.plane.statements);
+            if let Some(pooled) = &mut leg.pooled {
+                pooled.conn.applied = wanted.clone();
+                pooled.conn.unsure = true;
+                pooled.conn.last_user = self.id;
+            }
+        }
+        self.bound = !reasons.is_empty();
+        Ok(reasons)
     }
 
     /// Servers go back, in transaction pooling; in session pooling they stay with the client.

@@ -52,7 +52,7 @@ impl Session {
         if self.has_snapshot || !self.isolates() {
             return Ok(Ok(()));
         }
-        self.lease_all().await?;
+        self.lease_all(client).await?;
         let limit = self.settings().lock_timeout;
         let Some(_inside) = self.plane.snapshots.enter(Group::Snapshots, limit).await else {
             return Ok(Err(late("a snapshot")));
