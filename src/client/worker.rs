@@ -6,7 +6,8 @@ use super::leftovers::Functions;
 use super::plane::{Admitted, Plane};
 use super::session;
 use super::topup;
-use crate::cluster::{Gate, Seat, Servers};
+use super::warm::Stock;
+use crate::cluster::{Gate, Seat, Servers, Warmer};
 use crate::net::{self, StdStream, Stream};
 use crate::pool::{Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
@@ -82,6 +83,9 @@ pub struct Worker {
     /// The gate as of `way`, while any order holds it.
     gate: RefCell<Option<Arc<Gate>>>,
     pub(super) seat: Seat,
+    /// Connections to the coming primary.
+    pub(super) stock: RefCell<Option<Stock>>,
+    _warmer: Warmer,
     /// The last order and the last RECONNECT that were attended to.
     pub(super) attended: Cell<(u64, u64)>,
     stopping: Cell<Option<Ending>>,
@@ -113,7 +117,7 @@ impl Nudge {
 impl Worker {
     /// A worker without clients.
     pub fn new(plane: Arc<Plane>, nudge: Nudge) -> Rc<Worker> {
-        let seat = plane.board.take_seat();
+        let (seat, warmer) = (plane.board.take_seat(), plane.board.warmer());
         Rc::new(Worker {
             plane,
             nudge,
@@ -126,6 +130,8 @@ impl Worker {
             way: RefCell::new((0, Way::Blocked("not yet known".into()))),
             gate: RefCell::default(),
             seat,
+            stock: RefCell::default(),
+            _warmer: warmer,
             attended: Cell::default(),
             stopping: Cell::new(None),
             emptied: Notify::new(),
@@ -149,7 +155,10 @@ impl Worker {
                     None => return,
                 },
                 _ = sweep.tick() => self.sweep(),
-                Ok(()) = board.changed() => self.attend(),
+                Ok(()) = board.changed() => {
+                    self.attend();
+                    self.attend_warming();
+                }
                 _ = gate_look.tick(), if held => self.attend(),
                 () = self.emptied.notified() => {}
             }
@@ -274,7 +283,9 @@ impl Worker {
             Err(error) => return Way::Blocked(error.to_string().into()),
         };
         let timeline = published.view.epoch.as_ref().map_or(0, |e| e.timeline);
-        Way::Open(Rc::new(Route { id: RouteId { node: spec.id, timeline }, target }))
+        let id = RouteId { node: spec.id, timeline };
+        self.adopt_warm(id);
+        Way::Open(Rc::new(Route { id, target }))
     }
 
     /// This worker's share of a pool; `None` when there are too many pools.

@@ -2,6 +2,7 @@
 
 mod checks;
 mod error;
+mod maintenance_section;
 mod pgmend_toml;
 mod pgpool;
 mod pool_section;

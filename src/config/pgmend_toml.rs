@@ -77,6 +77,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     let server = crate::server::Settings { reset_query, tls };
     let health = health(root.section("health"), auth.key_file.as_deref());
     let recovery = recovery(root.section("recovery"), folder, auth.key_file.as_deref());
+    let maintenance = super::maintenance_section::read(root.section("maintenance"));
     let (admin, ending) = admin(root.section("admin"), folder);
     let state = root.section("state");
     let directory = state.path("directory", folder).unwrap_or_else(|| "/var/lib/pgmend".into());
@@ -96,6 +97,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         server,
         health,
         recovery,
+        maintenance,
         admin,
         store: crate::store::Settings { directory, pgpool_status: false, discard_status: false },
         pid_file,
