@@ -103,7 +103,8 @@ fn unquote(word: &str) -> Option<String> {
         Some(rest) => rest.strip_suffix('"')?.replace("\"\"", "\""),
         None => word.to_owned(),
     };
-    (!name.is_empty()).then_some(name)
+    let odd = !word.starts_with('"') && name.contains(['(', ')', ' ']);
+    (!name.is_empty() && !odd).then_some(name)
 }
 
 #[cfg(test)]
