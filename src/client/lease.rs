@@ -140,6 +140,7 @@ impl Borrower {
     ) -> Result<Box<Pooled>, Fault> {
         let mut board = self.worker.plane.board.watch();
         let mut why = String::new();
+        let mut held = None;
         loop {
             board.borrow_and_update();
             let way = self.way();
@@ -147,6 +148,9 @@ impl Borrower {
                 // What was granted while the gate closed is for those who may still use it.
                 if let Some(Grant::Conn(pooled)) = first.take() {
                     self.shelve(pooled);
+                }
+                if matches!(way, Way::Held { .. }) {
+                    held.get_or_insert_with(Instant::now);
                 }
                 if let Way::Held { patient: true, .. } = way {
                     let since = Instant::now();
@@ -165,6 +169,7 @@ impl Borrower {
             };
             let Some(grant) = first.take() else {
                 if let Some(pooled) = self.pool.take(route.id) {
+                    self.stalled(held);
                     return self.ready(pooled, wanted, &route).await;
                 }
                 // The way is looked at again, as the wait may have been long.
@@ -173,6 +178,7 @@ impl Borrower {
             };
             match grant {
                 Grant::Conn(pooled) if pooled.conn.route == route.id => {
+                    self.stalled(held);
                     return self.ready(pooled, wanted, &route).await;
                 }
                 Grant::Conn(_of_an_old_route) => {}
@@ -189,6 +195,13 @@ impl Borrower {
                     }
                 },
             }
+        }
+    }
+
+    /// The client has been held since then, and goes on.
+    fn stalled(&self, held: Option<Instant>) {
+        if let Some(since) = held {
+            self.worker.plane.board.stalls.record(since.elapsed());
         }
     }
 

@@ -1,12 +1,13 @@
 //! The keeper's one actor, which owns the core and publishes, and the probing tasks, one per node, that report to it.
 
 use super::core::{Comparison, Core, Event, Order};
+use super::freeze::Freezes;
 use super::handle::{Compare, KeeperError, PasswordOf, ServerTlsOf};
 use super::memory::Memory;
 use super::probe::{ProbeError, ProbeReport, probe};
 use super::settings::Settings;
 use crate::base::NodeId;
-use crate::cluster::{Board, DataState, NodeSpec, NodeStatus, Published, View};
+use crate::cluster::{Board, DataState, NodeSpec, NodeStatus, Published, Quiet, View};
 use crate::server::sql::SqlTarget;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,6 +22,7 @@ pub(super) enum Message {
     Probed {
         node: NodeId,
         incarnation: u64,
+        mark: u64,
         result: Result<ProbeReport, ProbeError>,
     },
     Attach {
@@ -47,6 +49,13 @@ pub(super) enum Message {
         node: NodeId,
         found: Comparison,
     },
+    Switch {
+        quiet: Option<Quiet>,
+        to: NodeId,
+        report: ProbeReport,
+        reason: String,
+        reply: oneshot::Sender<Result<u64, KeeperError>>,
+    },
     Reload {
         nodes: Vec<NodeSpec>,
         reply: oneshot::Sender<()>,
@@ -60,6 +69,7 @@ pub(super) struct Prober {
     pub now: watch::Receiver<u64>,
     pub password_of: PasswordOf,
     pub tls: ServerTlsOf,
+    pub freezes: Arc<Freezes>,
 }
 
 impl Prober {
@@ -113,8 +123,8 @@ impl Actor {
 
     async fn take(&mut self, message: Message) {
         match message {
-            Message::Probed { node, incarnation, result } => {
-                if !self.core.is_current(node, incarnation) {
+            Message::Probed { node, incarnation, mark, result } => {
+                if !self.core.is_current(node, incarnation) || !self.prober.freezes.believes(mark) {
                     return;
                 }
                 let event = match result {
@@ -156,6 +166,16 @@ impl Actor {
             Message::Compared { main, node, found } => {
                 self.comparing.retain(|(m, n, _)| (*m, *n) != (main, node));
                 self.apply(Event::Compared { main, node, found }).await;
+            }
+            Message::Switch { quiet, to, report, reason, reply } => {
+                let answer = match self.core.status(to) {
+                    None => Err(KeeperError::NoSuchNode(to)),
+                    Some(NodeStatus::Unused) => Err(KeeperError::Unused(to)),
+                    Some(NodeStatus::Waiting | NodeStatus::Up | NodeStatus::Down) => {
+                        Ok(self.apply_and_open(Event::Switched(to, report, reason), quiet).await)
+                    }
+                };
+                let _ = reply.send(answer);
             }
             Message::Reload { nodes, reply } => {
                 self.apply(Event::Nodes(nodes)).await;
@@ -223,6 +243,11 @@ impl Actor {
 
     /// Applies an event, saves what must survive, then publishes. Returns the generation in force.
     async fn apply(&mut self, event: Event) -> u64 {
+        self.apply_and_open(event, None).await
+    }
+
+    /// The same; with a token the gate opens together with the publication.
+    async fn apply_and_open(&mut self, event: Event, quiet: Option<Quiet>) -> u64 {
         let outcome = self.core.apply(event, now_s());
         for line in &outcome.told {
             tracing::warn!(event = "keeper.changed", "{line}");
@@ -239,9 +264,13 @@ impl Actor {
         }
         self.note_changes(&before, &next);
         let generation = next.generation;
-        self.board.publish(|now| {
+        let publish = |now: &Published| {
             (now.view.generation < generation).then(|| Published { view: next.clone(), gate: now.gate.clone() })
-        });
+        };
+        // Where the gate has opened by its own deadline there is nothing left to open.
+        if !quiet.is_some_and(|quiet| quiet.consume(publish)) {
+            self.board.publish(publish);
+        }
         generation
     }
 
@@ -347,9 +376,10 @@ async fn watch_node(
         let order = orders.borrow_and_update().clone();
         prober.settings.borrow_and_update();
         prober.now.borrow_and_update();
+        let mark = prober.freezes.mark();
         if order.wanted {
             let Some(result) = round(node, &order, &mut orders, &prober).await else { continue };
-            let message = Message::Probed { node, incarnation: order.incarnation, result };
+            let message = Message::Probed { node, incarnation: order.incarnation, mark, result };
             if sender.send(message).await.is_err() {
                 return;
             }

@@ -17,6 +17,7 @@ mod run;
 mod settings;
 mod stages;
 mod starting;
+pub use builtin::streaming;
 pub use settings::{Runner, Settings};
 
 use crate::base::NodeId;

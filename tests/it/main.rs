@@ -34,5 +34,7 @@ mod servers;
 mod session;
 mod state;
 mod storms;
+mod switchover;
+mod switchover_refused;
 mod takeover;
 mod time_limits;
