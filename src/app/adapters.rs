@@ -3,7 +3,7 @@
 use crate::admin::{BoxFuture, CommandError, NodePort, RecoveryPort, TrafficPort};
 use crate::base::NodeId;
 use crate::client::{Divergences, OperateError, Pause, Plane};
-use crate::cluster::{Scope, View};
+use crate::cluster::{Quiet, Scope, View};
 use crate::keeper::{Keeper, Memory, Recalled, SavedNode};
 use crate::recovery::{Attach, RecoverOptions, Recovery};
 use crate::store::{self, Saved, Store};
@@ -71,11 +71,12 @@ impl Attach for KeeperAttach {
         &self,
         node: NodeId,
         generation: u64,
+        quiet: Option<Quiet>,
         reason: String,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
-        Box::pin(
-            async move { self.0.attach_verified(node, generation, &reason).await.map(drop).map_err(|e| e.to_string()) },
-        )
+        Box::pin(async move {
+            self.0.attach_verified(node, generation, quiet, &reason).await.map(drop).map_err(|e| e.to_string())
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use super::memory::Memory;
 use super::probe::{ProbeError, ProbeReport, probe};
 use super::settings::Settings;
 use crate::base::NodeId;
-use crate::cluster::{Board, DataState, NodeSpec, NodeStatus, Published, View};
+use crate::cluster::{Board, DataState, NodeSpec, NodeStatus, Published, Quiet, View};
 use crate::server::sql::SqlTarget;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,6 +28,8 @@ pub(super) enum Message {
         expected: Option<u64>,
         /// Somebody answers for its data: a recovery, a comparison, an operator.
         vouched: bool,
+        /// Proof that nobody writes: the gate opens when the node comes up.
+        quiet: Option<Quiet>,
         reason: String,
         reply: oneshot::Sender<Result<u64, KeeperError>>,
     },
@@ -89,6 +91,8 @@ pub(super) struct Actor {
     pub changed_in: Vec<u64>,
     /// Generation in which the epoch last changed.
     pub epoch_changed_in: u64,
+    /// The node that comes up with its first answer, and the proof that nobody writes meanwhile.
+    pub entering: Option<(NodeId, Quiet)>,
     /// Compares two nodes.
     pub compare: Compare,
     /// Comparisons under way: main node, node.
@@ -127,8 +131,9 @@ impl Actor {
                 };
                 self.apply(event).await;
             }
-            Message::Attach { node, expected, vouched, reason, reply } => {
-                let answer = match self.may_attach(node, expected).and_then(|()| self.has_good_data(node, vouched)) {
+            Message::Attach { node, expected, vouched, quiet, reason, reply } => {
+                let may = self.may_attach(node, expected).and_then(|()| self.has_good_data(node, vouched));
+                let answer = match may.and_then(|()| self.nobody_writes(node, quiet)) {
                     Ok(()) => Ok(self.apply(Event::Attach(node, reason)).await),
                     Err(error) => Err(error),
                 };
@@ -190,6 +195,19 @@ impl Actor {
         }
     }
 
+    /// Beside equals that serve a node enters only while the gate is held: it must not miss a write.
+    fn nobody_writes(&mut self, node: NodeId, quiet: Option<Quiet>) -> Result<(), KeeperError> {
+        let must_enter = self.core.data(node).is_some()
+            && self.core.any_live()
+            && !self.core.status(node).is_some_and(NodeStatus::is_live);
+        match quiet {
+            Some(quiet) if quiet.is_good() => self.entering = Some((node, quiet)),
+            Some(_) | None if must_enter => return Err(KeeperError::NotQuiet(node)),
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
     /// False: it has left already. The last one is never taken out: it has the truth.
     fn may_be_diverged(&self, node: NodeId, generation: u64) -> Result<bool, KeeperError> {
         let status = self.core.status(node).ok_or(KeeperError::NoSuchNode(node))?;
@@ -223,6 +241,15 @@ impl Actor {
 
     /// Applies an event, saves what must survive, then publishes. Returns the generation in force.
     async fn apply(&mut self, event: Event) -> u64 {
+        match self.apply_once(event).await {
+            Ok(generation) => generation,
+            // Declined for one node, which then leaves; that cannot be declined.
+            Err(late) => self.apply_once(Event::TooLate(late)).await.unwrap_or_else(|_| self.board.view().generation),
+        }
+    }
+
+    /// The error is a node that was to enter behind a gate that is open already; then nothing was published.
+    async fn apply_once(&mut self, event: Event) -> Result<u64, NodeId> {
         let outcome = self.core.apply(event, now_s());
         for line in &outcome.told {
             tracing::warn!(event = "keeper.changed", "{line}");
@@ -230,19 +257,32 @@ impl Actor {
         let before = self.board.view();
         let mut next = self.core.view(before.generation);
         if next == *before {
-            return before.generation;
+            return Ok(before.generation);
         }
         next.generation = before.generation.saturating_add(1);
         let next = Arc::new(next);
         if outcome.save {
             self.save(next.clone()).await;
         }
-        self.note_changes(&before, &next);
         let generation = next.generation;
-        self.board.publish(|now| {
+        let publish = |now: &Published| {
             (now.view.generation < generation).then(|| Published { view: next.clone(), gate: now.gate.clone() })
-        });
-        generation
+        };
+        let status_in = |view: &View, id| view.node(id).map(|n| n.status);
+        match self.entering.take() {
+            Some((id, quiet)) if status_in(&next, id) == Some(NodeStatus::Up) => {
+                if !quiet.consume(publish) {
+                    return Err(id);
+                }
+            }
+            entering => {
+                // Of one that has failed meanwhile nothing is awaited any more.
+                self.entering = entering.filter(|(id, _)| status_in(&next, *id) == Some(NodeStatus::Waiting));
+                self.board.publish(publish);
+            }
+        }
+        self.note_changes(&before, &next);
+        Ok(generation)
     }
 
     async fn save(&self, view: Arc<View>) {

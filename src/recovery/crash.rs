@@ -58,13 +58,18 @@ async fn one(inner: &Arc<Inner>, journal: &JournalFile) -> String {
         0 => "no process of it was left".to_owned(),
         n => format!("{n} process group(s) of it were ended"),
     });
-    if journal.last("FirstStage.Backend").or(journal.last("Starting.Backend")).is_some() {
+    let backends = ["FirstStage.Backend", "SecondStage.Backend", "Starting.Backend"];
+    if backends.iter().any(|record| journal.last(record).is_some()) {
         words.push("its script may still run on the source; the next recovery ends it first".to_owned());
     }
     if journal.last("FirstStage.Empty").is_some() && journal.last("Starting").is_none() {
         words.push("the target's data directory holds half a copy".to_owned());
     }
-    if let (Some(node), Some(_)) = (node, journal.last("Starting")) {
+    // With two stages the first one starts it already, the built-in one or the script.
+    let two = inner.board.view().mode.replicates();
+    let starts = ["Starting", "FirstStage.Start", "Gating"].map(|record| journal.last(record));
+    let by_script = journal.last("FirstStage.Script").filter(|_| two);
+    if let (Some(node), Some(_)) = (node, starts.into_iter().flatten().next().or(by_script)) {
         words.push(stop_target(inner, node).await);
     }
     if let Some(node) = node {
@@ -86,7 +91,7 @@ async fn leftover_slot(inner: &Arc<Inner>, journal: &JournalFile, node: NodeId) 
         )
     };
     let view = inner.board.view();
-    if view.node(node).is_some_and(|n| n.status.is_live()) {
+    if !view.mode.replicates() && view.node(node).is_some_and(|n| n.status.is_live()) {
         return journal.last("Attaching").is_none().then(|| left("the node is attached"));
     }
     let source = journal.records.first()?.data.get("data")?.get("source")?.as_u64()?;

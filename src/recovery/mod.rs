@@ -1,26 +1,31 @@
-//! Online recovery: a lost node is rebuilt from the primary while clients work.
+//! Online recovery: a lost node is rebuilt from the primary while clients work; in the replicating modes from the main node,
+//! with a second stage in which clients are held.
 //!
 //! Never touches a client and never writes the view: attaching goes through [`Attach`]. Read `stages` (the table), `run`
 //! (the work behind it), then a file per stage: `preflight` (with `judge` and `earlier`), `first_stage` (scripts), `builtin` (copy and rewind),
-//! `starting`, `catch_up`; `crash` is what the next daemon does about an interrupted one.
+//! `starting`, `catch_up`; of the two stages `gating`, `second_stage`, `even`; `compare` tells whether nodes are equal; `crash` is what the next daemon does about an interrupted one.
 
 mod builtin;
 mod catch_up;
 pub mod compare;
 mod crash;
 mod earlier;
+mod even;
 mod first_stage;
+mod gating;
 mod judge;
 mod preflight;
 mod progress;
 mod run;
+mod second_stage;
 mod settings;
 mod stages;
 mod starting;
-pub use settings::{Runner, Settings};
+
+pub use settings::{Runner, Settings, Unlogged};
 
 use crate::base::NodeId;
-use crate::cluster::{Board, NodeStatus, View};
+use crate::cluster::{Board, NodeStatus, Quiet, View};
 use crate::keeper::ServerTlsOf;
 use crate::store::Store;
 use crate::workflow::{Jobs, WorkflowError};
@@ -59,11 +64,13 @@ pub struct Refused {
 
 /// Puts a recovered node into routing; `app` implements it over `keeper`.
 pub trait Attach: Send + Sync {
-    /// Returns once the node is published as up. Fails when the view is no longer of this generation.
+    /// Returns once the node is published as up. Fails when the node or the primary has changed since this generation. With
+    /// a token the gate opens in the same step, and the node stays out when the gate has opened before.
     fn attach(
         &self,
         node: NodeId,
         generation: u64,
+        quiet: Option<Quiet>,
         reason: String,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
 }
@@ -127,7 +134,10 @@ impl Recovery {
         let Some(source) = view.primary_spec().cloned() else {
             return Err(Refused {
                 message: "node recovery failed, unable to connect to main node: -1 ".to_owned(),
-                detail: Some("no primary is known; a recovery needs a proven primary as its source".to_owned()),
+                detail: Some(match view.mode.replicates() {
+                    true => "no main node is known; a recovery needs one as its source".to_owned(),
+                    false => "no primary is known; a recovery needs a proven primary as its source".to_owned(),
+                }),
                 fatal: false,
             });
         };
@@ -138,9 +148,10 @@ impl Recovery {
             other => Refused { message: "node recovery failed".into(), detail: Some(other.to_string()), fatal: false },
         })?;
         let id = job.id();
-        let mut work = run::Run::new(self.0.clone(), job.clone(), options, source, known);
+        let mut work = run::Run::new(self.0.clone(), job.clone(), options, view.mode, source, known);
+        let rows = stages::rows(view.mode);
         tokio::spawn(async move {
-            crate::workflow::run(&job, stages::ROWS, &mut work).await;
+            crate::workflow::run(&job, rows, &mut work).await;
         });
         Ok(id)
     }
@@ -187,7 +198,7 @@ fn refused_at_once(view: &View, node: NodeId) -> Result<Arc<crate::cluster::Node
         fatal: false,
     };
     let known = view.node(node).ok_or_else(|| refuse(format!("node id {node} is not valid")))?;
-    if view.primary_spec().is_some_and(|p| p.id == node) {
+    if !view.mode.replicates() && view.primary_spec().is_some_and(|p| p.id == node) {
         return Err(refuse("primary server cannot be recovered by online recovery.".into()));
     }
     Ok(known.spec.clone())

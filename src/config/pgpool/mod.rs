@@ -40,6 +40,7 @@ const NAMES: &[(&str, &str)] = &[
     ("health.health_check_timeout", "health_check_timeout"),
     ("recovery.recovery_timeout", "recovery_timeout"),
     ("recovery.recovery_1st_stage_command", "recovery_1st_stage_command"),
+    ("recovery.recovery_2nd_stage_command", "recovery_2nd_stage_command"),
 ];
 
 /// Reads and checks a `pgpool.conf` and finds the files beside it.
