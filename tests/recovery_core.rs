@@ -3,7 +3,9 @@
 //! Runs as root (servers then run as the user `postgres`) or as any user that may run PostgreSQL.
 
 use pgmend::base::{NodeId, Secret};
-use pgmend::cluster::{Board, DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Published, Quiet, Role, SslMode, View};
+use pgmend::cluster::{
+    Board, DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Published, Quiet, Role, SslMode, View,
+};
 use pgmend::recovery::{Attach, RecoverOptions, Recovery, Runner, Settings, Unlogged};
 use pgmend::store::{self, Store};
 use pgmend::workflow::{JobSnapshot, Jobs, Outcome};

@@ -84,9 +84,12 @@ impl Attach for KeeperAttach {
 pub struct KeeperPort(pub Keeper);
 
 impl NodePort for KeeperPort {
-    fn attach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>> {
+    fn attach(&self, node: NodeId, accept_data: bool, reason: String) -> BoxFuture<Result<(), String>> {
         let keeper = self.0.clone();
-        Box::pin(async move { keeper.attach(node, &reason).await.map_err(|e| e.to_string()) })
+        let attach = async move {
+            if accept_data { keeper.attach_accepted(node, &reason).await } else { keeper.attach(node, &reason).await }
+        };
+        Box::pin(async move { attach.await.map_err(|e| e.to_string()) })
     }
 
     fn detach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>> {
@@ -116,6 +119,16 @@ impl RecoveryPort for RecoveryJobs {
             detail: r.detail,
             fatal: r.fatal,
         })
+    }
+
+    fn attach(&self, node: NodeId, accept_data: bool) -> Result<u64, CommandError> {
+        let refused = |r: crate::recovery::Refused| CommandError {
+            message: r.message,
+            detail: r.detail,
+            hint: None,
+            fatal: r.fatal,
+        };
+        self.recovery.attach(node, accept_data).map_err(refused)
     }
 
     fn job(&self, id: u64) -> Option<JobSnapshot> {

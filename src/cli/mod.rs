@@ -55,7 +55,7 @@ fn run(arguments: Arguments) -> ExitCode {
         Order::Check(check) => return check_configuration(&check.source()),
         Order::Status | Order::Nodes => Command::Status,
         Order::Recover { node, overwrite, accept_loss, .. } => Command::Recover { node, overwrite, accept_loss },
-        Order::Attach { node } => Command::Attach { node },
+        Order::Attach { node, accept_data } => Command::Attach { node, accept_data },
         Order::Detach { node } => Command::Detach { node },
         Order::Pause { database, timeout, at_most } => {
             Command::Pause { database, timeout_s: timeout, at_most_s: at_most }

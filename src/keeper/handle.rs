@@ -146,6 +146,11 @@ impl Keeper {
         self.order_attach(node, (None, false, None), reason).await.map(|_| ())
     }
 
+    /// Replicating modes: puts a node in as it is while no other one serves; somebody answers for its data.
+    pub async fn attach_accepted(&self, node: NodeId, reason: &str) -> Result<(), KeeperError> {
+        self.order_attach(node, (None, true, None), reason).await.map(|_| ())
+    }
+
     /// Replicating modes: takes a node out at once whose data are not those of the others, and marks it so that only a
     /// recovery, or an operator who accepts its data, brings it back. `generation` is that of the view under which it was
     /// seen: a node that has been put in anew since then is not meant. Returns the generation in which it is out, once that

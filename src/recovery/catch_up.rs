@@ -130,7 +130,8 @@ impl Run {
             if view.node(id).is_some_and(|n| n.status == NodeStatus::Unused) {
                 return Err(Failure::new(format!("node {id} was not attached: it has become unused")));
             }
-            let reason = format!("recovered by job {}", self.job.id());
+            let verb = if self.attach_only { "attached" } else { "recovered" };
+            let reason = format!("{verb} by job {}", self.job.id());
             let quiet = match self.mode.replicates() {
                 false => None,
                 true => match self.gated.quiet() {

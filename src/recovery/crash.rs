@@ -45,7 +45,8 @@ async fn one(inner: &Arc<Inner>, journal: &JournalFile) -> String {
     let node = number.and_then(|n| u16::try_from(n).ok()).map(NodeId);
     let stage = journal.records.iter().rev().find(|r| r.name != "Child").map_or("nothing", |r| r.name.as_str());
     let label = node.map_or("an unknown node".to_owned(), |n| format!("node {n}"));
-    let mut words = vec![format!("{KIND} job {} of {label} was interrupted; last journal record {stage}", journal.job)];
+    let kind = first.and_then(|r| r.data.get("kind")).and_then(Value::as_str).unwrap_or(KIND);
+    let mut words = vec![format!("{kind} job {} of {label} was interrupted; last journal record {stage}", journal.job)];
     // By the mark and not by the journalled number alone, which may belong to somebody else by now.
     let mut killed = 0;
     for group in node::marked_processes(MARK, &inner.mark(journal.job)) {
@@ -69,13 +70,15 @@ async fn one(inner: &Arc<Inner>, journal: &JournalFile) -> String {
     let two = inner.board.view().mode.replicates();
     let starts = ["Starting", "FirstStage.Start", "Gating"].map(|record| journal.last(record));
     let by_script = journal.last("FirstStage.Script").filter(|_| two);
-    if let (Some(node), Some(_)) = (node, starts.into_iter().flatten().next().or(by_script)) {
+    let started = starts.into_iter().flatten().next().or(by_script).filter(|_| kind == KIND);
+    if let (Some(node), Some(_)) = (node, started) {
         words.push(stop_target(inner, node).await);
     }
     if let Some(node) = node {
         words.extend(leftover_slot(inner, journal, node).await);
     }
     words.push(match node {
+        Some(node) if kind != KIND => format!("attach it again: pgmend attach {node}"),
         Some(node) => format!("recover it again: pgmend recover {node}"),
         None => "nothing more is known of it".to_owned(),
     });

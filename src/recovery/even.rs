@@ -78,7 +78,9 @@ impl Run {
             match self.connect(&self.target, "postgres").await {
                 Ok(target) => match target.value("SELECT pg_is_in_recovery()", SHORT).await {
                     Ok(Some(answer)) if answer == "f" => return Ok(()),
-                    Ok(_) => self.note_once(&mut last, "the target is still in recovery: the second stage has to promote it"),
+                    Ok(_) => {
+                        self.note_once(&mut last, "the target is still in recovery: the second stage has to promote it")
+                    }
                     Err(error) => self.note_once(&mut last, &error.to_string()),
                 },
                 Err(error) => self.note_once(&mut last, &error.to_string()),
@@ -163,17 +165,40 @@ impl Run {
         if system != facts.system_identifier.to_string() {
             return Err(bad(format!("its system identifier is {system}, not {}", facts.system_identifier)));
         }
-        let login = Login {
+        self.job.note("comparing databases, roles, tables and sequences with the source's");
+        match compare_as(&self.login(), &self.source, &self.target, Depth::Outline).await {
+            Ok(differences) if differences.is_empty() => Ok(()),
+            Ok(differences) => Err(bad(format!("other than on the source: {}", differences.join(", ")))),
+            Err(error) => Err(bad(error)),
+        }
+    }
+}
+
+impl Run {
+    fn login(&self) -> Login {
+        Login {
             user: self.settings.user.clone(),
             password: self.settings.password.clone(),
             database: self.settings.database.clone(),
             tls: (self.inner.tls)(),
-        };
-        self.job.note("comparing databases, roles, tables and sequences with the source's");
-        match compare_as(&login, &self.source, &self.target, Depth::Outline).await {
-            Ok(differences) if differences.is_empty() => Ok(()),
-            Ok(differences) => Err(bad(format!("other than on the source: {}", differences.join(", ")))),
-            Err(error) => Err(bad(error)),
+        }
+    }
+
+    /// Of an attach: everything is read on both nodes, while nobody writes.
+    pub(super) async fn compare(&mut self) -> Result<(), Failure> {
+        self.job.note("comparing all rows with the main node's");
+        let id = self.target.id;
+        match compare_as(&self.login(), &self.source, &self.target, Depth::Whole).await {
+            Ok(differences) if differences.is_empty() => {
+                self.how = "its data are equal".to_owned();
+                Ok(())
+            }
+            Ok(differences) => {
+                Err(Failure::new(format!("the data of node {id} are not those of node {}", self.source.id))
+                    .detail(differences.join(", "))
+                    .hint(format!("recover it: pgmend recover {id}")))
+            }
+            Err(error) => Err(Failure::new(format!("node {id} could not be compared")).detail(error)),
         }
     }
 }

@@ -230,10 +230,7 @@ impl Run {
         let mut command: Vec<OsString> = vec![path.into_os_string()];
         command.extend(arguments.iter().map(Into::into));
         let child = Child { directory: directory.to_owned(), ..Child::new(command, Some(owner)) };
-        self.child(child, script, record, stop)
-            .await
-            .map(|_| ())
-            .map_err(|e| with_words(failed(stage, script, ""), &e))
+        self.child(child, script, record, stop).await.map(|_| ()).map_err(|e| with_words(failed(stage, script, ""), &e))
     }
 
     /// Runs a child: journalled before it starts, marked in its environment, its group journalled at once.

@@ -150,5 +150,9 @@ impl Run {
 fn not_quiet(left: &str) -> Failure {
     let failure = Failure::new("node recovery failed, waiting connection closed in the other pgpools timeout");
     let failure = failure.hint("recovery_timeout bounds the wait for transactions; clients go on as before");
-    if left.is_empty() { failure.detail("the gate was opened meanwhile") } else { failure.detail(format!("left: {left}")) }
+    if left.is_empty() {
+        failure.detail("the gate was opened meanwhile")
+    } else {
+        failure.detail(format!("left: {left}"))
+    }
 }

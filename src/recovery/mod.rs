@@ -25,7 +25,7 @@ mod starting;
 pub use settings::{Runner, Settings, Unlogged};
 
 use crate::base::NodeId;
-use crate::cluster::{Board, NodeStatus, Quiet, View};
+use crate::cluster::{Board, DataState, NodeSpec, NodeStatus, Quiet, View};
 use crate::keeper::ServerTlsOf;
 use crate::store::Store;
 use crate::workflow::{Jobs, WorkflowError};
@@ -38,6 +38,8 @@ use std::time::Duration;
 
 /// The kind of these jobs in the registry.
 pub const KIND: &str = "recovery";
+/// The kind of the jobs that put a node in beside equals without a copy.
+pub const ATTACH_KIND: &str = "attach";
 /// Marks pgmend's children in their environment, so that a later daemon finds what outlived this one.
 const MARK: &str = "PGMEND_JOB";
 
@@ -118,29 +120,9 @@ impl Recovery {
     pub fn start(&self, node: NodeId, options: RecoverOptions) -> Result<u64, Refused> {
         let view = self.0.board.view();
         let known = refused_at_once(&view, node)?;
-        if self.0.jobs.running(KIND).is_some() {
-            return Err(busy());
-        }
-        if self.0.cleaning.load(Ordering::Acquire) {
-            return Err(Refused {
-                message: "process recovery request failed".into(),
-                detail: Some(
-                    "what an interrupted recovery left is still being ended; see the log, try again soon".into(),
-                ),
-                fatal: false,
-            });
-        }
+        self.nothing_else_runs()?;
         refused_by_state(&view, node)?;
-        let Some(source) = view.primary_spec().cloned() else {
-            return Err(Refused {
-                message: "node recovery failed, unable to connect to main node: -1 ".to_owned(),
-                detail: Some(match view.mode.replicates() {
-                    true => "no main node is known; a recovery needs one as its source".to_owned(),
-                    false => "no primary is known; a recovery needs a proven primary as its source".to_owned(),
-                }),
-                fatal: false,
-            });
-        };
+        let source = source_of(&view)?;
         let data = json!({ "source": source.id.0, "options": {
             "overwrite": options.overwrite, "accept_loss": options.accept_loss } });
         let job = self.0.jobs.begin(KIND, node, data).map_err(|error| match error {
@@ -154,6 +136,54 @@ impl Recovery {
             crate::workflow::run(&job, rows, &mut work).await;
         });
         Ok(id)
+    }
+
+    /// Puts a node in beside nodes that are kept equal: clients are held, its data are compared with the main node's unless
+    /// they are accepted as they are. Begins the job and returns its number.
+    pub fn attach(&self, node: NodeId, accept_data: bool) -> Result<u64, Refused> {
+        let view = self.0.board.view();
+        let refuse = |detail: String| Refused {
+            message: format!("node {node} was not attached"),
+            detail: Some(detail),
+            fatal: false,
+        };
+        let seen = view.node(node).ok_or_else(|| refuse(format!("node id {node} is not valid")))?;
+        if seen.status != NodeStatus::Down {
+            return Err(refuse(format!("it is {}", seen.status)));
+        }
+        if seen.data == DataState::Diverged && !accept_data {
+            return Err(refuse(format!("its data are known to differ ({}): recover it", seen.reason)));
+        }
+        self.nothing_else_runs()?;
+        let source = source_of(&view)?;
+        let data = json!({ "source": source.id.0, "accept_data": accept_data });
+        let job = self.0.jobs.begin(ATTACH_KIND, node, data).map_err(|error| refuse(error.to_string()))?;
+        let id = job.id();
+        let (spec, options) = (seen.spec.clone(), RecoverOptions::default());
+        let mut work = run::Run::new(self.0.clone(), job.clone(), options, view.mode, source, spec);
+        work.attach_only = true;
+        work.how = "its data were accepted as they are".to_owned();
+        let rows = if accept_data { stages::ATTACH_ACCEPTED } else { stages::ATTACH_COMPARED };
+        tokio::spawn(async move {
+            crate::workflow::run(&job, rows, &mut work).await;
+        });
+        Ok(id)
+    }
+
+    fn nothing_else_runs(&self) -> Result<(), Refused> {
+        if [KIND, ATTACH_KIND].iter().any(|kind| self.0.jobs.running(kind).is_some()) {
+            return Err(busy());
+        }
+        if self.0.cleaning.load(Ordering::Acquire) {
+            return Err(Refused {
+                message: "process recovery request failed".into(),
+                detail: Some(
+                    "what an interrupted recovery left is still being ended; see the log, try again soon".into(),
+                ),
+                fatal: false,
+            });
+        }
+        Ok(())
     }
 
     /// Ends what a crashed daemon left: kills its scripts, closes its journals, tells what it found. Run once, at start,
@@ -190,8 +220,21 @@ fn busy() -> Refused {
     }
 }
 
+/// The effective primary, or the main node.
+fn source_of(view: &View) -> Result<Arc<NodeSpec>, Refused> {
+    let detail = match view.mode.replicates() {
+        true => "no main node is known; a recovery needs one as its source",
+        false => "no primary is known; a recovery needs a proven primary as its source",
+    };
+    view.primary_spec().cloned().ok_or_else(|| Refused {
+        message: "node recovery failed, unable to connect to main node: -1 ".to_owned(),
+        detail: Some(detail.to_owned()),
+        fatal: false,
+    })
+}
+
 /// Rows 1 and 3 of Pgpool-II's table.
-fn refused_at_once(view: &View, node: NodeId) -> Result<Arc<crate::cluster::NodeSpec>, Refused> {
+fn refused_at_once(view: &View, node: NodeId) -> Result<Arc<NodeSpec>, Refused> {
     let refuse = |detail: String| Refused {
         message: "process recovery request failed".into(),
         detail: Some(detail),

@@ -1,7 +1,7 @@
 //! The work behind the step table: what is known of this recovery, and which file does which stage.
 
-use super::stages::Stage;
 use super::gating::Gated;
+use super::stages::Stage;
 use super::{Inner, MARK, RecoverOptions, Settings};
 use crate::base::{Lsn, NodeId};
 use crate::cluster::{Mode, NodeSpec};
@@ -35,6 +35,8 @@ pub(super) struct Run {
     pub slot: Option<String>,
     /// How the first stage was done, for the report.
     pub how: String,
+    /// No recovery: the node is only put in.
+    pub attach_only: bool,
     /// Two stages: clients are held, or were.
     pub gated: Gated,
     /// Two stages: what the operator should know, for the report.
@@ -83,6 +85,7 @@ impl Run {
             started: false,
             slot: None,
             how: String::new(),
+            attach_only: false,
             gated: Gated::default(),
             remarks: Vec::new(),
             began: Instant::now(),
@@ -167,19 +170,28 @@ impl Work for Run {
             }
             Stage::Second => self.end_scripts().await,
             Stage::Starting => self.undo_starting().await,
-            Stage::Preflight | Stage::Gating | Stage::CatchingUp | Stage::Verifying | Stage::Attaching => None,
+            Stage::Preflight
+            | Stage::Gating
+            | Stage::CatchingUp
+            | Stage::Verifying
+            | Stage::Comparing
+            | Stage::Attaching => None,
         }
     }
 
     fn report(&self) -> String {
         let seconds = self.began.elapsed().as_secs_f64();
         let (target, source, how) = (self.target.id, self.source.id, &self.how);
-        let begin = format!("node {target} recovered from node {source} in {seconds:.1} s: {how}");
+        let verb = if self.attach_only { "attached beside" } else { "recovered from" };
+        let begin = format!("node {target} {verb} node {source} in {seconds:.1} s: {how}");
         if !self.mode.replicates() {
             return format!("{begin}; streaming, verified, attached");
         }
         let held = self.gated.held().as_secs_f64();
-        let mut text = format!("{begin}; clients were held for {held:.3} s; verified, attached");
+        let mut text = format!("{begin}; clients were held for {held:.3} s");
+        if !self.attach_only {
+            text.push_str("; verified, attached");
+        }
         for remark in &self.remarks {
             text.push_str("; ");
             text.push_str(remark);
@@ -202,6 +214,7 @@ impl Run {
             Stage::CatchingUp => stoppable(self.catch_up(), stop).await,
             Stage::Verifying if two => stoppable(self.verify_equal(), stop).await,
             Stage::Verifying => stoppable(self.verify(), stop).await,
+            Stage::Comparing => stoppable(self.compare(), stop).await,
             Stage::Attaching => stoppable(self.attach(), stop).await,
         }
     }

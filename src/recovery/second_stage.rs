@@ -1,8 +1,8 @@
 //! The second stage, with clients held: the script, or the promotion of the copy that the first stage left streaming.
 
 use super::catch_up::position;
-use super::run::{Run, SHORT, stoppable};
 use super::first_stage::Ordinal;
+use super::run::{Run, SHORT, stoppable};
 use super::{MARK, Runner};
 use crate::base::Lsn;
 use crate::node;
@@ -35,7 +35,9 @@ impl Run {
     /// The standby receives and replays what is left, then leaves recovery.
     async fn promote(&self) -> Result<(), Failure> {
         let id = self.target.id;
-        let bad = |what: &str, why: String| Failure::new(format!("node {id} {what}")).detail(why).hint("see the target's log");
+        let bad = |what: &str, why: String| {
+            Failure::new(format!("node {id} {what}")).detail(why).hint("see the target's log")
+        };
         let source = self.connect_source().await?;
         // All that clients did was flushed by the CHECKPOINT at the latest.
         let goal = position(&source, "SELECT pg_current_wal_flush_lsn()").await?;

@@ -17,6 +17,8 @@ pub(super) enum Stage {
     Starting,
     CatchingUp,
     Verifying,
+    /// Of an attach: all rows of both nodes.
+    Comparing,
     Attaching,
 }
 
@@ -30,6 +32,7 @@ impl Stage {
             | Stage::Starting
             | Stage::CatchingUp
             | Stage::Verifying
+            | Stage::Comparing
             | Stage::Attaching => true,
         }
     }
@@ -61,6 +64,14 @@ const TWO_STAGES: &[Row<Stage>] = &[
 pub(super) fn rows(mode: Mode) -> &'static [Row<Stage>] {
     if mode.replicates() { TWO_STAGES } else { STREAMING }
 }
+
+/// A node that was out, or is not known to be equal, is put in beside those that serve, without a copy.
+pub(super) const ATTACH_COMPARED: &[Row<Stage>] =
+    &[row(Stage::Gating, "Gating", ""), row(Stage::Comparing, "Comparing", ""), row(Stage::Attaching, "Attaching", "")];
+
+/// The same, and an operator answers for its data.
+pub(super) const ATTACH_ACCEPTED: &[Row<Stage>] =
+    &[row(Stage::Gating, "Gating", ""), row(Stage::Attaching, "Attaching", "")];
 
 const fn row(stage: Stage, name: &'static str, undo: &'static str) -> Row<Stage> {
     // Every stage may be repeated: a new recovery begins at Preflight, which looks at what is there.

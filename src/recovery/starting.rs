@@ -54,12 +54,14 @@ impl Run {
                 let result = self.in_source(&source, &call, "Starting.Backend", stop).await.map_err(words)?;
                 result.map(|_| ()).map_err(|e| failed(&e.to_string()))
             }
-            Runner::Program => {
-                self.program((Ordinal::First, REMOTE_START), &arguments, "Starting.Backend", stop).await.map_err(|words| failed(&words))
-            }
-            Runner::Local if self.has_remote_start() => {
-                self.script_here((Ordinal::First, REMOTE_START), &arguments, "Starting.Script", stop).await.map_err(words)
-            }
+            Runner::Program => self
+                .program((Ordinal::First, REMOTE_START), &arguments, "Starting.Backend", stop)
+                .await
+                .map_err(|words| failed(&words)),
+            Runner::Local if self.has_remote_start() => self
+                .script_here((Ordinal::First, REMOTE_START), &arguments, "Starting.Script", stop)
+                .await
+                .map_err(words),
             // The first stage started it and the second one promoted it.
             Runner::Builtin if self.mode.replicates() => Ok(()),
             Runner::Local | Runner::Builtin => {

@@ -29,12 +29,7 @@ pub async fn compare(login: &Login, main: &NodeSpec, other: &NodeSpec) -> Result
 }
 
 /// The same, looking at less.
-pub async fn compare_as(
-    login: &Login,
-    main: &NodeSpec,
-    other: &NodeSpec,
-    depth: Depth,
-) -> Result<Vec<String>, String> {
+pub async fn compare_as(login: &Login, main: &NodeSpec, other: &NodeSpec, depth: Depth) -> Result<Vec<String>, String> {
     let (ours, theirs) = tokio::join!(fingerprint(login, main, depth), fingerprint(login, other, depth));
     let of = |node: &NodeSpec| {
         let id = node.id;

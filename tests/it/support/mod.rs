@@ -7,6 +7,7 @@
 
 pub mod cluster;
 pub mod load;
+pub mod oracle;
 pub mod pgmend;
 pub mod pipeline;
 pub mod pki;
