@@ -446,3 +446,137 @@ fn pause(period: Duration, hurry: bool) -> Option<Duration> {
 pub(super) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::initial_view;
+    use super::super::memory::tests::{Remembered, spec};
+    use super::*;
+    use crate::base::Secret;
+    use crate::cluster::{DataState, Hold, Holder, Mode, Role, Scope, Servers, Wanted};
+
+    fn settings() -> Settings {
+        let second = Duration::from_secs(1);
+        Settings {
+            user: "u".into(),
+            password: Secret::default(),
+            database: "d".into(),
+            period: second,
+            timeout: second,
+            max_retries: 0,
+            retry_delay: second,
+            compare_timeout: second,
+        }
+    }
+
+    /// An actor of two nodes of which node 0 serves and node 1 is out. Nothing is probed.
+    async fn actor() -> Actor {
+        let memory = Arc::new(Remembered::default());
+        let board = Board::new(initial_view(&[spec(0, 1), spec(1, 2)], Mode::NativeReplication, &*memory, 1));
+        let (sender, inbox) = mpsc::channel(8);
+        let prober = Prober {
+            settings: watch::channel(settings()).1,
+            now: watch::channel(0).1,
+            password_of: Arc::new(|_| None),
+            tls: Arc::new(|| panic!("nothing is probed")),
+        };
+        let mut actor = Actor {
+            core: Core::new(&board.view()),
+            board,
+            memory,
+            prober,
+            sender,
+            inbox,
+            token: CancellationToken::new(),
+            orders: Vec::new(),
+            changed_in: vec![0; 2],
+            epoch_changed_in: 0,
+            entering: None,
+            compare: Arc::new(|_, _| Box::pin(std::future::pending())),
+            comparing: Vec::new(),
+        };
+        answers(&mut actor, 0).await;
+        actor.apply(Event::Failed(NodeId(1), "refused".into())).await;
+        assert_eq!(statuses(&actor), [NodeStatus::Up, NodeStatus::Down]);
+        actor
+    }
+
+    async fn answers(actor: &mut Actor, node: u16) {
+        let report = ProbeReport { role: Role::Primary, major: Some(17), ..ProbeReport::default() };
+        actor.apply(Event::Answered(NodeId(node), report)).await;
+    }
+
+    fn statuses(actor: &Actor) -> Vec<NodeStatus> {
+        actor.board.view().nodes.iter().map(|n| n.status).collect()
+    }
+
+    fn hold(actor: &Actor) -> Hold {
+        let wanted = Wanted {
+            scope: Scope::All,
+            holder: Holder::Job(1),
+            reason: "test".into(),
+            servers: Servers::Keep,
+            end_sessions: false,
+            until: None,
+        };
+        actor.board.hold(&wanted).unwrap()
+    }
+
+    async fn attach(actor: &mut Actor, quiet: Option<Quiet>) -> Result<u64, KeeperError> {
+        let (reply, answer) = oneshot::channel();
+        let expected = Some(actor.board.view().generation);
+        let (node, reason) = (NodeId(1), "recovered".to_owned());
+        actor.take(Message::Attach { node, expected, vouched: true, quiet, reason, reply }).await;
+        answer.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_node_enters_in_the_step_that_opens_the_gate() {
+        let mut actor = actor().await;
+        assert_eq!(attach(&mut actor, None).await, Err(KeeperError::NotQuiet(NodeId(1))));
+        let hold = hold(&actor);
+        attach(&mut actor, Some(hold.quiet().unwrap())).await.unwrap();
+        assert!(!actor.board.read().gate.is_open());
+        let version = actor.board.version();
+        answers(&mut actor, 1).await;
+        assert_eq!(statuses(&actor), [NodeStatus::Up, NodeStatus::Up]);
+        assert_eq!((actor.board.read().gate.is_open(), actor.board.version()), (true, version + 1), "at once");
+    }
+
+    #[tokio::test]
+    async fn a_node_stays_out_when_the_gate_was_opened_before() {
+        let mut actor = actor().await;
+        let hold = hold(&actor);
+        attach(&mut actor, Some(hold.quiet().unwrap())).await.unwrap();
+        // Its deadline came, or the recovery gave up.
+        drop(hold);
+        answers(&mut actor, 1).await;
+        let view = actor.board.view();
+        assert_eq!(statuses(&actor), [NodeStatus::Up, NodeStatus::Down]);
+        assert_eq!(view.nodes[1].data, DataState::Unverified);
+        assert_eq!(view.nodes[1].reason, "the gate was opened before it was attached");
+    }
+
+    #[tokio::test]
+    async fn a_report_that_is_older_than_the_attach_takes_nobody_out() {
+        let mut actor = actor().await;
+        let old = actor.board.view().generation;
+        let hold = hold(&actor);
+        attach(&mut actor, Some(hold.quiet().unwrap())).await.unwrap();
+        answers(&mut actor, 1).await;
+        let now = actor.board.view().generation;
+        let report = async |actor: &mut Actor, node: u16, generation: u64| {
+            let (reply, answer) = oneshot::channel();
+            let reason = "rows affected".to_owned();
+            actor.take(Message::Diverged { node: NodeId(node), generation, reason, reply }).await;
+            answer.await.unwrap()
+        };
+        assert!(matches!(report(&mut actor, 1, old).await, Err(KeeperError::Outdated { .. })));
+        report(&mut actor, 0, now).await.unwrap();
+        assert_eq!(statuses(&actor), [NodeStatus::Down, NodeStatus::Up]);
+        assert_eq!(actor.board.view().main_node(), Some(NodeId(1)));
+        assert_eq!(report(&mut actor, 1, now + 9).await, Err(KeeperError::Last(NodeId(1))));
+        // Told twice: it is out already.
+        report(&mut actor, 0, now).await.unwrap();
+    }
+}

@@ -34,6 +34,7 @@ impl Run {
     /// sequences of all other nodes.
     pub(super) async fn even_out(&mut self) -> Result<(), Failure> {
         self.wait_until_writable().await?;
+        self.is_the_copy().await?;
         let source = self.connect_source().await?;
         let view = self.inner.board.view();
         let others: Vec<Arc<NodeSpec>> =
@@ -148,13 +149,13 @@ impl Run {
         Ok(())
     }
 
-    /// The target can be written to, is of the source's system, and has what the source has as far as that can be told
-    /// without reading its rows.
-    pub(super) async fn verify_equal(&self) -> Result<(), Failure> {
-        let facts = self.facts()?;
-        let bad = |detail: String| {
-            Failure::new(format!("node {} is not what it should be after its recovery", self.target.id)).detail(detail)
-        };
+    fn not_the_copy(&self, detail: String) -> Failure {
+        Failure::new(format!("node {} is not what it should be after its recovery", self.target.id)).detail(detail)
+    }
+
+    /// The target can be written to and is of the source's system.
+    async fn is_the_copy(&self) -> Result<(), Failure> {
+        let (facts, bad) = (self.facts()?, |detail| self.not_the_copy(detail));
         let ask = "SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system())";
         let target = self.connect(&self.target, "postgres").await.map_err(|e| bad(e.to_string()))?;
         let rows = target.rows_within(ask, SHORT).await.map_err(|e| bad(e.to_string()))?;
@@ -165,11 +166,17 @@ impl Run {
         if system != facts.system_identifier.to_string() {
             return Err(bad(format!("its system identifier is {system}, not {}", facts.system_identifier)));
         }
+        Ok(())
+    }
+
+    /// It is the copy still, and has what the source has as far as that can be told without reading its rows.
+    pub(super) async fn verify_equal(&self) -> Result<(), Failure> {
+        self.is_the_copy().await?;
         self.job.note("comparing databases, roles, tables and sequences with the source's");
         match compare_as(&self.login(), &self.source, &self.target, Depth::Outline).await {
             Ok(differences) if differences.is_empty() => Ok(()),
-            Ok(differences) => Err(bad(format!("other than on the source: {}", differences.join(", ")))),
-            Err(error) => Err(bad(error)),
+            Ok(found) => Err(self.not_the_copy(format!("other than on the source: {}", found.join(", ")))),
+            Err(error) => Err(self.not_the_copy(error)),
         }
     }
 }

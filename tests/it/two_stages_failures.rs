@@ -103,9 +103,7 @@ fn a_target_that_does_not_start_or_is_another_system_is_not_attached() {
         bin = bin("").display()
     );
     cluster.write(0, "second_stage", &format!("{}{other}", second_stage_script()), "755");
-    // Its databases are missing too; whichever is found first is told.
-    pgmend.cli(&["recover", "1"]).must_fail_saying("node");
-    as_before(&cluster, &pgmend);
+    fails(&cluster, &pgmend, "its system identifier is");
 
     cluster.write(0, "second_stage", &second_stage_script(), "755");
     succeeds(&cluster, &pgmend);

@@ -8,7 +8,7 @@ pub fn contents(cluster: &Cluster, id: usize) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let databases = cluster.sql(id, "postgres", "SELECT datname FROM pg_database WHERE datallowconn");
     for database in databases.lines() {
-        let names = "SELECT format('%I.%I', nspname, relname) || ' ' || relkind FROM pg_class c JOIN pg_namespace n \
+        let names = "SELECT format('%I.%I', nspname, relname) || ' ' || relkind::text FROM pg_class c JOIN pg_namespace n \
                      ON n.oid = relnamespace WHERE relkind IN ('r', 'S') AND relpersistence <> 't' \
                      AND nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
         for line in cluster.sql(id, database, names).lines() {
