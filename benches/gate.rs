@@ -40,6 +40,8 @@ fn worker() -> Rc<Worker> {
         client: config.client,
         pool: config.pool,
         server: config.server,
+        drain: config.recovery.drain,
+        recovery_timeout: config.recovery.timeout,
         server_tls: pgmend::net::ServerTls::load(&Default::default()).expect("no files"),
         keepalive: Duration::from_secs(60),
     };
@@ -63,6 +65,7 @@ fn publish(board: &Arc<Board>, held: bool) {
         holder: Holder::Operator,
         reason: String::new(),
         servers: Servers::Keep,
+        drain: None,
         end_sessions: false,
         until: None,
     };

@@ -190,6 +190,7 @@ impl Bench {
             replication_password: Secret::default(),
             bin_directory: Some(bin("").to_owned()),
             use_rewind: true,
+            drain: Default::default(),
         }));
         let now = settings.clone();
         let ask = Arc::new(move || now.lock().unwrap().clone());

@@ -45,6 +45,9 @@ pub enum Command {
         /// Seconds after which the pause ends by itself; else by RESUME.
         #[serde(default)]
         at_most_s: Option<u64>,
+        /// With the rules that a recovery has for clients.
+        #[serde(default)]
+        drain: bool,
     },
     /// Take PAUSE or KILL back.
     Resume {
@@ -131,6 +134,9 @@ pub enum Reply {
         view: View,
         /// `open` or `held: reason`.
         gate: String,
+        /// Who keeps what the gate's orders wait for from ending; a bounded list.
+        #[serde(default)]
+        holdups: Vec<String>,
         /// Version of pgmend.
         version: String,
         /// Process id of the daemon.

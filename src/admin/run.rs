@@ -5,8 +5,9 @@ use super::{
 };
 use crate::base::NodeId;
 use crate::client::Pause;
-use crate::cluster::{Board, NodeStatus, Scope, View};
+use crate::cluster::{Board, MAX_HOLDUPS, NodeStatus, Scope, View};
 use crate::workflow::{JobSnapshot, Outcome};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -45,7 +46,9 @@ impl Admin {
             Command::Recover { node, overwrite, accept_loss } => self.recover(node, overwrite, accept_loss),
             Command::Attach { node, accept_data } => self.attach(node, accept_data).await,
             Command::Detach { node } => self.detach(node).await,
-            Command::Pause { database, timeout_s, at_most_s } => self.pause(database, timeout_s, at_most_s).await,
+            Command::Pause { database, timeout_s, at_most_s, drain } => {
+                self.pause(database, timeout_s, at_most_s, drain).await
+            }
             Command::Resume { database } => self.traffic.resume(Scope::of(database)).map(done),
             Command::Reconnect { database } => Ok(done(self.traffic.reconnect(Scope::of(database)))),
             Command::Kill { database } => self.traffic.kill(Scope::of(database)).await.map(done),
@@ -96,6 +99,7 @@ impl Admin {
         Reply::Status {
             view: View::clone(&now.view),
             gate: now.gate.to_string(),
+            holdups: holdups(&self.board),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             clients: self.daemon.clients(),
@@ -118,6 +122,7 @@ impl Admin {
         database: Option<String>,
         timeout_s: u64,
         at_most_s: Option<u64>,
+        drain: bool,
     ) -> Result<Reply, CommandError> {
         if timeout_s > MAX_PAUSE_TIMEOUT_S {
             let why = format!("expected a timeout of at most {MAX_PAUSE_TIMEOUT_S} seconds, got {timeout_s}");
@@ -125,7 +130,7 @@ impl Admin {
         }
         // A pause for longer than a year is one without an end.
         let at_most = at_most_s.filter(|s| *s < 365 * 24 * 3600).map(Duration::from_secs);
-        let pause = Pause { scope: Scope::of(database), timeout: Duration::from_secs(timeout_s), at_most };
+        let pause = Pause { scope: Scope::of(database), timeout: Duration::from_secs(timeout_s), at_most, drain };
         self.traffic.pause(pause).await.map(done)
     }
 
@@ -266,6 +271,18 @@ impl super::pcp::Operator for PcpOperator {
     }
 }
 
+/// Of all orders in force; who holds several up is named once.
+fn holdups(board: &Board) -> Vec<String> {
+    let orders = board.read().gate.orders.clone();
+    let named: BTreeSet<(u64, String)> = orders
+        .iter()
+        .flat_map(|order| board.holdups(order.number))
+        .map(|who| (who.session, who.to_string()))
+        .take(MAX_HOLDUPS)
+        .collect();
+    named.into_iter().map(|(_, who)| who).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,7 +345,7 @@ mod tests {
         assert_eq!(orders, ["attach 1", "detach 0", "recover 1 true false", "cancel 7", "stop"]);
         fake.0.lock().unwrap().clear();
         let db = || "d".to_owned();
-        let pause = |timeout_s| Command::Pause { database: Some(db()), timeout_s, at_most_s: Some(9) };
+        let pause = |timeout_s| Command::Pause { database: Some(db()), timeout_s, at_most_s: Some(9), drain: false };
         admin.run(pause(7)).await.unwrap();
         assert!(admin.run(pause(3601)).await.unwrap_err().to_string().contains("at most 3600 seconds"));
         admin.run(Command::Resume { database: Some(db()) }).await.unwrap();

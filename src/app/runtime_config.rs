@@ -90,6 +90,8 @@ pub fn plane_settings(config: &Config, server_tls: Arc<ServerTls>) -> PlaneSetti
         client: config.client.clone(),
         pool: config.pool.clone(),
         server: config.server.clone(),
+        drain: config.recovery.drain,
+        recovery_timeout: config.recovery.timeout,
         server_tls,
         keepalive: config.listen.keepalive,
     }

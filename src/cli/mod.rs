@@ -57,8 +57,8 @@ fn run(arguments: Arguments) -> ExitCode {
         Order::Recover { node, overwrite, accept_loss, .. } => Command::Recover { node, overwrite, accept_loss },
         Order::Attach { node, accept_data } => Command::Attach { node, accept_data },
         Order::Detach { node } => Command::Detach { node },
-        Order::Pause { database, timeout, at_most } => {
-            Command::Pause { database, timeout_s: timeout, at_most_s: at_most }
+        Order::Pause { database, timeout, at_most, drain } => {
+            Command::Pause { database, timeout_s: timeout, at_most_s: at_most, drain }
         }
         Order::Resume { database } => Command::Resume { database },
         Order::Reconnect { database } => Command::Reconnect { database },

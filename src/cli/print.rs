@@ -10,8 +10,11 @@ pub fn reply(reply: &Reply, nodes_only: bool, now_s: u64) -> String {
     match reply {
         Reply::Done { message } => format!("{message}\n"),
         Reply::Status { view, .. } if nodes_only => nodes(view),
-        Reply::Status { view, gate, version, pid, clients, moved: _, pending_restart } => {
+        Reply::Status { view, gate, holdups, version, pid, clients, moved: _, pending_restart } => {
             let mut text = format!("pgmend {version}, pid {pid}, {clients} clients, gate {gate}\n");
+            for who in holdups {
+                push(&mut text, format_args!("the gate waits for {who}\n"));
+            }
             let role = if view.mode.replicates() { "main node" } else { "primary" };
             match view.primary {
                 Some(primary) => push(&mut text, format_args!("{role}: node {primary}\n")),

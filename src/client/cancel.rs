@@ -6,6 +6,7 @@ use crate::server::{self, Target};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
@@ -30,6 +31,17 @@ pub struct CancelTarget {
 struct State {
     target: Option<CancelTarget>,
     in_flight: u32,
+    /// The client's statement waits for a server: a cancel is for pgmend itself.
+    waiting: Waiting,
+}
+
+/// A statement that no server has seen yet.
+#[derive(Debug, Default)]
+enum Waiting {
+    #[default]
+    No,
+    Yes(Waker),
+    Cancelled,
 }
 
 /// One client's slot: which server a cancel would go to.
@@ -53,6 +65,22 @@ impl CancelSlot {
     pub fn become_listed(&self, listed: &CancelSlot) {
         let target = self.lock().target.take();
         listed.lock().target = target;
+    }
+
+    /// The client's statement waits. Ready: it was cancelled.
+    pub fn poll_wait(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        match &state.waiting {
+            Waiting::Cancelled => return Poll::Ready(()),
+            Waiting::Yes(waker) if waker.will_wake(cx.waker()) => {}
+            Waiting::Yes(_) | Waiting::No => state.waiting = Waiting::Yes(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// It waits no more. True: it was cancelled.
+    pub fn end_wait(&self) -> bool {
+        matches!(std::mem::take(&mut self.lock().waiting), Waiting::Cancelled)
     }
 
     /// The client has borrowed this server.
@@ -143,13 +171,20 @@ impl Cancels {
         }
     }
 
-    /// Carries a cancel request out. A client without a server: nothing happens, as with PostgreSQL. False: the key is unknown.
+    /// Carries a cancel request out. A client without a server: if its statement waits for one it never gets there, else
+    /// nothing happens, as with PostgreSQL. False: the key is unknown.
     pub async fn cancel(&self, pid: u32, key: &[u8]) -> bool {
         let same = self.lock().get(&pid).cloned().unwrap_or_default();
         let Some(slot) = same.into_iter().find(|slot| bool::from(slot.key.as_slice().ct_eq(key))) else { return false };
         let (target, _in_flight) = {
             let mut state = slot.lock();
-            let Some(target) = state.target.clone() else { return true };
+            let Some(target) = state.target.clone() else {
+                if let Waiting::Yes(waker) = &state.waiting {
+                    waker.wake_by_ref();
+                    state.waiting = Waiting::Cancelled;
+                }
+                return true;
+            };
             if state.in_flight >= MAX_IN_FLIGHT {
                 return true;
             }

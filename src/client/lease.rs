@@ -13,7 +13,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -23,6 +23,9 @@ const RETRY: Duration = Duration::from_millis(200);
 const OWN_STATEMENT: Duration = Duration::from_secs(10);
 /// "Never" for a wait without a limit.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Looked at whenever a client that waits for long is: something that ends the wait.
+pub type Watch<'a> = dyn FnMut(&mut Context<'_>) -> Poll<Fault> + 'a;
 
 /// Everything that borrowing needs to know of a client.
 #[derive(Debug)]
@@ -45,6 +48,11 @@ impl Borrower {
     /// A connection to the primary with the client's parameters. Fast when an idle one is at hand; else waits, within
     /// `query_wait_timeout`, for the gate, a primary, and a place.
     pub async fn lease(&self, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
+        self.lease_watching(wanted, &mut |_| Poll::Pending).await
+    }
+
+    /// The same; where the wait is not the usual one for a place in a busy pool, `watch` may end it, and so may a cancel.
+    pub async fn lease_watching(&self, wanted: &ParamSet, watch: &mut Watch<'_>) -> Result<Box<Pooled>, Fault> {
         self.control.doing.set(Doing::Waiting);
         if let Way::Open(route) = self.way()
             && let Some(pooled) = self.pool.take(route.id)
@@ -65,11 +73,11 @@ impl Borrower {
                 }
                 other => Some(other),
             },
-            Way::Blocked(_) | Way::Held(..) => None,
+            Way::Blocked(_) | Way::Held { .. } => None,
         };
         let waited = Duration::from_secs(self.worker.now_s().saturating_sub(since_s));
         // What is rare is boxed, here and elsewhere, so that an idle client's task need not have room for it.
-        Box::pin(self.wait_or_end(wanted, limit, limit.saturating_sub(waited), first)).await
+        Box::pin(self.wait_or_end(wanted, limit, limit.saturating_sub(waited), first, watch)).await
     }
 
     async fn wait_or_end(
@@ -78,28 +86,53 @@ impl Borrower {
         limit: Duration,
         left: Duration,
         first: Option<Grant>,
+        watch: &mut Watch<'_>,
     ) -> Result<Box<Pooled>, Fault> {
         let waiting = self.wait(wanted, Instant::now() + left, limit, first);
-        let ended = poll_fn(|cx| self.control.check(cx, true).map_or(Poll::Pending, Poll::Ready));
-        tokio::select! {
+        let ended = poll_fn(|cx| {
+            if let Some(end) = self.control.check(cx, true) {
+                return Poll::Ready(end.into());
+            }
+            if self.slot.poll_wait(cx).is_ready() {
+                return Poll::Ready(Fault::Cancelled);
+            }
+            watch(cx)
+        });
+        let outcome = tokio::select! {
             biased;
-            end = ended => Err(end.into()),
+            fault = ended => Err(fault),
             outcome = waiting => outcome,
+        };
+        match outcome {
+            Ok(pooled) if self.slot.end_wait() => {
+                self.give_back(pooled, true, false);
+                Err(Fault::Cancelled)
+            }
+            Ok(pooled) => Ok(pooled),
+            Err(fault) => {
+                self.slot.end_wait();
+                Err(fault)
+            }
         }
+    }
+
+    /// True when a transaction that begins now is held at the gate, as of the last look.
+    pub fn is_held(&self) -> bool {
+        self.worker.is_held(&self.pool.shared.key.database)
     }
 
     /// True when there is an idle connection here, or room for one more.
     pub fn is_served_at_once(&self) -> bool {
         match self.way() {
             Way::Open(route) => self.pool.idle() > 0 || self.pool.shared.has_room(route.id.node),
-            Way::Blocked(_) | Way::Held(..) => false,
+            Way::Blocked(_) | Way::Held { .. } => false,
         }
     }
 
     async fn wait(
         &self,
         wanted: &ParamSet,
-        deadline: Instant,
+        mut deadline: Instant,
         limit: Duration,
         mut first: Option<Grant>,
     ) -> Result<Box<Pooled>, Fault> {
@@ -113,10 +146,17 @@ impl Borrower {
                 if let Some(Grant::Conn(pooled)) = first.take() {
                     self.shelve(pooled);
                 }
+                if let Way::Held { patient: true, .. } = way {
+                    let since = Instant::now();
+                    if board.changed().await.is_ok() {
+                        deadline += since.elapsed();
+                        continue;
+                    }
+                }
                 let changed = tokio::time::timeout_at(deadline, board.changed()).await;
                 match way {
                     _ if matches!(changed, Ok(Ok(()))) => continue,
-                    Way::Held(reason, _) => return Err(Fault::Held(limit, reason.to_string())),
+                    Way::Held { why: reason, .. } => return Err(Fault::Held(limit, reason.to_string())),
                     Way::Blocked(reason) if why.is_empty() => return Err(Fault::NoPrimary(limit, reason.to_string())),
                     Way::Blocked(_) | Way::Open(_) => return Err(Fault::NoPrimary(limit, why)),
                 }
@@ -259,6 +299,10 @@ impl Borrower {
         if !clean || pooled.conn.broken {
             return;
         }
+        // Nobody will use it any more: it need not be reset.
+        if reset && matches!(self.way(), Way::Held { servers: Servers::Close, .. }) {
+            return;
+        }
         let statement = reset.then(|| self.worker.plane.settings.load().server.reset_query.clone());
         let statement = statement.filter(|s| !s.is_empty());
         if no_cancel && statement.is_none() {
@@ -309,8 +353,8 @@ impl Borrower {
 fn shelve(worker: &Worker, pool: &Local, pooled: Box<Pooled>) {
     match worker.way_for(&pool.shared.key.database) {
         Way::Open(route) if route.id != pooled.conn.route => {}
-        Way::Held(_, Servers::Close) => {}
-        Way::Open(_) | Way::Blocked(_) | Way::Held(_, Servers::Keep) => pool.put(pooled, worker.now_s()),
+        Way::Held { servers: Servers::Close, .. } => {}
+        Way::Open(_) | Way::Blocked(_) | Way::Held { servers: Servers::Keep, .. } => pool.put(pooled, worker.now_s()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! One client from accept to close.
 //!
 //! Read `startup`, then `session` (the client's life), `relay` (the hot path) and `core` (its protocol state, without IO);
-//! `worker` holds the sessions of one thread, `control` its handle on each, `attend` its part in holding the gate; `plane` is
+//! `worker` holds the sessions of one thread, `control` its handle on each, `attend` and `drain` its part in holding the gate; `plane` is
 //! what all threads share, `operate` what may be ordered of it. Knows nothing of operators.
 
 mod activity;
@@ -14,12 +14,14 @@ mod commands;
 mod control;
 pub mod core;
 mod divergence;
+mod drain;
 mod fault;
 mod ldap;
 mod lease;
 mod leftovers;
 mod listen;
 mod operate;
+mod own_limit;
 mod params;
 mod pins;
 mod plane;

@@ -78,6 +78,11 @@ impl Pins {
 }
 
 impl Pinned {
+    /// Why, in words.
+    pub fn reasons(&self) -> Vec<String> {
+        self.pins.lock().pins.get(&self.id).map(|pin| pin.reasons.clone()).unwrap_or_default()
+    }
+
     /// The reasons have changed.
     pub fn update(&self, reasons: Vec<String>) {
         if let Some(pin) = self.pins.lock().pins.get_mut(&self.id) {

@@ -8,7 +8,7 @@ use super::listen::Listeners;
 use super::pins::Pins;
 use super::startup::StartupContext;
 use super::tally::Tally;
-use crate::cluster::{Board, OpenServers, Scope};
+use crate::cluster::{Board, Drain, OpenServers, Scope};
 use crate::net::ServerTls;
 use crate::pool::{Budget, PoolKey, SharedPool};
 use crate::{client, pool, server};
@@ -27,6 +27,10 @@ pub struct PlaneSettings {
     pub pool: pool::Settings,
     /// Servers.
     pub server: server::Settings,
+    /// What becomes of clients while a recovery holds the gate.
+    pub drain: Drain,
+    /// `recovery_timeout`.
+    pub recovery_timeout: std::time::Duration,
     /// TLS towards servers.
     pub server_tls: Arc<ServerTls>,
     /// TCP keepalive, both sides.

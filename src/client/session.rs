@@ -1,5 +1,7 @@
 //! A client's life: login, greeting, one transaction after the other, farewell.
 
+mod moving;
+
 use super::activity::{Activity, Limit, Limits};
 use super::cancel::{CancelSlot, Listing};
 use super::control::{Control, Doing};
@@ -8,6 +10,7 @@ use super::fault::Fault;
 use super::lease::Borrower;
 use super::leftovers::{self, Leftovers};
 use super::listen::Subscription;
+use super::own_limit::{self, Bounds, Told};
 use super::params;
 use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
@@ -17,10 +20,12 @@ use super::startup::{self, Arrival, NewSession};
 use super::tally::Counted;
 use super::worker::Worker;
 use crate::auth::ServerSecret;
+use crate::cluster::Newcomers;
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode, Pooled};
 use crate::server::{Login, ParamSet, ServerConn, SimpleError};
 use crate::wire::{backend, frame, frontend};
+use moving::Luggage;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -100,8 +105,14 @@ async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> Open
     // Nobody else sets them: a control serves one login.
     let _ = control.database.set(key.database.as_str().into());
     let _ = control.who.set((user, database));
-    if worker.plane.board.read().gate.disabled.contains(&key.database) {
+    let gate = worker.plane.board.read().gate.clone();
+    control.drain.came_at.set(gate.last);
+    if gate.disabled.contains(&key.database) {
         return Opened { stream, counted: None, outcome: Err(Fault::Disabled(key.database)) };
+    }
+    if let Some((order, _)) = gate.drains(&key.database).filter(|(_, rules)| rules.newcomers == Newcomers::Reject) {
+        let why = order.wanted.reason.clone();
+        return Opened { stream, counted: None, outcome: Err(Fault::Recovering(why)) };
     }
     let outcome = begin(worker, &mut stream, key, login, &parameters, minor, control).await;
     Opened { stream, counted: Some(counted), outcome }
@@ -150,6 +161,8 @@ struct Session {
     /// Its channels, in transaction pooling.
     subscription: Option<Subscription>,
     max_pins: usize,
+    /// What a server that was given up had of its session.
+    luggage: Option<Box<Luggage>>,
     database: String,
     _listing: Listing,
 }
@@ -175,6 +188,7 @@ async fn begin(
     let login = Rc::new(login);
     pool.remember_login(&login);
     let id = plane.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+    control.drain.session.set(id);
     let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control, id };
     let (greeting, held) = match mode {
         PoolMode::Session if borrower.is_served_at_once() => {
@@ -207,6 +221,7 @@ async fn begin(
         pin: None,
         subscription: None,
         max_pins: settings.pool.max_pins,
+        luggage: None,
         database: key.database,
         _listing: listing,
     });
@@ -275,12 +290,19 @@ impl Session {
                 None => {
                     match self.next(client).await? {
                         Front::Work => {}
-                        Front::Terminate | Front::More | Front::Stray(_) => return Ok(()),
+                        Front::Terminate | Front::More | Front::Stray(_) | Front::Refused(_) => return Ok(()),
                     }
                     if self.command() || self.answered_alone()? {
                         continue;
                     }
-                    self.borrower.lease(self.core.wanted()).await?
+                    match self.borrow_server(client).await {
+                        Ok(pooled) => pooled,
+                        Err(Fault::Cancelled) => {
+                            self.refuse();
+                            continue;
+                        }
+                        Err(fault) => return Err(fault),
+                    }
                 }
             };
             let ended = self.exchange(client, &mut pooled).await;
@@ -299,6 +321,7 @@ impl Session {
                         self.core.pass_command();
                     }
                 }
+                Ok(Ended::Boundary) => Box::pin(self.give_up(pooled)).await?,
                 Ok(Ended::Client) => {
                     self.held = Some(pooled);
                     return Ok(());
@@ -308,7 +331,9 @@ impl Session {
                         Fault::Shutdown | Fault::TimeLimit(Limit::ClientIdle, _) if self.up.is_sent() => {
                             self.held = Some(pooled)
                         }
-                        Fault::ClientGone | Fault::Killed | Fault::TimeLimit(..) if !self.core.is_settled() => {
+                        Fault::ClientGone | Fault::Killed | Fault::TimeLimit(..) | Fault::Drained(_)
+                            if !self.core.is_settled() =>
+                        {
                             self.borrower.abandon(pooled)
                         }
                         // What the server has seen of the last batch is not known: it is closed.
@@ -433,6 +458,11 @@ impl Session {
                         up.input.consume(count);
                         continue;
                     }
+                    Front::Refused(count) => {
+                        up.input.consume(count);
+                        backend::ready_for_query(down.own(), b'I');
+                        continue;
+                    }
                     Front::More => {}
                     front => return Poll::Ready(Ok(front)),
                 }
@@ -459,9 +489,12 @@ impl Session {
                 return Poll::Ready(Err(end.into()));
             }
             let now_s = borrower.worker.now_s();
-            let outcome =
-                Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until }
-                    .poll(&mut state, cx);
+            let mut relay =
+                Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until };
+            let mut outcome = relay.poll(&mut state, cx);
+            if outcome.is_pending() && borrower.control.drain.asked.get() && relay.is_at_boundary(&state) {
+                outcome = Poll::Ready(Ok(Ended::Boundary));
+            }
             let activity = &borrower.control.activity;
             activity.set(activity.get().seen(core.sight(), now_s));
             borrower.control.doing.set(match (core.is_settled(), core.is_clean()) {
@@ -492,23 +525,37 @@ impl Session {
     /// the next statement is awaited.
     fn command(&mut self) -> bool {
         let Some((total, sql)) = self.pool_command() else { return false };
-        let plane = &self.borrower.worker.plane;
-        let answer = match sql.eq_ignore_ascii_case("show pins") {
-            true => Some(plane.pins.answer()),
-            false => plane.commands.load_full().and_then(|c| c.answer(&sql, &self.database)),
-        };
-        let Some(answer) = answer else { return false };
+        let Some(told) = self.told(&sql) else { return false };
         self.up.input.consume(total);
         let out = self.down.own();
-        let columns: Vec<&str> = answer.columns.iter().map(String::as_str).collect();
-        backend::row_description_text(out, &columns);
-        for row in &answer.rows {
-            let row: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
-            backend::data_row(out, &row);
+        match told {
+            Told::Rows(answer) => {
+                let columns: Vec<&str> = answer.columns.iter().map(String::as_str).collect();
+                backend::row_description_text(out, &columns);
+                for row in &answer.rows {
+                    let row: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
+                    backend::data_row(out, &row);
+                }
+                backend::command_complete(out, &answer.tag);
+            }
+            Told::Done(tag) => backend::command_complete(out, tag),
+            Told::Refused(fields) => backend::error_response(out, &fields),
         }
-        backend::command_complete(out, &answer.tag);
         backend::ready_for_query(out, b'I');
         true
+    }
+
+    fn told(&self, sql: &str) -> Option<Told> {
+        let plane = &self.borrower.worker.plane;
+        if sql.eq_ignore_ascii_case("show pins") {
+            return Some(Told::Rows(plane.pins.answer()));
+        }
+        let (settings, control) = (plane.settings.load(), &self.borrower.control);
+        let is_admin = control.who.get().is_some_and(|(user, _)| settings.client.admin_users.contains(user));
+        let bounds =
+            Bounds { configured: settings.drain.idle_limit, recovery_timeout: settings.recovery_timeout, is_admin };
+        own_limit::answer(sql, &control.drain, &bounds)
+            .or_else(|| plane.commands.load_full().and_then(|c| c.answer(sql, &self.database)).map(Told::Rows))
     }
 
     fn pool_command(&self) -> Option<(usize, String)> {

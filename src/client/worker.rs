@@ -62,7 +62,14 @@ pub enum Way {
     /// Wait for the board to change.
     Blocked(Rc<str>),
     /// Held at the gate: wait for the board to change.
-    Held(Rc<str>, Servers),
+    Held {
+        /// Why, for people.
+        why: Rc<str>,
+        /// What becomes of servers meanwhile.
+        servers: Servers,
+        /// The wait counts for no limit.
+        patient: bool,
+    },
 }
 
 /// One worker. Lives on its thread; everything in it is plain cells.
@@ -84,6 +91,8 @@ pub struct Worker {
     pub(super) seat: Seat,
     /// The last order and the last RECONNECT that were attended to.
     pub(super) attended: Cell<(u64, u64)>,
+    /// Orders that drain, and since when (coarse seconds) this worker knows of them.
+    pub(super) drains: RefCell<Vec<(u64, u64)>>,
     stopping: Cell<Option<Ending>>,
     /// The last session has ended while the worker is stopping.
     emptied: Notify,
@@ -127,6 +136,7 @@ impl Worker {
             gate: RefCell::default(),
             seat,
             attended: Cell::default(),
+            drains: RefCell::default(),
             stopping: Cell::new(None),
             emptied: Notify::new(),
         })
@@ -250,10 +260,31 @@ impl Worker {
     /// The same for a database's transactions, which the gate may hold.
     pub fn way_for(&self, database: &str) -> Way {
         let way = self.way();
-        match self.gate.borrow().as_ref().and_then(|gate| gate.holds(database)) {
-            None => way,
-            Some(order) => Way::Held(order.wanted.reason.as_str().into(), order.wanted.servers),
+        let gate = self.gate.borrow();
+        let Some(gate) = gate.as_ref() else { return way };
+        let covering = gate.orders.iter().map(|order| &order.wanted).filter(|wanted| wanted.scope.covers(database));
+        let mut held: Option<Way> = None;
+        for wanted in covering {
+            let is_patient = wanted.drain.is_some_and(|rules| rules.patient);
+            held = Some(match held {
+                Some(Way::Held { why, servers, patient }) => {
+                    let servers = if wanted.servers == Servers::Close { Servers::Close } else { servers };
+                    Way::Held { why, servers, patient: patient || is_patient }
+                }
+                _ => Way::Held { why: wanted.reason.as_str().into(), servers: wanted.servers, patient: is_patient },
+            });
         }
+        held.unwrap_or(way)
+    }
+
+    /// True where something holds this database's transactions, as of the last look; for who waits anyway.
+    pub(super) fn is_held(&self, database: &str) -> bool {
+        self.gate.borrow().as_ref().is_some_and(|gate| gate.holds(database).is_some())
+    }
+
+    /// True where this database's transactions are held and the wait counts for no limit.
+    fn is_held_patiently(&self, database: &str) -> bool {
+        matches!(self.way_for(database), Way::Held { patient: true, .. })
     }
 
     /// Nothing that was looked up counts any more.
@@ -319,7 +350,7 @@ impl Worker {
         let way = self.way();
         let route = match &way {
             Way::Open(route) => Some(route.id),
-            Way::Blocked(_) | Way::Held(..) => None,
+            Way::Blocked(_) | Way::Held { .. } => None,
         };
         for pool in self.pools.borrow().values() {
             // Besides this list only clients hold the pool.
@@ -334,7 +365,8 @@ impl Worker {
         }
         let now = self.now_s.get();
         for control in self.sessions.borrow().values() {
-            control.sweep(now);
+            let held = control.database.get().is_some_and(|database| self.is_held_patiently(database));
+            control.sweep(now, held);
         }
     }
 

@@ -21,6 +21,7 @@ pub fn check(config: &Config, file: &Path, lines: &BTreeMap<String, usize>) -> V
     check_nodes(config, &mut wrong);
     check_listening(config, &mut wrong);
     check_times(config, &mut wrong);
+    check_drain(config, &mut wrong);
     check_files(config, &mut wrong);
     if errors.is_empty() {
         errors.extend(check_contents(config));
@@ -132,6 +133,26 @@ fn check_times(config: &Config, wrong: &mut impl FnMut(&str, String)) {
     }
     if config.mode.replicates() && config.nodes.iter().any(|node| node.always_primary) {
         wrong("node", format!("expected no ALWAYS_PRIMARY: {} has a main node and no primary", config.mode));
+    }
+}
+
+/// Pgpool-II's rule: a limit that is not reached before the recovery gives up would never be reached.
+fn check_drain(config: &Config, wrong: &mut impl FnMut(&str, String)) {
+    let (drain, timeout) = (&config.recovery.drain, config.recovery.timeout);
+    if timeout.is_zero() {
+        // That is an error of its own.
+        return;
+    }
+    let told = timeout.as_secs_f64();
+    if !drain.idle_limit.is_below(timeout) {
+        let found = drain.idle_limit;
+        let message = format!("expected less than recovery_timeout, {told} s, found {found}: it would fail first");
+        wrong("recovery.client_idle_limit_in_recovery", message);
+    }
+    if let Some(limit) = drain.idle_in_transaction.filter(|limit| *limit >= timeout) {
+        let found = limit.as_secs_f64();
+        let message = format!("expected less than recovery_timeout, {told} s, found {found} s: it would fail first");
+        wrong("recovery.recovery_idle_in_transaction_limit", message);
     }
 }
 

@@ -1,6 +1,7 @@
 //! `pgmend.toml`: every key, its default and its limits.
 
 use super::checks;
+use super::drain_section::drain;
 use super::error::{ConfigError, ConfigErrors};
 use super::pool_section::pool;
 use super::section::{Notes, Section};
@@ -86,7 +87,8 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     let health = health(root.section("health"), auth.key_file.as_deref());
     let health = crate::keeper::Settings { compare_timeout, ..health };
     let recovery = recovery(root.section("recovery"), folder, auth.key_file.as_deref());
-    let (admin, ending) = admin(root.section("admin"), folder);
+    let (admin, ending, admin_users) = admin(root.section("admin"), folder);
+    let max_message = MAX_MESSAGE;
     let state = root.section("state");
     let directory = state.path("directory", folder).unwrap_or_else(|| "/var/lib/pgmend".into());
     let pid_file = state.path("pid_file", folder);
@@ -100,7 +102,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         mode,
         nodes,
         listen,
-        client: crate::client::Settings { login_timeout, max_logins, max_message: MAX_MESSAGE, pool_commands: true },
+        client: crate::client::Settings { login_timeout, max_logins, max_message, admin_users, pool_commands: true },
         pool,
         auth,
         server,
@@ -276,6 +278,7 @@ fn login_password(section: &Section<'_>, key: &'static str, key_file: Option<&Pa
 
 fn recovery(section: Section<'_>, folder: &Path, key_file: Option<&Path>) -> crate::recovery::Settings {
     let user = section.text_or("recovery_user", "postgres");
+    let timeout = section.duration("recovery_timeout", "90s");
     let settings = crate::recovery::Settings {
         runner: section.choice("recovery_runner", "builtin", RUNNERS).unwrap_or_default(),
         password: login_password(&section, "recovery_password", key_file),
@@ -284,20 +287,21 @@ fn recovery(section: Section<'_>, folder: &Path, key_file: Option<&Path>) -> cra
         first_stage_command: section.text("recovery_1st_stage_command").unwrap_or_default(),
         second_stage_command: section.text("recovery_2nd_stage_command").unwrap_or_default(),
         unlogged: section.choice("recovery_unlogged_tables", "copy", UNLOGGED).unwrap_or_default(),
-        timeout: section.duration("recovery_timeout", "90s"),
+        timeout,
         first_stage_timeout: section.duration("recovery_1st_stage_timeout", "0s"),
         no_progress_timeout: section.duration("no_progress_timeout", "60s"),
         replication_user: section.text_or("replication_user", &user),
         replication_password: login_password(&section, "replication_password", key_file),
         bin_directory: section.path("bin_directory", folder),
         use_rewind: section.boolean("use_rewind", true),
+        drain: drain(&section, timeout),
         user,
     };
     section.finish();
     settings
 }
 
-fn admin(section: Section<'_>, folder: &Path) -> (crate::admin::Settings, Ending) {
+fn admin(section: Section<'_>, folder: &Path) -> (crate::admin::Settings, Ending, Vec<String>) {
     let addresses = section.texts("pcp_listen_addresses", &["127.0.0.1"]);
     let port = section.port("pcp_port", 9898);
     let socket_directory = section.text_maybe_empty("pcp_socket_dir", "/tmp");
@@ -316,6 +320,7 @@ fn admin(section: Section<'_>, folder: &Path) -> (crate::admin::Settings, Ending
         shutdown_timeout: section.duration("shutdown_timeout", "0s"),
         takeover_timeout: section.duration("takeover_timeout", "0s"),
     };
+    let admin_users = section.texts("admin_users", &[]);
     section.finish();
-    (settings, ending)
+    (settings, ending, admin_users)
 }

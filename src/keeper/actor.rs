@@ -516,6 +516,7 @@ mod tests {
             holder: Holder::Job(1),
             reason: "test".into(),
             servers: Servers::Keep,
+            drain: None,
             end_sessions: false,
             until: None,
         };

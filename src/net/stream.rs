@@ -6,7 +6,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -62,6 +62,17 @@ impl Stream {
             Stream::Unix(socket) => socket.poll_read_ready(cx),
             Stream::Tls(_) => Poll::Ready(Ok(())),
         }
+    }
+
+    /// True when the peer has closed its direction, or all, also while there are bytes from before that were not read.
+    pub fn is_closed_by_peer(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let ready = match self {
+            Stream::Tcp(socket) => pin!(socket.ready(Interest::READABLE)).poll(&mut cx),
+            Stream::Unix(socket) => pin!(socket.ready(Interest::READABLE)).poll(&mut cx),
+            Stream::Tls(session) => return session.io.get_ref().0.is_closed_by_peer(),
+        };
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// True for TLS.

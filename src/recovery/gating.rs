@@ -53,6 +53,14 @@ impl Gated {
         self.inside().hold.as_ref().map_or(Err(Unquiet::Ended), Hold::quiet)
     }
 
+    /// What is left, and some of those whom it waits for.
+    fn who(&self, busy: &Unquiet) -> String {
+        let inside = self.inside();
+        let named = inside.hold.as_ref().map(Hold::holdups).unwrap_or_default();
+        let named: Vec<String> = named.iter().map(ToString::to_string).collect();
+        if named.is_empty() { busy.to_string() } else { format!("{busy} ({})", named.join("; ")) }
+    }
+
     /// What is left of the time.
     pub fn left(&self) -> Option<Duration> {
         self.inside().until.map(|until| until.saturating_duration_since(Instant::now()))
@@ -83,7 +91,9 @@ impl Run {
             scope: Scope::All,
             holder: Holder::Job(self.job.id()),
             reason: format!("recovery of node {}, second stage", self.target.id),
-            servers: Servers::Keep,
+            // Everybody comes back with connections to the new set of nodes.
+            servers: Servers::Close,
+            drain: Some(self.settings.drain),
             end_sessions: false,
             // Of its own: the gate opens even if everything here is stuck.
             until: Some(until),
@@ -96,9 +106,9 @@ impl Run {
                 Ok(_) => break,
                 Err(Unquiet::Ended) => return Err(not_quiet("")),
                 Err(busy) if self.gated.left().is_none_or(|left| left <= LOOK) => {
-                    return Err(not_quiet(&busy.to_string()));
+                    return Err(not_quiet(&self.gated.who(&busy)));
                 }
-                Err(busy) => self.job.note(format!("waiting for clients: {busy}")),
+                Err(busy) => self.job.note(format!("waiting for clients: {}", self.gated.who(&busy))),
             }
             tokio::time::sleep(LOOK).await;
         }

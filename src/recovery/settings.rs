@@ -63,6 +63,8 @@ pub struct Settings {
     pub replication_password: Secret,
     /// Directory of PostgreSQL's programs (`pg_basebackup`, `pg_rewind`, `pg_ctl`); found by itself when `None`.
     pub bin_directory: Option<PathBuf>,
+    /// What becomes of clients while the gate is held.
+    pub drain: crate::cluster::Drain,
     /// `pg_rewind` before a whole copy where it is enough.
     pub use_rewind: bool,
 }

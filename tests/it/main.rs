@@ -11,6 +11,7 @@ mod auth_query;
 mod auth_rules;
 mod crash;
 mod crash_outside;
+mod drain;
 mod drivers;
 mod drivers_defaults;
 mod equals;

@@ -4,6 +4,7 @@
 //! Frames that need no decision are forwarded as they stand in the read buffer; only when one must change is the batch
 //! copied to `out`. Read `upstream` (client to server), `prepared` (statements), `downstream` (server to client).
 
+mod carried;
 mod downstream;
 mod names;
 mod output;
@@ -11,6 +12,7 @@ mod prepared;
 mod statements;
 mod upstream;
 
+pub use carried::Carried;
 pub use statements::{Context, Statement, Statements};
 
 use super::activity::Sight;
@@ -19,6 +21,7 @@ use super::scan::{self, Traces};
 use crate::server::ParamSet;
 use crate::wire::replies::Replies;
 use crate::wire::{backend, frame, frontend};
+use carried::Refusing;
 use names::{MAX_NAMED, Names};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -56,6 +59,8 @@ pub enum Front {
     Stray(usize),
     /// Work for a server.
     Work,
+    /// So many bytes are the last of what was refused: ReadyForQuery is due.
+    Refused(usize),
 }
 
 /// How a session is treated.
@@ -113,6 +118,9 @@ pub struct Core {
     pass_command: bool,
     /// ReadyForQuery messages so far; wraps.
     rounds: u32,
+    /// What a session that keeps its server may have to take to another one.
+    carried: Carried,
+    refusing: Refusing,
 }
 
 impl Core {
@@ -144,6 +152,8 @@ impl Core {
             unlistened: Vec::new(),
             pass_command: false,
             rounds: 0,
+            carried: Carried::default(),
+            refusing: Refusing::No,
         }
     }
 
@@ -238,6 +248,9 @@ impl Core {
             let count = self.to_drop.min(input.len());
             self.to_drop -= count;
             return Ok(Front::Stray(count));
+        }
+        if self.refusing != Refusing::No {
+            return self.refused(input);
         }
         let mut at = 0;
         while let Some(header) = frame::peek(input.get(at..).unwrap_or_default()).map_err(client_fault)? {

@@ -6,6 +6,7 @@ use super::values::Values;
 use crate::auth::StoredSecret;
 use crate::base::{NodeId, Secret};
 use crate::cluster::{Host, Mode, NodeSpec, SslMode};
+use crate::config::drain_section::drain_of_pgpool;
 use crate::config::pgmend_toml::{DEFAULT_LOGINS, MAX_MESSAGE, apply_flags, default_workers};
 use crate::config::{Config, values};
 use std::path::{Path, PathBuf};
@@ -49,6 +50,7 @@ pub fn map(values: &Values, files: &Files) -> Config {
             ),
             max_logins: usize::try_from(DEFAULT_LOGINS).unwrap_or(usize::MAX),
             max_message: MAX_MESSAGE,
+            admin_users: values.list("admin_users"),
             pool_commands: true,
         },
         pool,
@@ -335,19 +337,21 @@ fn health(values: &Values, key: Option<&Path>, notes: &mut Vec<(String, String)>
 fn recovery(values: &Values, key: Option<&Path>) -> crate::recovery::Settings {
     let user = values.text("recovery_user").to_owned();
     let password = plain_password(values, "recovery_password", key);
+    let timeout = values.seconds("recovery_timeout");
     crate::recovery::Settings {
         runner: crate::recovery::Runner::Sql,
         database: values.text("recovery_database").to_owned(),
         first_stage_command: values.text("recovery_1st_stage_command").to_owned(),
         second_stage_command: values.text("recovery_2nd_stage_command").to_owned(),
         unlogged: crate::recovery::Unlogged::default(),
-        timeout: values.seconds("recovery_timeout"),
+        timeout,
         first_stage_timeout: Duration::ZERO,
         no_progress_timeout: Duration::from_secs(60),
         replication_user: user.clone(),
         replication_password: password.clone(),
         bin_directory: None,
         use_rewind: true,
+        drain: drain_of_pgpool(values, timeout),
         user,
         password,
         password_is_hash: false,

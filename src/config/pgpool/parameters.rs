@@ -216,7 +216,19 @@ pub const PARAMETERS: &[Parameter] = &[
     p("recovery_1st_stage_command", "", Used("script of the first stage")),
     p("recovery_2nd_stage_command", "", Used("script of the second stage, in the replicating modes")),
     p("recovery_timeout", "90", Used("bound on the waits of a recovery, seconds")),
-    p("client_idle_limit_in_recovery", "0", Ignored("streaming replication has no second stage")),
+    p(
+        "client_idle_limit_in_recovery",
+        "0",
+        Used("seconds that a client may idle while a recovery holds clients; -1 = none"),
+    ),
+    p("recovery_clients", "hold", Used("pgmend's: hold or disconnect clients that could be held")),
+    p("recovery_new_connections", "hold", Used("pgmend's: hold or reject who comes during a second stage")),
+    p(
+        "recovery_idle_in_transaction_limit",
+        "10s",
+        Used("pgmend's: how long a transaction may idle meanwhile; 0 = for ever"),
+    ),
+    p("admin_users", "", Used("pgmend's: who may lengthen his client_idle_limit_in_recovery, separated by commas")),
     // Watchdog.
     p("use_watchdog", "off", Ignored(WATCHDOG)),
     p("trusted_servers", "", Ignored(WATCHDOG)),
