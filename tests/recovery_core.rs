@@ -3,8 +3,10 @@
 //! Runs as root (servers then run as the user `postgres`) or as any user that may run PostgreSQL.
 
 use pgmend::base::{NodeId, Secret};
-use pgmend::cluster::{Board, DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Published, Role, SslMode, View};
-use pgmend::recovery::{Attach, RecoverOptions, Recovery, Runner, Settings};
+use pgmend::cluster::{
+    Board, DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Published, Quiet, Role, SslMode, View,
+};
+use pgmend::recovery::{Attach, RecoverOptions, Recovery, Runner, Settings, Unlogged};
 use pgmend::store::{self, Store};
 use pgmend::workflow::{JobSnapshot, Jobs, Outcome};
 use std::future::Future;
@@ -123,6 +125,7 @@ impl Attach for Keeper {
         &self,
         node: NodeId,
         generation: u64,
+        _: Option<Quiet>,
         _: String,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
         set_status(&self.0, node, NodeStatus::Up);
@@ -178,6 +181,8 @@ impl Bench {
             password_is_hash: false,
             database: "postgres".into(),
             first_stage_command: "copy.sh".into(),
+            second_stage_command: String::new(),
+            unlogged: Unlogged::Copy,
             timeout: Duration::from_secs(30),
             first_stage_timeout: Duration::ZERO,
             no_progress_timeout: Duration::from_secs(30),

@@ -22,10 +22,13 @@ pub enum Command {
         #[serde(default)]
         accept_loss: bool,
     },
-    /// Put a node into routing.
+    /// Put a node into routing. In the replicating modes its data are compared with the main node's first.
     Attach {
         /// Which.
         node: NodeId,
+        /// Its data are taken as they are.
+        #[serde(default)]
+        accept_data: bool,
     },
     /// Take a node out of routing.
     Detach {

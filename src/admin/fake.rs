@@ -34,7 +34,7 @@ fn job(id: u64) -> JobSnapshot {
 }
 
 impl NodePort for Fake {
-    fn attach(&self, node: NodeId, _reason: String) -> BoxFuture<Result<(), String>> {
+    fn attach(&self, node: NodeId, _accept_data: bool, _reason: String) -> BoxFuture<Result<(), String>> {
         self.note(format!("attach {node}"));
         Box::pin(async { Ok(()) })
     }
@@ -47,6 +47,10 @@ impl NodePort for Fake {
 impl RecoveryPort for Fake {
     fn start(&self, node: NodeId, overwrite: bool, accept_loss: bool) -> Result<u64, CommandError> {
         self.note(format!("recover {node} {overwrite} {accept_loss}"));
+        Ok(7)
+    }
+    fn attach(&self, node: NodeId, accept_data: bool) -> Result<u64, CommandError> {
+        self.note(format!("attach {node} {accept_data}"));
         Ok(7)
     }
     fn job(&self, id: u64) -> Option<JobSnapshot> {

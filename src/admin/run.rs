@@ -8,7 +8,7 @@ use crate::base::NodeId;
 use crate::client::Pause;
 use crate::cluster::{Board, MAX_HOLDUPS, NodeStatus, Scope, View};
 use crate::maintenance::SwitchOptions;
-use crate::workflow::JobSnapshot;
+use crate::workflow::{JobSnapshot, Outcome};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -48,7 +48,7 @@ impl Admin {
         match command {
             Command::Status => Ok(self.status()),
             Command::Recover { node, overwrite, accept_loss } => self.recover(node, overwrite, accept_loss),
-            Command::Attach { node } => self.attach(node).await,
+            Command::Attach { node, accept_data } => self.attach(node, accept_data).await,
             Command::Detach { node } => self.detach(node).await,
             Command::Switchover { node, transactions } => {
                 let id = self.maintenance.switchover(SwitchOptions { to: node, transactions })?;
@@ -146,15 +146,35 @@ impl Admin {
         self.traffic.pause(pause).await.map(done)
     }
 
-    async fn attach(&self, node: NodeId) -> Result<Reply, CommandError> {
+    async fn attach(&self, node: NodeId, accept_data: bool) -> Result<Reply, CommandError> {
         let status = self.view().node(node).map(|n| n.status).ok_or_else(|| out_of_range("failback", node))?;
         // Pgpool-II too answers this with success: what was asked for holds already.
         if status.is_live() {
             return Ok(done(format!("node {node} was {status} already")));
         }
-        let attached = self.nodes.attach(node, "attached by an operator".to_owned()).await;
-        attached.map_err(|why| failed(&format!("node {node} was not attached"), why))?;
+        let not_attached = |why: String| failed(&format!("node {node} was not attached"), why);
+        let view = self.view();
+        if accept_data && !view.mode.replicates() {
+            return Err(not_attached(format!("nothing is compared in {}, so there is nothing to accept", view.mode)));
+        }
+        if view.mode.replicates() && view.nodes.iter().any(|n| n.status.is_live()) {
+            return self.attach_equal(node, accept_data).await;
+        }
+        let attached = self.nodes.attach(node, accept_data, "attached by an operator".to_owned()).await;
+        attached.map_err(not_attached)?;
         Ok(done(format!("node {node} is attached")))
+    }
+
+    /// Beside equals that serve it enters while clients are held; that is a job.
+    async fn attach_equal(&self, node: NodeId, accept_data: bool) -> Result<Reply, CommandError> {
+        let job = self.recovery.attach(node, accept_data)?;
+        match self.recovery.wait(job).await {
+            Some(job) if job.outcome == Outcome::Succeeded => Ok(done(job.message)),
+            ended => {
+                let why = ended.map_or_else(|| format!("job {job} was forgotten"), |job| job.message);
+                Err(failed(&format!("node {node} was not attached"), why))
+            }
+        }
     }
 
     async fn detach(&self, node: NodeId) -> Result<Reply, CommandError> {
@@ -286,7 +306,7 @@ mod tests {
         let p = std::process::id();
         let words = [
             (
-                Command::Attach { node: NodeId(3) },
+                Command::Attach { node: NodeId(3), accept_data: false },
                 "invalid failback request, node id: 3 is out of range. node id must be between [0 and 128]".to_owned(),
             ),
             (
@@ -322,8 +342,8 @@ mod tests {
     #[tokio::test]
     async fn orders_reach_their_ports() {
         let (fake, admin) = fake::admin();
-        admin.run(Command::Attach { node: NodeId(0) }).await.unwrap();
-        admin.run(Command::Attach { node: NodeId(1) }).await.unwrap();
+        admin.run(Command::Attach { node: NodeId(0), accept_data: false }).await.unwrap();
+        admin.run(Command::Attach { node: NodeId(1), accept_data: false }).await.unwrap();
         let error = admin.run(Command::Detach { node: NodeId(0) }).await.unwrap_err();
         assert_eq!(error.to_string(), "node 0 was not detached: the disk is full");
         let recover = Command::Recover { node: NodeId(1), overwrite: true, accept_loss: false };

@@ -3,7 +3,7 @@
 use crate::admin::{BoxFuture, CommandError, MaintenancePort, NodePort, RecoveryPort, TrafficPort};
 use crate::base::NodeId;
 use crate::client::{Divergences, OperateError, Pause, Plane};
-use crate::cluster::{NodeSpec, Scope, View};
+use crate::cluster::{NodeSpec, Quiet, Scope, View};
 use crate::keeper::{Keeper, Memory, Recalled, SavedNode, ServerTlsOf};
 use crate::maintenance::{self, Maintenance, Plan, Rebuild, SwitchOptions};
 use crate::recovery::{Attach, RecoverOptions, Recovery};
@@ -72,11 +72,12 @@ impl Attach for KeeperAttach {
         &self,
         node: NodeId,
         generation: u64,
+        quiet: Option<Quiet>,
         reason: String,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
-        Box::pin(
-            async move { self.0.attach_verified(node, generation, &reason).await.map(drop).map_err(|e| e.to_string()) },
-        )
+        Box::pin(async move {
+            self.0.attach_verified(node, generation, quiet, &reason).await.map(drop).map_err(|e| e.to_string())
+        })
     }
 }
 
@@ -84,9 +85,12 @@ impl Attach for KeeperAttach {
 pub struct KeeperPort(pub Keeper);
 
 impl NodePort for KeeperPort {
-    fn attach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>> {
+    fn attach(&self, node: NodeId, accept_data: bool, reason: String) -> BoxFuture<Result<(), String>> {
         let keeper = self.0.clone();
-        Box::pin(async move { keeper.attach(node, &reason).await.map_err(|e| e.to_string()) })
+        let attach = async move {
+            if accept_data { keeper.attach_accepted(node, &reason).await } else { keeper.attach(node, &reason).await }
+        };
+        Box::pin(async move { attach.await.map_err(|e| e.to_string()) })
     }
 
     fn detach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>> {
@@ -126,6 +130,16 @@ impl RecoveryPort for RecoveryJobs {
             detail: r.detail,
             fatal: r.fatal,
         })
+    }
+
+    fn attach(&self, node: NodeId, accept_data: bool) -> Result<u64, CommandError> {
+        let refused = |r: crate::recovery::Refused| CommandError {
+            message: r.message,
+            detail: r.detail,
+            hint: None,
+            fatal: r.fatal,
+        };
+        self.recovery.attach(node, accept_data).map_err(refused)
     }
 
     fn job(&self, id: u64) -> Option<JobSnapshot> {

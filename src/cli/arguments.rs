@@ -60,11 +60,15 @@ pub enum Order {
         #[arg(long)]
         detach: bool,
     },
-    /// Put a node into routing.
+    /// Put a node into routing. Where pgmend writes to all nodes, its data are compared with the main node's first, while
+    /// clients are held.
     Attach {
         /// Number of the node.
         #[arg(value_parser = node)]
         node: NodeId,
+        /// Take its data as they are, without a comparison.
+        #[arg(long)]
+        accept_data: bool,
     },
     /// Take a node out of routing.
     Detach {

@@ -63,7 +63,7 @@ fn run(arguments: Arguments) -> ExitCode {
                 false => Command::Switchover { node, transactions },
             }
         }
-        Order::Attach { node } => Command::Attach { node },
+        Order::Attach { node, accept_data } => Command::Attach { node, accept_data },
         Order::Detach { node } => Command::Detach { node },
         Order::Pause { database, timeout, at_most, drain } => {
             Command::Pause { database, timeout_s: timeout, at_most_s: at_most, drain }

@@ -122,15 +122,18 @@ fn check_times(config: &Config, wrong: &mut impl FnMut(&str, String)) {
             wrong(key, "expected more than zero: an unbounded wait is not offered here".to_owned());
         }
     }
-    if config.recovery.first_stage_command.contains('/') {
-        // The script is found in the source's data directory; a path would escape it.
-        wrong(
-            "recovery.recovery_1st_stage_command",
-            format!(
-                "expected the name of a file in the data directory, found \"{}\"",
-                config.recovery.first_stage_command
-            ),
-        );
+    let scripts = [
+        ("recovery.recovery_1st_stage_command", &config.recovery.first_stage_command),
+        ("recovery.recovery_2nd_stage_command", &config.recovery.second_stage_command),
+    ];
+    for (key, script) in scripts {
+        if script.contains('/') {
+            // The script is found in the source's data directory; a path would escape it.
+            wrong(key, format!("expected the name of a file in the data directory, found \"{script}\""));
+        }
+    }
+    if config.mode.replicates() && config.nodes.iter().any(|node| node.always_primary) {
+        wrong("node", format!("expected no ALWAYS_PRIMARY: {} has a main node and no primary", config.mode));
     }
 }
 

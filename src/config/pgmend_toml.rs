@@ -9,12 +9,13 @@ use super::{Config, Ending, values};
 use crate::auth::{QuerySettings, StoredSecret, pool_secret, read_key};
 use crate::base::{NodeId, Secret};
 use crate::cluster::{Host, NodeSpec, SslMode};
-use crate::recovery::Runner;
+use crate::recovery::{Runner, Unlogged};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const RUNNERS: &[(&str, Runner)] =
     &[("builtin", Runner::Builtin), ("sql", Runner::Sql), ("local", Runner::Local), ("program", Runner::Program)];
+const UNLOGGED: &[(&str, Unlogged)] = &[("copy", Unlogged::Copy), ("report", Unlogged::Report)];
 const SSL_MODES: &[(&str, SslMode)] = &[
     ("disable", SslMode::Disable),
     ("allow", SslMode::Allow),
@@ -284,6 +285,8 @@ fn recovery(section: Section<'_>, folder: &Path, key_file: Option<&Path>) -> cra
         password_is_hash: false,
         database: section.text_or("recovery_database", "postgres"),
         first_stage_command: section.text("recovery_1st_stage_command").unwrap_or_default(),
+        second_stage_command: section.text("recovery_2nd_stage_command").unwrap_or_default(),
+        unlogged: section.choice("recovery_unlogged_tables", "copy", UNLOGGED).unwrap_or_default(),
         timeout,
         first_stage_timeout: section.duration("recovery_1st_stage_timeout", "0s"),
         no_progress_timeout: section.duration("no_progress_timeout", "60s"),

@@ -30,6 +30,8 @@ pub(super) enum Message {
         expected: Option<u64>,
         /// Somebody answers for its data: a recovery, a comparison, an operator.
         vouched: bool,
+        /// Proof that nobody writes: the gate opens when the node comes up.
+        quiet: Option<Quiet>,
         reason: String,
         reply: oneshot::Sender<Result<u64, KeeperError>>,
     },
@@ -99,6 +101,8 @@ pub(super) struct Actor {
     pub changed_in: Vec<u64>,
     /// Generation in which the epoch last changed.
     pub epoch_changed_in: u64,
+    /// The node that comes up with its first answer, and the proof that nobody writes meanwhile.
+    pub entering: Option<(NodeId, Quiet)>,
     /// Compares two nodes.
     pub compare: Compare,
     /// Comparisons under way: main node, node.
@@ -137,8 +141,9 @@ impl Actor {
                 };
                 self.apply(event).await;
             }
-            Message::Attach { node, expected, vouched, reason, reply } => {
-                let answer = match self.may_attach(node, expected).and_then(|()| self.has_good_data(node, vouched)) {
+            Message::Attach { node, expected, vouched, quiet, reason, reply } => {
+                let may = self.may_attach(node, expected).and_then(|()| self.has_good_data(node, vouched));
+                let answer = match may.and_then(|()| self.nobody_writes(node, quiet)) {
                     Ok(()) => Ok(self.apply(Event::Attach(node, reason)).await),
                     Err(error) => Err(error),
                 };
@@ -210,6 +215,19 @@ impl Actor {
         }
     }
 
+    /// Beside equals that serve a node enters only while the gate is held: it must not miss a write.
+    fn nobody_writes(&mut self, node: NodeId, quiet: Option<Quiet>) -> Result<(), KeeperError> {
+        let must_enter = self.core.data(node).is_some()
+            && self.core.any_live()
+            && !self.core.status(node).is_some_and(NodeStatus::is_live);
+        match quiet {
+            Some(quiet) if quiet.is_good() => self.entering = Some((node, quiet)),
+            Some(_) | None if must_enter => return Err(KeeperError::NotQuiet(node)),
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
     /// False: it has left already. The last one is never taken out: it has the truth.
     fn may_be_diverged(&self, node: NodeId, generation: u64) -> Result<bool, KeeperError> {
         let status = self.core.status(node).ok_or(KeeperError::NoSuchNode(node))?;
@@ -247,7 +265,18 @@ impl Actor {
     }
 
     /// The same; with a token the gate opens together with the publication.
-    async fn apply_and_open(&mut self, event: Event, quiet: Option<Quiet>) -> u64 {
+    async fn apply_and_open(&mut self, event: Event, opening: Option<Quiet>) -> u64 {
+        match self.apply_once(event, opening).await {
+            Ok(generation) => generation,
+            // Declined for one node, which then leaves; that cannot be declined.
+            Err(late) => {
+                self.apply_once(Event::TooLate(late), None).await.unwrap_or_else(|_| self.board.view().generation)
+            }
+        }
+    }
+
+    /// The error is a node that was to enter behind a gate that is open already; then nothing was published.
+    async fn apply_once(&mut self, event: Event, opening: Option<Quiet>) -> Result<u64, NodeId> {
         let outcome = self.core.apply(event, now_s());
         for line in &outcome.told {
             tracing::warn!(event = "keeper.changed", "{line}");
@@ -255,23 +284,35 @@ impl Actor {
         let before = self.board.view();
         let mut next = self.core.view(before.generation);
         if next == *before {
-            return before.generation;
+            return Ok(before.generation);
         }
         next.generation = before.generation.saturating_add(1);
         let next = Arc::new(next);
         if outcome.save {
             self.save(next.clone()).await;
         }
-        self.note_changes(&before, &next);
         let generation = next.generation;
         let publish = |now: &Published| {
             (now.view.generation < generation).then(|| Published { view: next.clone(), gate: now.gate.clone() })
         };
-        // Where the gate has opened by its own deadline there is nothing left to open.
-        if !quiet.is_some_and(|quiet| quiet.consume(publish)) {
-            self.board.publish(publish);
+        let status_in = |view: &View, id| view.node(id).map(|n| n.status);
+        match self.entering.take() {
+            Some((id, quiet)) if status_in(&next, id) == Some(NodeStatus::Up) => {
+                if !quiet.consume(publish) {
+                    return Err(id);
+                }
+            }
+            entering => {
+                // Of one that has failed meanwhile nothing is awaited any more.
+                self.entering = entering.filter(|(id, _)| status_in(&next, *id) == Some(NodeStatus::Waiting));
+                // Where the gate has opened by its own deadline there is nothing left to open.
+                if !opening.is_some_and(|quiet| quiet.consume(publish)) {
+                    self.board.publish(publish);
+                }
+            }
         }
-        generation
+        self.note_changes(&before, &next);
+        Ok(generation)
     }
 
     async fn save(&self, view: Arc<View>) {
@@ -435,4 +476,139 @@ fn pause(period: Duration, hurry: bool) -> Option<Duration> {
 /// The clock of status changes.
 pub(super) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::initial_view;
+    use super::super::memory::tests::{Remembered, spec};
+    use super::*;
+    use crate::base::Secret;
+    use crate::cluster::{DataState, Hold, Holder, Mode, Role, Scope, Servers, Wanted};
+
+    fn settings() -> Settings {
+        let second = Duration::from_secs(1);
+        Settings {
+            user: "u".into(),
+            password: Secret::default(),
+            database: "d".into(),
+            period: second,
+            timeout: second,
+            max_retries: 0,
+            retry_delay: second,
+            compare_timeout: second,
+        }
+    }
+
+    /// An actor of two nodes of which node 0 serves and node 1 is out. Nothing is probed.
+    async fn actor() -> Actor {
+        let memory = Arc::new(Remembered::default());
+        let board = Board::new(initial_view(&[spec(0, 1), spec(1, 2)], Mode::NativeReplication, &*memory, 1));
+        let (sender, inbox) = mpsc::channel(8);
+        let prober = Prober {
+            settings: watch::channel(settings()).1,
+            now: watch::channel(0).1,
+            password_of: Arc::new(|_| None),
+            tls: Arc::new(|| panic!("nothing is probed")),
+        };
+        let mut actor = Actor {
+            core: Core::new(&board.view()),
+            board,
+            memory,
+            prober,
+            sender,
+            inbox,
+            token: CancellationToken::new(),
+            orders: Vec::new(),
+            changed_in: vec![0; 2],
+            epoch_changed_in: 0,
+            entering: None,
+            compare: Arc::new(|_, _| Box::pin(std::future::pending())),
+            comparing: Vec::new(),
+        };
+        answers(&mut actor, 0).await;
+        actor.apply(Event::Failed(NodeId(1), "refused".into())).await;
+        assert_eq!(statuses(&actor), [NodeStatus::Up, NodeStatus::Down]);
+        actor
+    }
+
+    async fn answers(actor: &mut Actor, node: u16) {
+        let report = ProbeReport { role: Role::Primary, major: Some(17), ..ProbeReport::default() };
+        actor.apply(Event::Answered(NodeId(node), report)).await;
+    }
+
+    fn statuses(actor: &Actor) -> Vec<NodeStatus> {
+        actor.board.view().nodes.iter().map(|n| n.status).collect()
+    }
+
+    fn hold(actor: &Actor) -> Hold {
+        let wanted = Wanted {
+            scope: Scope::All,
+            holder: Holder::Job(1),
+            reason: "test".into(),
+            servers: Servers::Keep,
+            drain: None,
+            end_sessions: false,
+            until: None,
+        };
+        actor.board.hold(&wanted).unwrap()
+    }
+
+    async fn attach(actor: &mut Actor, quiet: Option<Quiet>) -> Result<u64, KeeperError> {
+        let (reply, answer) = oneshot::channel();
+        let expected = Some(actor.board.view().generation);
+        let (node, reason) = (NodeId(1), "recovered".to_owned());
+        actor.take(Message::Attach { node, expected, vouched: true, quiet, reason, reply }).await;
+        answer.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_node_enters_in_the_step_that_opens_the_gate() {
+        let mut actor = actor().await;
+        assert_eq!(attach(&mut actor, None).await, Err(KeeperError::NotQuiet(NodeId(1))));
+        let hold = hold(&actor);
+        attach(&mut actor, Some(hold.quiet().unwrap())).await.unwrap();
+        assert!(!actor.board.read().gate.is_open());
+        let version = actor.board.version();
+        answers(&mut actor, 1).await;
+        assert_eq!(statuses(&actor), [NodeStatus::Up, NodeStatus::Up]);
+        assert_eq!((actor.board.read().gate.is_open(), actor.board.version()), (true, version + 1), "at once");
+    }
+
+    #[tokio::test]
+    async fn a_node_stays_out_when_the_gate_was_opened_before() {
+        let mut actor = actor().await;
+        let hold = hold(&actor);
+        attach(&mut actor, Some(hold.quiet().unwrap())).await.unwrap();
+        // Its deadline came, or the recovery gave up.
+        drop(hold);
+        answers(&mut actor, 1).await;
+        let view = actor.board.view();
+        assert_eq!(statuses(&actor), [NodeStatus::Up, NodeStatus::Down]);
+        assert_eq!(view.nodes[1].data, DataState::Unverified);
+        assert_eq!(view.nodes[1].reason, "the gate was opened before it was attached");
+    }
+
+    #[tokio::test]
+    async fn a_report_that_is_older_than_the_attach_takes_nobody_out() {
+        let mut actor = actor().await;
+        let old = actor.board.view().generation;
+        let hold = hold(&actor);
+        attach(&mut actor, Some(hold.quiet().unwrap())).await.unwrap();
+        answers(&mut actor, 1).await;
+        let now = actor.board.view().generation;
+        let report = async |actor: &mut Actor, node: u16, generation: u64| {
+            let (reply, answer) = oneshot::channel();
+            let reason = "rows affected".to_owned();
+            actor.take(Message::Diverged { node: NodeId(node), generation, reason, reply }).await;
+            answer.await.unwrap()
+        };
+        assert!(matches!(report(&mut actor, 1, old).await, Err(KeeperError::Outdated { .. })));
+        report(&mut actor, 0, now).await.unwrap();
+        assert_eq!(statuses(&actor), [NodeStatus::Down, NodeStatus::Up]);
+        assert_eq!(actor.board.view().main_node(), Some(NodeId(1)));
+        assert_eq!(report(&mut actor, 1, now + 9).await, Err(KeeperError::Last(NodeId(1))));
+        // Told twice: it is out already.
+        report(&mut actor, 0, now).await.unwrap();
+    }
 }

@@ -25,6 +25,8 @@ pub(super) enum Event {
     Detach(NodeId, String),
     /// Its data are not those of the others: take it out, and let nobody attach it as it is.
     Diverged(NodeId, String),
+    /// It came up when the gate was open already: it may have missed a write.
+    TooLate(NodeId),
     /// What the comparison of a node with this main node found.
     Compared { main: NodeId, node: NodeId, found: Comparison },
     /// A planned change: this node is the primary now, as the report proves.
@@ -220,6 +222,10 @@ impl Core {
                 }
             }
             Event::Diverged(id, reason) => self.leave(id, &reason, DataState::Diverged, now_s, &mut out),
+            Event::TooLate(id) => {
+                let why = "the gate was opened before it was attached";
+                self.leave(id, why, DataState::Unverified, now_s, &mut out);
+            }
             Event::Compared { main, node, found } => {
                 let awaited = self.compare.as_ref().is_some_and(|(m, nodes)| *m == main && nodes.contains(&node));
                 match found {

@@ -61,6 +61,9 @@ pub enum KeeperError {
         /// Why it is out.
         reason: String,
     },
+    /// Its attach was not behind a held gate.
+    #[error("node {0} may only be attached while the gate is held")]
+    NotQuiet(NodeId),
     /// There would be no node left.
     #[error("node {0} is the last one that is left: its data are the truth")]
     Last(NodeId),
@@ -126,6 +129,7 @@ impl Keeper {
             orders: Vec::new(),
             changed_in: vec![0; view.nodes.len()],
             epoch_changed_in: 0,
+            entering: None,
             compare,
             comparing: Vec::new(),
         };
@@ -140,12 +144,12 @@ impl Keeper {
 
     /// Puts a node in; it is up once a probe succeeded. A live node is left as it is.
     pub async fn attach(&self, node: NodeId, reason: &str) -> Result<(), KeeperError> {
-        self.order_attach(node, None, false, reason).await.map(|_| ())
+        self.order_attach(node, (None, false, None), reason).await.map(|_| ())
     }
 
-    /// Puts a node in whose data somebody answers for; where pgmend does not keep the nodes equal that is the same.
+    /// Replicating modes: puts a node in as it is while no other one serves; somebody answers for its data.
     pub async fn attach_accepted(&self, node: NodeId, reason: &str) -> Result<(), KeeperError> {
-        self.order_attach(node, None, true, reason).await.map(|_| ())
+        self.order_attach(node, (None, true, None), reason).await.map(|_| ())
     }
 
     /// Replicating modes: takes a node out at once whose data are not those of the others, and marks it so that only a
@@ -162,14 +166,18 @@ impl Keeper {
 
     /// Attaches a node unless it, or the primary, changed after `expected_generation`, and waits until it is published
     /// as up. Returns that view's generation. Cancel safe: the attach goes on without the one who waits.
+    ///
+    /// The caller answers for its data. Beside equals that serve `quiet` is needed: the gate opens in the same step in which
+    /// the node is published as up, and the node stays out when the gate has opened before.
     pub async fn attach_verified(
         &self,
         node: NodeId,
         expected_generation: u64,
+        quiet: Option<Quiet>,
         reason: &str,
     ) -> Result<u64, KeeperError> {
         let mut changes = self.board.watch();
-        let ordered_in = self.order_attach(node, Some(expected_generation), true, reason).await?;
+        let ordered_in = self.order_attach(node, (Some(expected_generation), true, quiet), reason).await?;
         let limit = {
             let s = self.settings.borrow();
             (s.timeout + s.retry_delay) * s.max_retries.saturating_add(1).min(100) + GRACE
@@ -200,12 +208,11 @@ impl Keeper {
     async fn order_attach(
         &self,
         node: NodeId,
-        expected: Option<u64>,
-        vouched: bool,
+        (expected, vouched, quiet): (Option<u64>, bool, Option<Quiet>),
         reason: &str,
     ) -> Result<u64, KeeperError> {
         let (reply, answer) = oneshot::channel();
-        let message = Message::Attach { node, expected, vouched, reason: reason.to_owned(), reply };
+        let message = Message::Attach { node, expected, vouched, quiet, reason: reason.to_owned(), reply };
         self.inbox.send(message).await.map_err(|_| KeeperError::Stopped)?;
         answer.await.map_err(|_| KeeperError::Stopped)?
     }

@@ -252,7 +252,7 @@ async fn stock_tools_command() {
     }
     let (one, two) = (NodeId(1), NodeId(2));
     let expected = [
-        Command::Attach { node: one },
+        Command::Attach { node: one, accept_data: false },
         Command::Detach { node: one },
         Command::Detach { node: two },
         Command::Reload,

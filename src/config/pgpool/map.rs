@@ -369,6 +369,8 @@ fn recovery(values: &Values, key: Option<&Path>) -> crate::recovery::Settings {
         runner: crate::recovery::Runner::Sql,
         database: values.text("recovery_database").to_owned(),
         first_stage_command: values.text("recovery_1st_stage_command").to_owned(),
+        second_stage_command: values.text("recovery_2nd_stage_command").to_owned(),
+        unlogged: crate::recovery::Unlogged::default(),
         timeout,
         first_stage_timeout: Duration::ZERO,
         no_progress_timeout: Duration::from_secs(60),

@@ -42,6 +42,7 @@ const NAMES: &[(&str, &str)] = &[
     ("health.health_check_timeout", "health_check_timeout"),
     ("recovery.recovery_timeout", "recovery_timeout"),
     ("recovery.recovery_1st_stage_command", "recovery_1st_stage_command"),
+    ("recovery.recovery_2nd_stage_command", "recovery_2nd_stage_command"),
     ("recovery.client_idle_limit_in_recovery", "client_idle_limit_in_recovery"),
     ("recovery.recovery_idle_in_transaction_limit", "recovery_idle_in_transaction_limit"),
 ];

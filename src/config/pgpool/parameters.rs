@@ -217,7 +217,7 @@ pub const PARAMETERS: &[Parameter] = &[
     p("recovery_password", "", Used("its password")),
     p("recovery_database", "template1", Used("its database")),
     p("recovery_1st_stage_command", "", Used("script of the first stage")),
-    p("recovery_2nd_stage_command", "", Ignored("streaming replication has no second stage")),
+    p("recovery_2nd_stage_command", "", Used("script of the second stage, in the replicating modes")),
     p("recovery_timeout", "90", Used("bound on the waits of a recovery, seconds")),
     p(
         "client_idle_limit_in_recovery",

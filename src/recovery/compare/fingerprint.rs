@@ -1,5 +1,6 @@
 //! The digests of one node.
 
+use super::Depth;
 use super::questions::{DATABASES, DEFINITIONS, SESSION, SHARED, TABLES, rows_of, sequence};
 use crate::base::Secret;
 use crate::cluster::NodeSpec;
@@ -41,7 +42,7 @@ impl Login {
 }
 
 /// Everything of one node. Without a bound of its own.
-pub async fn fingerprint(login: &Login, node: &NodeSpec) -> Result<Fingerprint, String> {
+pub async fn fingerprint(login: &Login, node: &NodeSpec, depth: Depth) -> Result<Fingerprint, String> {
     let words = |error: SqlError| error.to_string();
     let shared = login.connect(node, &login.database).await.map_err(words)?;
     let mut found = Fingerprint::new();
@@ -50,10 +51,16 @@ pub async fn fingerprint(login: &Login, node: &NodeSpec) -> Result<Fingerprint, 
         let within = |error: SqlError| format!("database {database}: {error}");
         let sql = login.connect(node, &database).await.map_err(within)?;
         let prefix = format!("{database}: ");
-        add(&mut found, &prefix, sql.rows(DEFINITIONS).await.map_err(within)?)?;
+        if depth == Depth::Whole {
+            add(&mut found, &prefix, sql.rows(DEFINITIONS).await.map_err(within)?)?;
+        }
         for row in sql.rows(TABLES).await.map_err(within)? {
             let is_sequence = row.get(1).and_then(Option::as_deref) == Some("S");
             let Some(name) = first(row) else { continue };
+            if depth == Depth::Outline && !is_sequence {
+                insert(&mut found, format!("{prefix}table {name}"), String::new())?;
+                continue;
+            }
             let (kind, question) = if is_sequence { ("sequence", sequence(&name)) } else { ("table", rows_of(&name)) };
             let digest = sql.rows(&question).await.map_err(|e| format!("{prefix}{kind} {name}: {e}"))?;
             let digest = digest.into_iter().next().and_then(first).unwrap_or_default();

@@ -14,9 +14,23 @@ use fingerprint::{Fingerprint, fingerprint};
 /// Differences that are told by name; more are counted.
 const TOLD: usize = 10;
 
+/// How much is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Everything, all rows.
+    Whole,
+    /// Databases, roles, names of tables, sequences: what costs no scan.
+    Outline,
+}
+
 /// What is found to differ, for people; empty when the nodes are equal.
 pub async fn compare(login: &Login, main: &NodeSpec, other: &NodeSpec) -> Result<Vec<String>, String> {
-    let (ours, theirs) = tokio::join!(fingerprint(login, main), fingerprint(login, other));
+    compare_as(login, main, other, Depth::Whole).await
+}
+
+/// The same, looking at less.
+pub async fn compare_as(login: &Login, main: &NodeSpec, other: &NodeSpec, depth: Depth) -> Result<Vec<String>, String> {
+    let (ours, theirs) = tokio::join!(fingerprint(login, main, depth), fingerprint(login, other, depth));
     let of = |node: &NodeSpec| {
         let id = node.id;
         move |error: String| format!("node {id}: {error}")
