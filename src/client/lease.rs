@@ -7,10 +7,11 @@ use super::fault::Fault;
 use super::params;
 use super::worker::{Route, Way, Worker};
 use crate::cluster::Servers;
+use crate::net::Stream;
 use crate::pool::{Asked, Grant, Local, Permit, Pooled, Refusal};
 use crate::server::{self, Login, ParamSet, RouteId, ServerConn, ServerError, SimpleError};
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -42,9 +43,23 @@ pub struct Borrower {
 }
 
 impl Borrower {
+    /// As [`Borrower::lease`], for a client that may go away while it waits: it gives up its place.
+    pub async fn lease_for(&self, client: &Stream, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
+        let mut leasing = pin!(self.lease(wanted));
+        poll_fn(|cx| {
+            let leased = leasing.as_mut().poll(cx);
+            // The worker's sweep makes sure that this is looked at, and ends who has been away for a while.
+            if leased.is_pending() && client.is_read_closed() {
+                self.control.note_closed(self.worker.now_s());
+            }
+            leased
+        })
+        .await
+    }
+
     /// A connection to the primary with the client's parameters. Fast when an idle one is at hand; else waits, within
     /// `query_wait_timeout`, for the gate, a primary, and a place.
-    pub async fn lease(&self, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
+    async fn lease(&self, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
         self.control.doing.set(Doing::Waiting);
         if let Way::Open(route) = self.way()
             && let Some(pooled) = self.pool.take(route.id)
