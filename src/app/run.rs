@@ -1,7 +1,8 @@
 //! A daemon's life: read, lock, listen, serve, and end as it was told.
 
 use super::adapters::{
-    KeeperAttach, KeeperDivergences, KeeperPort, MaintenanceJobs, PlanePort, RebuildByRecovery, RecoveryJobs, StoreMemory,
+    KeeperAttach, KeeperDivergences, KeeperPort, MaintenanceJobs, PlanePort, RebuildByRecovery, RecoveryJobs,
+    StoreMemory,
 };
 use super::data_plane::DataPlane;
 use super::runtime_config::{LoginSurroundings, RuntimeConfig, plane_settings, startup_context};

@@ -279,7 +279,8 @@ impl Worker {
         let way = self.way();
         let gate = self.gate.borrow();
         let Some(gate) = gate.as_ref() else { return key.node.map_or(way, |node| self.way_to(node)) };
-        let covering = gate.orders.iter().map(|order| &order.wanted).filter(|wanted| wanted.scope.covers(&key.database));
+        let covering =
+            gate.orders.iter().map(|order| &order.wanted).filter(|wanted| wanted.scope.covers(&key.database));
         let mut held: Option<Way> = None;
         for wanted in covering {
             let is_patient = wanted.drain.is_some_and(|rules| rules.patient);

@@ -510,6 +510,7 @@ mod tests {
             now: watch::channel(0).1,
             password_of: Arc::new(|_| None),
             tls: Arc::new(|| panic!("nothing is probed")),
+            freezes: Arc::default(),
         };
         let mut actor = Actor {
             core: Core::new(&board.view()),

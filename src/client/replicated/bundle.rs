@@ -183,7 +183,7 @@ impl Session {
                     return Poll::Ready(Ok(true));
                 }
                 // What was held up by the client goes on as soon as it has taken enough.
-                if !(was_full && !self.front.is_full()) {
+                if !was_full || self.front.is_full() {
                     break;
                 }
             }

@@ -150,6 +150,7 @@ impl Session {
             share_unnamed: false,
         };
         let id = plane.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        control.drain.session.set(id);
         let mut session = Box::new(Session {
             worker,
             plane,
