@@ -69,7 +69,7 @@ impl SqlTarget {
     /// One login in one way; the flag tells whether it had come to TLS.
     async fn attempt(&self, place: &Target, way: SslMode, timeout: Duration) -> Result<Sql, (SqlError, bool)> {
         let address = self.address();
-        let stream = open(place, way, timeout).await.map_err(|error| match error {
+        let stream = open(place, way, timeout, None).await.map_err(|error| match error {
             ServerError::Net(NetError::Tls(why)) => (SqlError::Tls { address: address.clone(), why }, true),
             ServerError::Net(NetError::Connect { why, .. }) => {
                 (SqlError::Connect { address: address.clone(), why: why.to_string() }, false)
