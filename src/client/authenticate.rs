@@ -56,10 +56,10 @@ pub(super) async fn authenticate(
         return Err(refused("28000", "connection requires a valid client certificate"));
     }
     let secret = match demand.method {
-        Method::Trust | Method::Cert => of_files(user, ctx),
+        Method::Trust | Method::Cert => ctx.secrets.for_servers(user),
         Method::Peer => {
             by_peer(stream, user, demand, roles).await?;
-            of_files(user, ctx)
+            ctx.secrets.for_servers(user)
         }
         Method::Password => by_password(stream, who, out, ctx).await?,
         Method::Scram => {
@@ -91,15 +91,6 @@ fn no_entry(ask: &Ask<'_>) -> StartupError {
         false => format!("host \"{host}\", user \"{user}\", database \"{database}\", {encryption}"),
     };
     refused("28000", format!("no pg_hba.conf entry for {rest}"))
-}
-
-/// What the files hold of a user who was let in without a password.
-fn of_files(user: &str, ctx: &StartupContext) -> ServerSecret {
-    match ctx.secrets.lookup(user) {
-        Some(StoredSecret::Plain(password)) => ServerSecret::Password(password.clone()),
-        Some(StoredSecret::Md5(text)) => ServerSecret::Md5(text.clone()),
-        Some(StoredSecret::Scram(_)) | None => ServerSecret::None,
-    }
 }
 
 /// What the server knows of a user; `None` when it is not to be asked.

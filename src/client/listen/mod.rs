@@ -9,7 +9,7 @@
 
 mod hub;
 
-use crate::server::{self, Login, ServerConn, SimpleError};
+use crate::server::{self, Login, ServerConn, SimpleError, identifier};
 use crate::wire::{backend, frame};
 use hub::{Hub, Order};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -171,7 +171,7 @@ impl Listeners {
             }
             return Ok(false);
         }
-        let quoted = quote(&marker);
+        let quoted = identifier(&marker);
         server::run(conn, &format!("LISTEN {quoted}; NOTIFY {quoted}"), TAKE_OVER).await?;
         conn.broken = true;
         let seen = tokio::time::timeout(TAKE_OVER, until_marker(conn, marker.as_bytes())).await;
@@ -255,11 +255,6 @@ async fn until_marker(conn: &mut ServerConn, marker: &[u8]) -> Result<(), Simple
             Err(error) => return Err(SimpleError::Lost(error.to_string())),
         }
     }
-}
-
-/// A channel's name as SQL.
-fn quote(channel: &str) -> String {
-    format!("\"{}\"", channel.replace('"', "\"\""))
 }
 
 #[cfg(test)]
