@@ -172,7 +172,8 @@ fn a_function_may_stand_between_pgmend_and_the_secrets() {
     }
     assert!(pgmend.log().contains("permission denied for table pg_authid"), "{}", pgmend.log());
     login(&pgmend, "postgres", "postgres").must();
-    config.set("auth", "auth_query = \"SELECT u, p FROM public.lookup($1)\"").write();
+    config.set("auth", "auth_query = \"SELECT u, p FROM public.lookup($1)\"");
+    config.set("auth", "auth_dbname = \"postgres\"").write();
     pgmend.cli(&["reload"]).must();
     login(&pgmend, "app", "secret").must();
     login(&pgmend, "nobody", "secret").must_fail_saying(&refusal("nobody"));

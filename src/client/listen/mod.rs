@@ -262,6 +262,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_does_not_read_in_time_loses_the_session_and_no_message() {
+        let (inbox, mut out) = (Inbox::default(), Vec::new());
+        let cx = Context::from_waker(Waker::noop());
+        inbox.put(b"one");
+        assert!(inbox.take(&mut out, &cx));
+        inbox.put(&vec![0; MAX_WAITING]);
+        inbox.put(b"too much");
+        assert!(!inbox.take(&mut out, &cx));
+        assert_eq!(out.len(), 3 + MAX_WAITING);
+    }
+
+    #[test]
     fn what_the_hub_tells_is_not_told_by_the_server_too() {
         let frames = |channels: &[&[u8]]| {
             let mut out = Vec::new();
