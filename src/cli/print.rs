@@ -12,10 +12,10 @@ pub fn reply(reply: &Reply, nodes_only: bool, now_s: u64) -> String {
         Reply::Status { view, .. } if nodes_only => nodes(view),
         Reply::Status { view, gate, holdups, version, pid, clients, moved: _, pending_restart } => {
             let mut text = format!("pgmend {version}, pid {pid}, {clients} clients, gate {gate}\n");
+            let role = if view.mode.replicates() { "main node" } else { "primary" };
             for who in holdups {
                 push(&mut text, format_args!("the gate waits for {who}\n"));
             }
-            let role = if view.mode.replicates() { "main node" } else { "primary" };
             match view.primary {
                 Some(primary) => push(&mut text, format_args!("{role}: node {primary}\n")),
                 None => push(&mut text, format_args!("{role}: none\n")),

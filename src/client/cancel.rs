@@ -31,6 +31,8 @@ pub struct CancelTarget {
 struct State {
     target: Option<CancelTarget>,
     in_flight: u32,
+    /// In the replicating modes: the slots of the client's servers, one for each node.
+    followers: Vec<Arc<CancelSlot>>,
     /// The client's statement waits for a server: a cancel is for pgmend itself.
     waiting: Waiting,
 }
@@ -65,6 +67,11 @@ impl CancelSlot {
     pub fn become_listed(&self, listed: &CancelSlot) {
         let target = self.lock().target.take();
         listed.lock().target = target;
+    }
+
+    /// A cancel of the client goes to the servers of these slots too.
+    pub fn lead(&self, followers: Vec<Arc<CancelSlot>>) {
+        self.lock().followers = followers;
     }
 
     /// The client's statement waits. Ready: it was cancelled.
@@ -103,6 +110,28 @@ impl CancelSlot {
                 return;
             }
             landed.await;
+        }
+    }
+
+    /// Sends a cancel to the server that the client has now, if it has one and none is on its way.
+    pub async fn carry_out(self: &Arc<Self>) {
+        let (target, _in_flight) = {
+            let mut state = self.lock();
+            let Some(target) = state.target.clone() else {
+                if let Waiting::Yes(waker) = &state.waiting {
+                    waker.wake_by_ref();
+                    state.waiting = Waiting::Cancelled;
+                }
+                return;
+            };
+            if state.in_flight >= MAX_IN_FLIGHT {
+                return;
+            }
+            state.in_flight += 1;
+            (target, InFlight(self.clone()))
+        };
+        if let Err(error) = server::send_cancel(&target.server, target.pid, &target.key, CANCEL_TIMEOUT).await {
+            tracing::warn!(event = "cancel.failed", %error);
         }
     }
 
@@ -176,23 +205,10 @@ impl Cancels {
     pub async fn cancel(&self, pid: u32, key: &[u8]) -> bool {
         let same = self.lock().get(&pid).cloned().unwrap_or_default();
         let Some(slot) = same.into_iter().find(|slot| bool::from(slot.key.as_slice().ct_eq(key))) else { return false };
-        let (target, _in_flight) = {
-            let mut state = slot.lock();
-            let Some(target) = state.target.clone() else {
-                if let Waiting::Yes(waker) = &state.waiting {
-                    waker.wake_by_ref();
-                    state.waiting = Waiting::Cancelled;
-                }
-                return true;
-            };
-            if state.in_flight >= MAX_IN_FLIGHT {
-                return true;
-            }
-            state.in_flight += 1;
-            (target, InFlight(slot.clone()))
-        };
-        if let Err(error) = server::send_cancel(&target.server, target.pid, &target.key, CANCEL_TIMEOUT).await {
-            tracing::warn!(event = "cancel.failed", %error);
+        let followers = slot.lock().followers.clone();
+        slot.carry_out().await;
+        for follower in followers {
+            follower.carry_out().await;
         }
         true
     }

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 const RETRY: Duration = Duration::from_millis(200);
 /// Bound on bringing a connection to a client's parameters, or on its reset.
 const OWN_STATEMENT: Duration = Duration::from_secs(10);
+/// Bound on finding out whether a node whose connection was lost is still there.
+const PROBE: Duration = Duration::from_secs(2);
 /// "Never" for a wait without a limit.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -191,7 +193,7 @@ impl Borrower {
     }
 
     fn way(&self) -> Way {
-        self.worker.way_for(&self.pool.shared.key.database)
+        self.worker.way_for(&self.pool.shared.key)
     }
 
     /// True when the way still is what it was before a wait, and the connection goes there.
@@ -293,6 +295,24 @@ impl Borrower {
         Ok(pooled)
     }
 
+    /// Lets cancels reach a borrowed connection.
+    pub fn expose(&self, pooled: &Pooled) {
+        if let Way::Open(route) = self.way() {
+            let conn = &pooled.conn;
+            let target = CancelTarget { server: route.target.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
+            self.slot.borrowed(target);
+        }
+    }
+
+    /// Whether the node answers now, a refusal included. A node without a way does not.
+    pub async fn answers(&self) -> bool {
+        let Way::Open(route) = self.way() else { return false };
+        match server::connect(&route.target, &self.login, PROBE).await {
+            Ok(_) => true,
+            Err(error) => !error.is_passing(),
+        }
+    }
+
     /// Gives a connection back. Unless it is clean it is closed; `reset` says whether the session ended with it.
     pub fn give_back(&self, pooled: Box<Pooled>, clean: bool, reset: bool) {
         let no_cancel = self.slot.returned();
@@ -331,7 +351,7 @@ impl Borrower {
     /// the budget stays taken until then, so that the server is not asked for more than the pool may have.
     pub fn abandon(&self, pooled: Box<Pooled>) {
         self.slot.returned();
-        let Way::Open(route) = self.worker.way() else { return };
+        let Way::Open(route) = self.way() else { return };
         if route.id != pooled.conn.route || pooled.conn.broken {
             return;
         }
@@ -351,7 +371,11 @@ impl Borrower {
 
 /// Puts a clean connection where the next client finds it, unless the primary has changed or the connection is too old.
 fn shelve(worker: &Worker, pool: &Local, pooled: Box<Pooled>) {
-    match worker.way_for(&pool.shared.key.database) {
+    if !pooled.conn.unread.is_empty() {
+        // What a server says unasked is the last client's, and the last message may not be whole.
+        return;
+    }
+    match worker.way_for(&pool.shared.key) {
         Way::Open(route) if route.id != pooled.conn.route => {}
         Way::Held { servers: Servers::Close, .. } => {}
         Way::Open(_) | Way::Blocked(_) | Way::Held { servers: Servers::Keep, .. } => pool.put(pooled, worker.now_s()),

@@ -26,6 +26,7 @@ mod params;
 mod pins;
 mod plane;
 mod relay;
+pub mod replicated;
 mod replication;
 mod scan;
 mod session;

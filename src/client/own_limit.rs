@@ -4,7 +4,7 @@
 use super::commands::Answer;
 use super::drain::Draining;
 use crate::cluster::IdleLimit;
-use crate::wire::backend::ErrorFields;
+use crate::wire::backend::{self, ErrorFields};
 use std::time::Duration;
 
 const NAME: &str = "client_idle_limit_in_recovery";
@@ -18,6 +18,18 @@ pub enum Told {
     Done(&'static str),
     /// An error; the session goes on.
     Refused(ErrorFields),
+}
+
+impl Told {
+    /// As the whole answer to a simple query outside of transactions.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Told::Rows(answer) => answer.write(out),
+            Told::Done(tag) => backend::command_complete(out, tag),
+            Told::Refused(fields) => backend::error_response(out, fields),
+        }
+        backend::ready_for_query(out, b'I');
+    }
 }
 
 /// What the limit of one session is measured by.

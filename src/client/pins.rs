@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn pins_are_listed_limited_and_taken_off() {
         let pins = Arc::new(Pins::default());
-        let key = |user: &str| PoolKey { user: user.into(), database: "d".into() };
+        let key = |user: &str| PoolKey::of_primary(user.into(), "d".into());
         let first = pins.pin(&key("a"), 7, vec!["cursor c".into()], 1).unwrap();
         assert_eq!(pins.pin(&key("a"), 8, Vec::new(), 1).err(), Some(1));
         let other = pins.pin(&key("b"), 8, Vec::new(), 1).unwrap();

@@ -2,10 +2,13 @@
 
 use super::cancel::{Cancels, Elsewhere};
 use super::commands::PoolCommands;
+use super::control::Control;
 use super::core::Statements;
 use super::divergence::Divergences;
 use super::listen::Listeners;
+use super::own_limit::{self, Bounds, Told};
 use super::pins::Pins;
+use super::replicated::Snapshots;
 use super::startup::StartupContext;
 use super::tally::Tally;
 use crate::cluster::{Board, Drain, OpenServers, Scope};
@@ -27,6 +30,8 @@ pub struct PlaneSettings {
     pub pool: pool::Settings,
     /// Servers.
     pub server: server::Settings,
+    /// The replicating modes.
+    pub replication: super::replicated::Settings,
     /// What becomes of clients while a recovery holds the gate.
     pub drain: Drain,
     /// `recovery_timeout`.
@@ -57,6 +62,8 @@ pub struct Plane {
     pub pins: Arc<Pins>,
     /// `SHOW POOL_*`.
     pub commands: ArcSwapOption<Box<dyn PoolCommands>>,
+    /// Snapshot isolation's coordinator.
+    pub snapshots: Arc<Snapshots>,
     /// Who takes out a node that differs.
     pub divergences: ArcSwapOption<Box<dyn Divergences>>,
     /// Clients connected, those that log in included.
@@ -119,6 +126,7 @@ impl Plane {
             listeners: Listeners::default(),
             pins: Arc::default(),
             commands: ArcSwapOption::empty(),
+            snapshots: Arc::default(),
             divergences: ArcSwapOption::empty(),
             clients: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
@@ -169,6 +177,19 @@ impl Plane {
         }
         self.budget.set_node_limits(settings.pool.max_node_connections, settings.pool.max_new_connections);
         self.budget.tick();
+    }
+
+    /// The answer to a statement of pgmend's own, if it is one.
+    pub(super) fn answer(&self, sql: &str, database: &str, control: &Control) -> Option<Told> {
+        if sql.eq_ignore_ascii_case("show pins") {
+            return Some(Told::Rows(self.pins.answer()));
+        }
+        let settings = self.settings.load();
+        let is_admin = control.who.get().is_some_and(|(user, _)| settings.client.admin_users.contains(user));
+        let bounds =
+            Bounds { configured: settings.drain.idle_limit, recovery_timeout: settings.recovery_timeout, is_admin };
+        own_limit::answer(sql, &control.drain, &bounds)
+            .or_else(|| self.commands.load_full().and_then(|c| c.answer(sql, database)).map(Told::Rows))
     }
 
     /// Carries a cancel request out, wherever its client is.

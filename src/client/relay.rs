@@ -32,6 +32,11 @@ impl Lane {
         self.direct == 0 && self.out_at == self.out.len()
     }
 
+    /// What was read and not decided on.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        self.input.split_off(self.direct)
+    }
+
     /// Gives memory back that nothing is in.
     pub fn release(&mut self) {
         self.input.release();

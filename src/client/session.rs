@@ -4,16 +4,17 @@ mod moving;
 
 use super::activity::{Activity, Limit, Limits};
 use super::cancel::{CancelSlot, Listing};
+use super::commands::own_statement;
 use super::control::{Control, Doing};
 use super::core::{Core, Front, Rules};
 use super::fault::Fault;
 use super::lease::Borrower;
 use super::leftovers::{self, Leftovers};
-use super::listen::Subscription;
-use super::own_limit::{self, Bounds, Told};
+use super::listen::{Since, Subscription};
 use super::params;
 use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
+use super::replicated::{self, Newcomer};
 use super::replication;
 use super::scan::Traces;
 use super::startup::{self, Arrival, NewSession};
@@ -31,14 +32,14 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 /// Bound on telling a client why its session ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// What may outlive a transaction.
-const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Traces::WRITES);
+pub(super) const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Traces::WRITES);
 /// A statement of Pgpool-II's own is at most this long.
 const MAX_COMMAND: usize = 1024;
 
@@ -48,9 +49,13 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>, bey
     let Some(new) = Box::pin(arrive(&worker, stream, &control, beyond)).await else { return };
     let Opened { mut stream, counted, outcome } = Box::pin(open(worker, new, control)).await;
     let fault = match outcome {
-        Ok(mut session) => {
+        // In the middle of a message nothing of ours would be understood.
+        Ok(Kind::One(mut session)) => {
             let ended = session.run(&mut stream).await;
-            // In the middle of a message nothing of ours would be understood.
+            ended.err().filter(|_| session.is_between_answers())
+        }
+        Ok(Kind::Several(mut session)) => {
+            let ended = session.run(&mut stream).await;
             ended.err().filter(|_| session.is_between_answers())
         }
         Err(fault) => Some(fault),
@@ -88,7 +93,15 @@ async fn arrive(
 struct Opened {
     stream: Stream,
     counted: Option<Counted>,
-    outcome: Result<Box<Session>, Fault>,
+    outcome: Result<Kind, Fault>,
+}
+
+/// How a client is served.
+enum Kind {
+    /// By the primary.
+    One(Box<Session>),
+    /// By several nodes that pgmend keeps equal.
+    Several(Box<replicated::Session>),
 }
 
 async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> Opened {
@@ -100,7 +113,7 @@ async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> Open
         Err(too_many) => return Opened { stream, counted: None, outcome: Err(Fault::TooMany(too_many)) },
     };
     let login = login(&worker, &user, &database, secret);
-    let key = PoolKey { user: login.user.clone(), database: database.clone() };
+    let key = PoolKey::of_primary(login.user.clone(), database.clone());
     control.limits.set(Limits::of(&rules));
     // Nobody else sets them: a control serves one login.
     let _ = control.database.set(key.database.as_str().into());
@@ -114,7 +127,12 @@ async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> Open
         let why = order.wanted.reason.clone();
         return Opened { stream, counted: None, outcome: Err(Fault::Recovering(why)) };
     }
-    let outcome = begin(worker, &mut stream, key, login, &parameters, minor, control).await;
+    let outcome = if worker.plane.board.view().mode.replicates() {
+        let new = Newcomer { key, login, parameters, minor };
+        replicated::Session::begin(worker, new, control, &mut stream).await.map(Kind::Several)
+    } else {
+        begin(worker, &mut stream, key, login, &parameters, minor, control).await.map(Kind::One)
+    };
     Opened { stream, counted: Some(counted), outcome }
 }
 
@@ -241,10 +259,10 @@ async fn begin(
 
 /// The parameters that a server reports to this client at its start. Asked of a server once for each set of wishes and
 /// route, then remembered; `application_name` is left out of that, as any value of it is valid.
-async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<String, String>>, Fault> {
+pub(super) async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<String, String>>, Fault> {
     let mut wishes = (**wanted).clone();
     let application_name = wishes.remove("application_name");
-    if let super::worker::Way::Open(route) = borrower.worker.way()
+    if let super::worker::Way::Open(route) = borrower.worker.way_for(&borrower.pool.shared.key)
         && let Some(known) = borrower.pool.shared.greeting(route.id, &wishes)
     {
         let Some(name) = application_name else { return Ok(known) };
@@ -265,6 +283,12 @@ fn remember(borrower: &Borrower, wanted: &ParamSet, pooled: &Pooled) -> Arc<Hash
     let reported = Arc::new(pooled.conn.reported.clone());
     borrower.pool.shared.remember_greeting(pooled.conn.route, wishes, reported.clone());
     reported
+}
+
+/// What the shared listener has for the client goes on its way.
+fn hear(subscription: Option<&Subscription>, down: &mut Lane, cx: &Context<'_>) -> Result<(), Fault> {
+    let in_time = subscription.is_none_or(|s| s.inbox.take(down.own(), cx));
+    if in_time { Ok(()) } else { Err(Fault::Limit("too many notifications waited for this client".into())) }
 }
 
 impl Session {
@@ -309,7 +333,7 @@ impl Session {
             match ended {
                 Ok(Ended::Transaction) if self.pin.is_none() && !self.core.traces().touches(LASTING) => {
                     if self.core.traces() != Traces::NONE {
-                        self.unlisten().await;
+                        self.unlisten(&[]).await;
                         self.core.forget_traces();
                     }
                     self.borrower.give_back(pooled, self.core.is_clean(), false);
@@ -348,7 +372,6 @@ impl Session {
     /// After a transaction that may have left something: the server is asked. Settings go with the client; anything else
     /// binds it to this server for as long as it lasts.
     async fn settle(&mut self, mut pooled: Box<Pooled>) -> Result<(), Fault> {
-        self.unlisten().await;
         let traces = self.core.traces();
         let left = match self.leftovers(&mut pooled.conn, traces).await {
             Ok(left) => left,
@@ -358,16 +381,24 @@ impl Session {
                 Some(Leftovers { pins: vec![format!("unknown: {}", error.message)], ..Leftovers::default() })
             }
         };
+        let listens = left.as_ref().map(|l| l.channels.as_slice()).unwrap_or_default();
+        self.unlisten(listens).await;
         let Some(mut left) = left else {
+            self.core.due_fakes(self.down.own());
             self.core.forget_traces();
             self.borrower.give_back(pooled, self.core.is_clean(), false);
             return Ok(());
         };
         let worker = self.borrower.worker.clone();
         if left.pins.is_empty() && !left.channels.is_empty() {
-            let (login, channels) = (&self.borrower.login, left.channels.clone());
-            let listeners = &worker.plane.listeners;
-            let taken = listeners.take_over(&worker, login, &mut pooled.conn, channels, &mut self.subscription).await;
+            let login = &self.borrower.login;
+            // Of a bound client's channels some may be older.
+            let since = match self.core.listens_secretly() && self.pin.is_none() {
+                true => Since::Now,
+                false => Since::Listen,
+            };
+            let (listeners, all) = (&worker.plane.listeners, left.channels.clone());
+            let taken = listeners.take_over(&worker, login, &mut pooled.conn, all, since, &mut self.subscription).await;
             match taken {
                 Ok(true) => left.channels.clear(),
                 Ok(false) => tracing::warn!(event = "listener.unreachable", database = %self.database),
@@ -375,6 +406,7 @@ impl Session {
             }
         }
         let reasons = left.reasons();
+        self.core.due_fakes(self.down.own());
         self.down.own().append(&mut pooled.conn.asides);
         let known = !left.pins.iter().any(|p| p.starts_with("unknown"));
         if known {
@@ -404,28 +436,21 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the channels that the client has ended itself.
-    async fn unlisten(&mut self) {
+    /// Ends the channels that the client has ended itself and has not begun anew.
+    async fn unlisten(&mut self, but: &[String]) {
         let ended = self.core.take_unlistened();
         if let Some(subscription) = &mut self.subscription {
             for channel in ended {
-                subscription.unlisten(channel).await;
+                subscription.unlisten(channel, but).await;
             }
         }
     }
 
     /// What is left, or `None` when nothing can be.
     async fn leftovers(&mut self, conn: &mut ServerConn, traces: Traces) -> Result<Option<Leftovers>, SimpleError> {
-        let worker = &self.borrower.worker;
-        let functions = match worker.functions(&self.database) {
-            Some(known) => known,
-            None => worker.learn_functions(&self.database, leftovers::functions(conn).await?),
-        };
-        if self.pin.is_none() && !functions.must_ask(traces) {
-            return Ok(None);
-        }
-        let custom = self.core.custom().chain(&functions.names);
-        leftovers::ask(conn, &self.borrower.login.user, custom).await.map(Some)
+        let custom: Vec<String> = self.core.custom().cloned().collect();
+        let Borrower { worker, login, .. } = &self.borrower;
+        leftovers::after(worker, &self.database, &login.user, conn, traces, self.pin.is_some(), custom).await
     }
 
     fn is_between_answers(&self) -> bool {
@@ -439,11 +464,7 @@ impl Session {
         borrower.control.doing.set(Doing::Away);
         poll_fn(|cx| {
             loop {
-                if let Some(subscription) = subscription
-                    && !subscription.inbox.take(down.own(), cx)
-                {
-                    return Poll::Ready(Err(Fault::Limit("too many notifications waited for this client".into())));
-                }
+                hear(subscription.as_ref(), down, cx)?;
                 if let Poll::Ready(Err(_)) = down.poll_send(client, cx) {
                     return Poll::Ready(Err(Fault::ClientGone));
                 }
@@ -476,7 +497,8 @@ impl Session {
     }
 
     async fn exchange(&mut self, client: &mut Stream, pooled: &mut Pooled) -> Result<Ended, Fault> {
-        let Session { up, down, core, borrower, mode, pin, .. } = self;
+        let Session { up, down, core, borrower, mode, pin, subscription, .. } = self;
+        down.input.put(&std::mem::take(&mut pooled.conn.unread));
         let plane = borrower.worker.plane.clone();
         let until = match mode {
             PoolMode::Session => Until::Session,
@@ -484,9 +506,12 @@ impl Session {
             PoolMode::Transaction | PoolMode::Statement => Until::Transaction,
         };
         let mut state = Exchange::default();
-        poll_fn(|cx| {
+        let ended = poll_fn(|cx| {
             if let Some(end) = borrower.control.check(cx, core.is_clean()) {
                 return Poll::Ready(Err(end.into()));
+            }
+            if core.is_clean() {
+                hear(subscription.as_ref(), down, cx)?;
             }
             let now_s = borrower.worker.now_s();
             let mut relay =
@@ -507,7 +532,11 @@ impl Session {
             }
             outcome
         })
-        .await
+        .await;
+        if matches!(ended, Ok(Ended::Transaction)) {
+            pooled.conn.unread = down.take_unread();
+        }
+        ended
     }
 
     /// Answers what needs no server; the answer leaves while the next batch is awaited.
@@ -525,37 +554,12 @@ impl Session {
     /// the next statement is awaited.
     fn command(&mut self) -> bool {
         let Some((total, sql)) = self.pool_command() else { return false };
-        let Some(told) = self.told(&sql) else { return false };
+        let Some(told) = self.borrower.worker.plane.answer(&sql, &self.database, &self.borrower.control) else {
+            return false;
+        };
         self.up.input.consume(total);
-        let out = self.down.own();
-        match told {
-            Told::Rows(answer) => {
-                let columns: Vec<&str> = answer.columns.iter().map(String::as_str).collect();
-                backend::row_description_text(out, &columns);
-                for row in &answer.rows {
-                    let row: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
-                    backend::data_row(out, &row);
-                }
-                backend::command_complete(out, &answer.tag);
-            }
-            Told::Done(tag) => backend::command_complete(out, tag),
-            Told::Refused(fields) => backend::error_response(out, &fields),
-        }
-        backend::ready_for_query(out, b'I');
+        told.write(self.down.own());
         true
-    }
-
-    fn told(&self, sql: &str) -> Option<Told> {
-        let plane = &self.borrower.worker.plane;
-        if sql.eq_ignore_ascii_case("show pins") {
-            return Some(Told::Rows(plane.pins.answer()));
-        }
-        let (settings, control) = (plane.settings.load(), &self.borrower.control);
-        let is_admin = control.who.get().is_some_and(|(user, _)| settings.client.admin_users.contains(user));
-        let bounds =
-            Bounds { configured: settings.drain.idle_limit, recovery_timeout: settings.recovery_timeout, is_admin };
-        own_limit::answer(sql, &control.drain, &bounds)
-            .or_else(|| plane.commands.load_full().and_then(|c| c.answer(sql, &self.database)).map(Told::Rows))
     }
 
     fn pool_command(&self) -> Option<(usize, String)> {
@@ -572,10 +576,6 @@ impl Session {
         if total > MAX_COMMAND {
             return None;
         }
-        let text = std::str::from_utf8(frontend::query_text(split.body).ok()?).ok()?;
-        let text = text.trim().trim_end_matches(';').trim_end();
-        let first = text.split_ascii_whitespace().next()?;
-        let ours = first.eq_ignore_ascii_case("show") || first.eq_ignore_ascii_case("pgpool");
-        ours.then(|| (total, text.to_owned()))
+        own_statement(frontend::query_text(split.body).ok()?).map(|text| (total, text))
     }
 }

@@ -113,6 +113,7 @@ fn check_times(config: &Config, wrong: &mut impl FnMut(&str, String)) {
         ("auth.authentication_timeout", config.client.login_timeout),
         ("pool.server_connect_timeout", config.pool.rules.connect_timeout),
         ("health.health_check_timeout", config.health.timeout),
+        ("cluster.replication_lock_timeout", config.replication.lock_timeout),
         ("recovery.recovery_timeout", config.recovery.timeout),
         ("recovery.no_progress_timeout", config.recovery.no_progress_timeout),
     ];

@@ -1,6 +1,7 @@
 //! From files to checked settings: `pgmend.toml`, and Pgpool-II's `pgpool.conf`. Reload compares two of them.
 
 mod checks;
+mod cluster_section;
 mod drain_section;
 mod error;
 mod pgmend_toml;

@@ -8,7 +8,7 @@ use super::section::{Notes, Section};
 use super::{Config, Ending, values};
 use crate::auth::{QuerySettings, StoredSecret, pool_secret, read_key};
 use crate::base::{NodeId, Secret};
-use crate::cluster::{Host, Mode, NodeSpec, SslMode};
+use crate::cluster::{Host, NodeSpec, SslMode};
 use crate::recovery::{Runner, Unlogged};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -70,10 +70,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         Some(_) | None => Path::new("."),
     };
     let mut listen = listen(root.section("listen"), folder);
-    let cluster = root.section("cluster");
-    let mode = cluster.choice("backend_clustering_mode", "streaming_replication", Mode::NAMES).unwrap_or_default();
-    let compare_timeout = cluster.duration("compare_timeout", DEFAULT_COMPARE_TIMEOUT);
-    cluster.finish();
+    let cluster = super::cluster_section::read(root.section("cluster"), DEFAULT_COMPARE_TIMEOUT);
     let nodes = root.sections("node");
     if nodes.is_empty() {
         notes.error(0, "node", "expected at least one [[node]] with host and port");
@@ -85,7 +82,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     listen.tls = towards_clients;
     let server = crate::server::Settings { reset_query, tls };
     let health = health(root.section("health"), auth.key_file.as_deref());
-    let health = crate::keeper::Settings { compare_timeout, ..health };
+    let health = crate::keeper::Settings { compare_timeout: cluster.compare_timeout, ..health };
     let recovery = recovery(root.section("recovery"), folder, auth.key_file.as_deref());
     let (admin, ending, admin_users) = admin(root.section("admin"), folder);
     let max_message = MAX_MESSAGE;
@@ -99,7 +96,8 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     root.finish();
     Config {
         sources: sources(file, &auth, admin.pcp.as_ref()),
-        mode,
+        mode: cluster.mode,
+        replication: cluster.replication,
         nodes,
         listen,
         client: crate::client::Settings { login_timeout, max_logins, max_message, admin_users, pool_commands: true },

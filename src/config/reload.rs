@@ -56,6 +56,7 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
         }
     }
     applied("pool", old.pool != effective.pool || old.server != effective.server);
+    applied("cluster", old.replication != effective.replication);
     applied("client", old.client != effective.client);
     applied("auth", old.auth != effective.auth);
     applied("tls", old.listen.tls != effective.listen.tls);

@@ -21,6 +21,8 @@ pub struct Config {
     pub sources: Vec<PathBuf>,
     /// How the nodes are kept equal.
     pub mode: Mode,
+    /// What follows from that for statements.
+    pub replication: crate::client::replicated::Settings,
     /// Nodes by id.
     pub nodes: Vec<NodeSpec>,
     /// Listening and TLS.

@@ -48,7 +48,8 @@ async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<Vec<Row>, SimpleEr
     frontend::query(&mut out, sql);
     conn.stream.write_all(&out).await.map_err(|e| lost(&e))?;
     conn.stream.flush().await.map_err(|e| lost(&e))?;
-    let mut input: Vec<u8> = Vec::with_capacity(4096);
+    let mut input = std::mem::take(&mut conn.unread);
+    input.reserve(4096);
     let mut refused = None;
     let (mut rows, mut bytes) = (Vec::new(), 0);
     loop {
@@ -64,6 +65,8 @@ async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<Vec<Row>, SimpleEr
                 b'A' if conn.asides.len() < MAX_ASIDES => {
                     backend::raw(&mut conn.asides, b'A', split.body);
                 }
+                // A client loses its session sooner than one of its messages.
+                b'A' => return Err(SimpleError::Lost("too many notifications".into())),
                 b'E' if refused.is_none() => refused = Some(Box::new(backend::parse_error(split.body))),
                 b'D' => {
                     bytes += split.body.len();
@@ -72,7 +75,10 @@ async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<Vec<Row>, SimpleEr
                     }
                     rows.push(backend::parse_data_row(split.body).map_err(|e| lost(&e))?);
                 }
-                b'Z' if split.body == b"I" => return refused.map_or(Ok(rows), |e| Err(SimpleError::Refused(e))),
+                b'Z' if split.body == b"I" => {
+                    conn.unread = input.split_off(at);
+                    return refused.map_or(Ok(rows), |e| Err(SimpleError::Refused(e)));
+                }
                 b'Z' => return Err(SimpleError::Lost("the server stayed in a transaction".into())),
                 _ => {}
             }

@@ -28,6 +28,7 @@ mod recovery;
 mod recovery_data;
 mod recovery_limits;
 mod recovery_logins;
+mod replicated;
 mod replication;
 mod server_tls;
 mod servers;

@@ -99,6 +99,8 @@ impl Core {
         }
         taken.consumed = at;
         taken.rewritten = output.rewritten;
+        // The client goes on in the same exchange: it gets what was kept back first.
+        taken.flush |= self.listening.is_held() && at > 0;
         Ok(taken)
     }
 

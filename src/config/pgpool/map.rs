@@ -39,6 +39,7 @@ pub fn map(values: &Values, files: &Files) -> Config {
     Config {
         sources: sources(values, files, &auth, &admin),
         mode,
+        replication: replication(values, mode),
         nodes,
         listen: listen(values, files, clients, ca_file.clone()),
         client: crate::client::Settings {
@@ -72,6 +73,31 @@ pub fn map(values: &Values, files: &Files) -> Config {
         log_level: "info".to_owned(),
         not_honoured: notes,
         listed: listed(values),
+    }
+}
+
+/// How statements go to all nodes. What Pgpool-II lets through is warned of at most, as there; what it does not notice is
+/// refused as in pgmend's own configuration.
+fn replication(values: &Values, mode: Mode) -> crate::client::replicated::Settings {
+    use crate::client::replicated::{Choice, Settings};
+    if mode.replicates() && !values.text("lobj_lock_table").is_empty() {
+        values.error(
+            "lobj_lock_table",
+            "large objects that the server numbers are not built; use lo_create with a number",
+        );
+    }
+    let own = Settings::default();
+    Settings {
+        choice: Choice {
+            stop_on_kind: values.boolean("replication_stop_on_mismatch"),
+            stop_on_rows: values.boolean("failover_if_affected_tuples_mismatch"),
+        },
+        policy: crate::routing::Policy {
+            insert_lock: values.boolean("insert_lock"),
+            replicate_select: values.boolean("replicate_select"),
+            ..own.policy
+        },
+        ..own
     }
 }
 
