@@ -37,6 +37,7 @@ fn worker() -> Rc<Worker> {
     let view =
         View { generation: 1, mode: Mode::default(), epoch: None, primary: Some(NodeId(0)), nodes: nodes.collect() };
     let settings = PlaneSettings {
+        replication: config.replication.clone(),
         client: config.client,
         pool: config.pool,
         server: config.server,
@@ -78,15 +79,16 @@ fn publish(board: &Arc<Board>, held: bool) {
 
 fn gate(criterion: &mut Criterion) {
     let worker = worker();
+    let key = pgmend::pool::PoolKey::of_primary("postgres".into(), "postgres".into());
     let board = &worker.plane.board;
     let mut group = criterion.benchmark_group("gate, one transaction");
-    group.bench_function("a worker's look, nothing moved", |b| b.iter(|| black_box(worker.way_for("postgres"))));
+    group.bench_function("a worker's look, nothing moved", |b| b.iter(|| black_box(worker.way_for(&key))));
     group.bench_function("the number alone", |b| b.iter(|| black_box(board.version())));
     group.bench_function("not done: view and gate read each time", |b| b.iter(|| black_box(board.read())));
     for (name, held) in [("held", true), ("open", false)] {
         let setup = || publish(board, held);
         group.bench_function(format!("a worker's first look after a change: {name}"), |b| {
-            b.iter_batched(setup, |()| black_box(worker.way_for("postgres")), BatchSize::PerIteration);
+            b.iter_batched(setup, |()| black_box(worker.way_for(&key)), BatchSize::PerIteration);
         });
     }
     group.finish();

@@ -2,6 +2,7 @@
 
 use crate::base::NodeId;
 use crate::cluster::View;
+use crate::maintenance::{LongTransactions, Plan};
 use serde::{Deserialize, Serialize};
 
 /// What an operator asks for.
@@ -33,6 +34,24 @@ pub enum Command {
     Detach {
         /// Which.
         node: NodeId,
+    },
+    /// Move the primary to a standby, without an error for any client; answers with a job.
+    Switchover {
+        /// Which; else the best one.
+        #[serde(default)]
+        node: Option<NodeId>,
+        /// What becomes of transactions that do not end.
+        #[serde(default)]
+        transactions: LongTransactions,
+    },
+    /// What a switchover would do, and what stands against it.
+    PlanSwitchover {
+        /// Which; else the best one.
+        #[serde(default)]
+        node: Option<NodeId>,
+        /// What becomes of transactions that do not end.
+        #[serde(default)]
+        transactions: LongTransactions,
     },
     /// Hold new transactions and wait until no server connection is open.
     Pause {
@@ -152,6 +171,11 @@ pub enum Reply {
     Job {
         /// Its state.
         job: crate::workflow::JobSnapshot,
+    },
+    /// What would be done.
+    Plan {
+        /// Steps and reasons.
+        plan: Plan,
     },
     /// Several jobs, newest first.
     Jobs {

@@ -1,9 +1,10 @@
 //! Stand-ins for the daemon's other parts, for the tests of the surfaces.
 
-use super::{Admin, BoxFuture, CommandError, Daemon, NodePort, RecoveryPort, StopMode, TrafficPort};
+use super::{Admin, BoxFuture, CommandError, Daemon, MaintenancePort, NodePort, RecoveryPort, StopMode, TrafficPort};
 use crate::base::NodeId;
 use crate::client::Pause;
 use crate::cluster::{Board, DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Role, Scope, SslMode, View};
+use crate::maintenance::{Judgement, Plan, SwitchOptions};
 use crate::workflow::{JobSnapshot, Outcome, Progress};
 use std::sync::{Arc, Mutex};
 
@@ -91,6 +92,18 @@ impl TrafficPort for Fake {
     }
 }
 
+impl MaintenancePort for Fake {
+    fn switchover(&self, options: SwitchOptions) -> Result<u64, CommandError> {
+        self.note(format!("switchover {:?} {:?}", options.to, options.transactions));
+        Ok(7)
+    }
+    fn plan(&self, options: SwitchOptions) -> BoxFuture<Result<Plan, CommandError>> {
+        self.note(format!("plan {:?}", options.to));
+        let plan = Plan { from: NodeId(0), to: NodeId(1), judgement: Judgement::default(), steps: Vec::new() };
+        Box::pin(async { Ok(plan) })
+    }
+}
+
 impl Daemon for Fake {
     fn reload(&self) -> Result<String, String> {
         Err("pgmend.toml:3: no".into())
@@ -150,5 +163,5 @@ pub(crate) fn admin() -> (Arc<Fake>, Arc<Admin>) {
     ];
     let board = Board::new(View { generation: 1, mode: Mode::default(), epoch: None, primary: Some(NodeId(0)), nodes });
     let fake = Arc::new(Fake::default());
-    (fake.clone(), Admin::new(board, fake.clone(), fake.clone(), fake.clone(), fake))
+    (fake.clone(), Admin::new(board, fake.clone(), fake.clone(), fake.clone(), fake.clone(), fake))
 }

@@ -4,6 +4,7 @@ use super::{CommandError, StopMode};
 use crate::base::NodeId;
 use crate::client::Pause;
 use crate::cluster::Scope;
+use crate::maintenance::{Plan, SwitchOptions};
 use crate::workflow::JobSnapshot;
 use std::future::Future;
 use std::pin::Pin;
@@ -34,6 +35,14 @@ pub trait RecoveryPort: Send + Sync + 'static {
     fn cancel(&self, id: u64) -> Result<(), String>;
     /// The job once it has ended; `None` when nobody remembers it.
     fn wait(&self, id: u64) -> BoxFuture<Option<JobSnapshot>>;
+}
+
+/// Planned work on the cluster.
+pub trait MaintenancePort: Send + Sync + 'static {
+    /// Begins a switchover; its job's number.
+    fn switchover(&self, options: SwitchOptions) -> Result<u64, CommandError>;
+    /// What it would do.
+    fn plan(&self, options: SwitchOptions) -> BoxFuture<Result<Plan, CommandError>>;
 }
 
 /// What may be ordered of the data plane. Each answers with a line for people.

@@ -1,11 +1,13 @@
 //! Carries operators' commands out, whichever surface they came by, and refuses them in Pgpool-II's words.
 
 use super::{
-    BoxFuture, Command, CommandError, Daemon, MAX_PAUSE_TIMEOUT_S, NodePort, RecoveryPort, Reply, StopMode, TrafficPort,
+    BoxFuture, Command, CommandError, Daemon, MAX_PAUSE_TIMEOUT_S, MaintenancePort, NodePort, RecoveryPort, Reply,
+    StopMode, TrafficPort,
 };
 use crate::base::NodeId;
 use crate::client::Pause;
 use crate::cluster::{Board, MAX_HOLDUPS, NodeStatus, Scope, View};
+use crate::maintenance::SwitchOptions;
 use crate::workflow::{JobSnapshot, Outcome};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ pub struct Admin {
     nodes: Arc<dyn NodePort>,
     recovery: Arc<dyn RecoveryPort>,
     traffic: Arc<dyn TrafficPort>,
+    maintenance: Arc<dyn MaintenancePort>,
     daemon: Arc<dyn Daemon>,
     started_at_s: u64,
 }
@@ -32,11 +35,12 @@ impl Admin {
         nodes: Arc<dyn NodePort>,
         recovery: Arc<dyn RecoveryPort>,
         traffic: Arc<dyn TrafficPort>,
+        maintenance: Arc<dyn MaintenancePort>,
         daemon: Arc<dyn Daemon>,
     ) -> Arc<Admin> {
         // A clock before 1970 is shown as 1970; nothing depends on it.
         let started_at_s = SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
-        Arc::new(Admin { board, nodes, recovery, traffic, daemon, started_at_s })
+        Arc::new(Admin { board, nodes, recovery, traffic, maintenance, daemon, started_at_s })
     }
 
     /// Carries a command out. Dropping the future may leave it half done, so surfaces run it to its end.
@@ -46,6 +50,14 @@ impl Admin {
             Command::Recover { node, overwrite, accept_loss } => self.recover(node, overwrite, accept_loss),
             Command::Attach { node, accept_data } => self.attach(node, accept_data).await,
             Command::Detach { node } => self.detach(node).await,
+            Command::Switchover { node, transactions } => {
+                let id = self.maintenance.switchover(SwitchOptions { to: node, transactions })?;
+                self.job(id)
+            }
+            Command::PlanSwitchover { node, transactions } => {
+                let plan = self.maintenance.plan(SwitchOptions { to: node, transactions }).await?;
+                Ok(Reply::Plan { plan })
+            }
             Command::Pause { database, timeout_s, at_most_s, drain } => {
                 self.pause(database, timeout_s, at_most_s, drain).await
             }
@@ -353,6 +365,11 @@ mod tests {
         admin.run(Command::Kill { database: None }).await.unwrap();
         admin.run(Command::Disable { database: db() }).await.unwrap();
         admin.run(Command::Enable { database: db() }).await.unwrap();
+        let transactions = crate::maintenance::LongTransactions::End;
+        admin.run(Command::Switchover { node: Some(NodeId(1)), transactions }).await.unwrap();
+        admin.run(Command::PlanSwitchover { node: None, transactions }).await.unwrap();
+        let planned: Vec<String> = fake.0.lock().unwrap().drain(6..).collect();
+        assert_eq!(planned, ["switchover Some(NodeId(1)) End", "plan None"]);
         let all = ["reconnect all databases", "kill all databases", "disable d true", "disable d false"];
         assert_eq!(
             *fake.0.lock().unwrap(),

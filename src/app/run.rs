@@ -1,6 +1,9 @@
 //! A daemon's life: read, lock, listen, serve, and end as it was told.
 
-use super::adapters::{KeeperAttach, KeeperDivergences, KeeperPort, PlanePort, RecoveryJobs, StoreMemory};
+use super::adapters::{
+    KeeperAttach, KeeperDivergences, KeeperPort, MaintenanceJobs, PlanePort, RebuildByRecovery, RecoveryJobs,
+    StoreMemory,
+};
 use super::data_plane::DataPlane;
 use super::runtime_config::{LoginSurroundings, RuntimeConfig, plane_settings, startup_context};
 use super::stop::End;
@@ -12,6 +15,7 @@ use crate::client::startup::StartupContext;
 use crate::cluster::{Board, NodeSpec, NodeView, Published, View};
 use crate::config::{Config, Source};
 use crate::keeper::{Compare, Keeper, ServerTlsOf, initial_view};
+use crate::maintenance::{self, Maintenance};
 use crate::net::{Inherited, ServerTls, Shared};
 use crate::recovery::Recovery;
 use crate::store::Store;
@@ -211,9 +215,13 @@ async fn serve(parts: Parts) -> Result<(), String> {
         store.clone(),
         jobs.clone(),
         Arc::new(move || with_passwords(&recovery_settings)),
-        tls,
+        tls.clone(),
     );
+    let maintenance = maintenance(&board, &keeper, &store, &jobs, &runtime, &recovery, tls);
     recovery.cleanup_within(CLEANUP_PATIENCE).await;
+    for finding in maintenance.clean_up_after_crash().await {
+        tracing::warn!(event = "maintenance.found_after_crash", "{finding}");
+    }
     let data = Arc::new(DataPlane::start(plane.clone(), listeners, config.listen.workers).map_err(text)?);
     let (stops, stop_orders) = mpsc::channel(STOPS);
     let daemon = Arc::new(ThisDaemon {
@@ -238,8 +246,9 @@ async fn serve(parts: Parts) -> Result<(), String> {
         shared: shared.into(),
     });
     let nodes = Arc::new(KeeperPort(keeper.clone()));
-    let recoveries = Arc::new(RecoveryJobs { recovery, jobs: jobs.clone() });
-    let admin = Admin::new(board, nodes, recoveries, Arc::new(PlanePort(plane.clone())), daemon.clone());
+    let recoveries = Arc::new(RecoveryJobs { recovery, jobs: jobs.clone(), maintenance: maintenance.clone() });
+    let (traffic, planned) = (Arc::new(PlanePort(plane.clone())), Arc::new(MaintenanceJobs(maintenance)));
+    let admin = Admin::new(board, nodes, recoveries, traffic, planned, daemon.clone());
     let answers: Box<dyn crate::client::PoolCommands> = Box::new(PoolAnswers::new(admin.clone()));
     let divergences: Box<dyn crate::client::Divergences> = Box::new(KeeperDivergences(keeper.clone()));
     plane.divergences.store(Some(Arc::new(divergences)));
@@ -264,6 +273,44 @@ async fn serve(parts: Parts) -> Result<(), String> {
     }
     tracing::info!(event = "daemon.stopped");
     Ok(())
+}
+
+/// Planned work, with all that it stands on.
+fn maintenance(
+    board: &Arc<Board>,
+    keeper: &Keeper,
+    store: &Store,
+    jobs: &Jobs,
+    runtime: &Arc<RuntimeConfig>,
+    recovery: &Recovery,
+    tls: ServerTlsOf,
+) -> Maintenance {
+    let (limits, access, streaming) = (runtime.clone(), runtime.clone(), runtime.clone());
+    let rebuild = RebuildByRecovery {
+        recovery: recovery.clone(),
+        jobs: jobs.clone(),
+        settings: Arc::new(move || with_passwords(&streaming)),
+        tls: tls.clone(),
+    };
+    Maintenance::new(maintenance::Surroundings {
+        board: board.clone(),
+        keeper: keeper.clone(),
+        store: store.clone(),
+        jobs: jobs.clone(),
+        settings: Arc::new(move || limits.now().maintenance.clone()),
+        access: Arc::new(move || {
+            let recovery = with_passwords(&access);
+            maintenance::Access {
+                user: recovery.user,
+                password: recovery.password,
+                database: recovery.database,
+                bin_directory: recovery.bin_directory,
+                start_timeout: recovery.timeout,
+            }
+        }),
+        tls,
+        rebuild: Arc::new(rebuild),
+    })
 }
 
 /// Tells once a day of certificates that have ended or soon will. The start and each reload have told it themselves.

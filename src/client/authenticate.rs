@@ -14,12 +14,15 @@ use crate::wire::startup::Startup;
 use crate::wire::{WireError, frame, frontend};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 /// Greatest answer to an authentication request, bytes (PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH).
 const MAX_ANSWER: usize = 65_535;
+/// Between two looks whether a client that waits for the server is still there.
+const LOOK: Duration = Duration::from_secs(1);
 /// Derivations at once: each takes a core for milliseconds, and guessers must not take them all from the clients within.
 static DERIVATIONS: Semaphore = Semaphore::const_new(2);
 /// Questions to the operating system who a user id is, at once; some systems ask a server.
@@ -36,7 +39,7 @@ pub(super) async fn authenticate(
     // Replication of a database is ruled as a session in it is.
     let replication = packet.parameter("replication").is_some_and(|v| v != "database") && replication(packet)?;
     let asks = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database, roles: &[], replication };
-    let known = if ctx.hba.need_roles_of(&asks) { ask(user, ctx).await? } else { None };
+    let known = if ctx.hba.need_roles_of(&asks) { ask(stream, user, ctx).await? } else { None };
     let roles = known.as_ref().map_or(&[][..], |(answer, _)| &answer.roles);
     let asks = Ask { roles, ..asks };
     let demand = ctx.hba.decide(&asks);
@@ -51,11 +54,11 @@ pub(super) async fn authenticate(
         }
         Method::Password => by_password(stream, user, out, ctx).await?,
         Method::Scram => {
-            let candidate = candidate(user, ctx).await?;
+            let candidate = candidate(stream, user, ctx).await?;
             by_scram(stream, user, candidate, out, ctx).await?
         }
         Method::Md5 => {
-            let candidate = candidate(user, ctx).await?;
+            let candidate = candidate(stream, user, ctx).await?;
             match candidate.scram_by_md5() {
                 true => by_scram(stream, user, candidate, out, ctx).await?,
                 false => by_md5(stream, user, candidate, out, ctx).await?,
@@ -91,9 +94,14 @@ fn of_files(user: &str, ctx: &StartupContext) -> ServerSecret {
 }
 
 /// What the server knows of a user; `None` when it is not to be asked.
-async fn ask(user: &str, ctx: &StartupContext) -> Result<Option<(Arc<Answer>, Shapes)>, StartupError> {
+async fn ask(client: &Stream, user: &str, ctx: &StartupContext) -> Result<Option<(Arc<Answer>, Shapes)>, StartupError> {
     let Some(query) = &ctx.query else { return Ok(None) };
-    match query.ask(user).await {
+    let answer = tokio::select! {
+        biased;
+        answer = query.ask(user) => answer,
+        () = gone(client) => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+    };
+    match answer {
         Ok(known) => Ok(Some(known)),
         Err(error) => {
             // The same for every name: it tells nothing of who exists.
@@ -103,9 +111,16 @@ async fn ask(user: &str, ctx: &StartupContext) -> Result<Option<(Arc<Answer>, Sh
     }
 }
 
+/// Ends when the client has gone, who gives up his place: the server may be away for long.
+async fn gone(client: &Stream) {
+    while !client.is_read_closed() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// A user of a file, or one whom the server knows, or one who looks like somebody.
-async fn candidate(user: &str, ctx: &StartupContext) -> Result<Candidate, StartupError> {
-    let known = if ctx.secrets.lookup(user).is_none() { ask(user, ctx).await? } else { None };
+async fn candidate(client: &Stream, user: &str, ctx: &StartupContext) -> Result<Candidate, StartupError> {
+    let known = if ctx.secrets.lookup(user).is_none() { ask(client, user, ctx).await? } else { None };
     let (answer, shapes) = known.unzip();
     Ok(Candidate::new(ctx.secrets.clone(), user, answer, shapes.unwrap_or_default()))
 }
@@ -193,7 +208,7 @@ async fn by_password(
     ctx: &StartupContext,
 ) -> Result<ServerSecret, StartupError> {
     let password = ask_for_password(stream, out).await?;
-    if fits(candidate(user, ctx).await?, user, &password).await? {
+    if fits(candidate(stream, user, ctx).await?, user, &password).await? {
         return Ok(ServerSecret::Password(password));
     }
     if let Some(anew) = candidate_anew(user, ctx).await

@@ -108,6 +108,10 @@ impl Control {
         if self.wait_until_s.get().is_some_and(|end| now_s >= end) && !self.overdue.replace(true) {
             self.wake();
         }
+        if self.doing.get() == Doing::Waiting {
+            // It looks whether its client is still there.
+            self.wake();
+        }
         if self.closed_s.get().is_some_and(|since| now_s > since) && self.ending.get().is_none() {
             self.end(Ending::Now(End::Vanished));
         }
@@ -130,6 +134,13 @@ impl Control {
     /// True when it has been told to end.
     pub fn is_ending(&self) -> bool {
         self.ending.get().is_some()
+    }
+
+    /// The client has closed its connection, or its direction of it; what it asked for may not take long any more.
+    pub fn note_closed(&self, now_s: u64) {
+        if self.closed_s.get().is_none() {
+            self.closed_s.set(Some(now_s));
+        }
     }
 
     /// Tells the session to end.

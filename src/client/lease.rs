@@ -7,10 +7,11 @@ use super::fault::Fault;
 use super::params;
 use super::worker::{Route, Way, Worker};
 use crate::cluster::Servers;
+use crate::net::Stream;
 use crate::pool::{Asked, Grant, Local, Permit, Pooled, Refusal};
 use crate::server::{self, Login, ParamSet, RouteId, ServerConn, ServerError, SimpleError};
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -47,6 +48,20 @@ pub struct Borrower {
 }
 
 impl Borrower {
+    /// As [`Borrower::lease`], for a client that may go away while it waits: it gives up its place.
+    pub async fn lease_for(&self, client: &Stream, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
+        let mut leasing = pin!(self.lease(wanted));
+        poll_fn(|cx| {
+            let leased = leasing.as_mut().poll(cx);
+            // The worker's sweep makes sure that this is looked at, and ends who has been away for a while.
+            if leased.is_pending() && client.is_read_closed() {
+                self.control.note_closed(self.worker.now_s());
+            }
+            leased
+        })
+        .await
+    }
+
     /// A connection to the primary with the client's parameters. Fast when an idle one is at hand; else waits, within
     /// `query_wait_timeout`, for the gate, a primary, and a place.
     pub async fn lease(&self, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
@@ -69,7 +84,7 @@ impl Borrower {
         // The usual wait, in a busy pool: for the next connection that comes back. It needs no timer and no watch.
         let since_s = self.worker.now_s();
         let first = match self.way() {
-            Way::Open(route) => match self.place(route.id, limit).await? {
+            Way::Open(route) => match self.place(route.id, limit, watch).await? {
                 Grant::Conn(pooled) if self.leads_to(&route, &pooled) => {
                     return self.ready(pooled, wanted, &route).await;
                 }
@@ -140,6 +155,7 @@ impl Borrower {
     ) -> Result<Box<Pooled>, Fault> {
         let mut board = self.worker.plane.board.watch();
         let mut why = String::new();
+        let mut held = None;
         loop {
             board.borrow_and_update();
             let way = self.way();
@@ -147,6 +163,9 @@ impl Borrower {
                 // What was granted while the gate closed is for those who may still use it.
                 if let Some(Grant::Conn(pooled)) = first.take() {
                     self.shelve(pooled);
+                }
+                if matches!(way, Way::Held { .. }) {
+                    held.get_or_insert_with(Instant::now);
                 }
                 if let Way::Held { patient: true, .. } = way {
                     let since = Instant::now();
@@ -165,14 +184,16 @@ impl Borrower {
             };
             let Some(grant) = first.take() else {
                 if let Some(pooled) = self.pool.take(route.id) {
+                    self.stalled(held);
                     return self.ready(pooled, wanted, &route).await;
                 }
                 // The way is looked at again, as the wait may have been long.
-                first = Some(self.place(route.id, limit).await?);
+                first = Some(self.place(route.id, limit, &mut |_| Poll::Pending).await?);
                 continue;
             };
             match grant {
                 Grant::Conn(pooled) if pooled.conn.route == route.id => {
+                    self.stalled(held);
                     return self.ready(pooled, wanted, &route).await;
                 }
                 Grant::Conn(_of_an_old_route) => {}
@@ -192,6 +213,13 @@ impl Borrower {
         }
     }
 
+    /// The client has been held since then, and goes on.
+    fn stalled(&self, held: Option<Instant>) {
+        if let Some(since) = held {
+            self.worker.plane.board.stalls.record(since.elapsed());
+        }
+    }
+
     fn way(&self) -> Way {
         self.worker.way_for(&self.pool.shared.key)
     }
@@ -202,7 +230,7 @@ impl Borrower {
     }
 
     /// A place in the pool's budget, or a connection that somebody gave back. The worker's sweep bounds the wait.
-    async fn place(&self, route: RouteId, limit: Duration) -> Result<Grant, Fault> {
+    async fn place(&self, route: RouteId, limit: Duration, watch: &mut Watch<'_>) -> Result<Grant, Fault> {
         let (id, mut grant, held_up) = match self.pool.shared.ask(route.node) {
             Asked::Permit(permit) => return Ok(Grant::Permit(permit)),
             Asked::Full => return Err(Fault::QueueFull(self.pool.shared.rules().max_waiting)),
@@ -218,7 +246,14 @@ impl Borrower {
             if let Some(end) = self.control.check(cx, true) {
                 return Poll::Ready(Err(end.into()));
             }
-            if self.control.is_overdue() { Poll::Ready(Err(Fault::QueueTimeout(limit))) } else { Poll::Pending }
+            if self.control.is_overdue() {
+                return Poll::Ready(Err(Fault::QueueTimeout(limit)));
+            }
+            // It may have closed only its own direction: the worker ends who has been away for a while.
+            if watch(cx).is_ready() {
+                self.control.note_closed(self.worker.now_s());
+            }
+            Poll::Pending
         })
         .await;
         self.control.wait_until(None);

@@ -34,6 +34,7 @@ mod settings;
 pub mod startup;
 mod tally;
 mod topup;
+mod warm;
 mod worker;
 
 pub use cancel::Elsewhere;

@@ -210,10 +210,12 @@ async fn begin(
     let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control, id };
     let (greeting, held) = match mode {
         PoolMode::Session if borrower.is_served_at_once() => {
-            let pooled = borrower.lease(&wanted).await?;
+            let pooled = borrower.lease_for(stream, &wanted).await?;
             (remember(&borrower, &wanted, &pooled), Some(pooled))
         }
-        PoolMode::Session | PoolMode::Transaction | PoolMode::Statement => (greeting(&borrower, &wanted).await?, None),
+        PoolMode::Session | PoolMode::Transaction | PoolMode::Statement => {
+            (greeting(&borrower, stream, &wanted).await?, None)
+        }
     };
     let server_pid = held.as_ref().map(|p| p.conn.pid);
     let listing =
@@ -259,7 +261,11 @@ async fn begin(
 
 /// The parameters that a server reports to this client at its start. Asked of a server once for each set of wishes and
 /// route, then remembered; `application_name` is left out of that, as any value of it is valid.
-pub(super) async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<String, String>>, Fault> {
+pub(super) async fn greeting(
+    borrower: &Borrower,
+    client: &Stream,
+    wanted: &ParamSet,
+) -> Result<Arc<HashMap<String, String>>, Fault> {
     let mut wishes = (**wanted).clone();
     let application_name = wishes.remove("application_name");
     if let super::worker::Way::Open(route) = borrower.worker.way_for(&borrower.pool.shared.key)
@@ -270,7 +276,7 @@ pub(super) async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<A
         own.insert("application_name".into(), name);
         return Ok(Arc::new(own));
     }
-    let pooled = borrower.lease(wanted).await?;
+    let pooled = borrower.lease_for(client, wanted).await?;
     let reported = remember(borrower, wanted, &pooled);
     borrower.give_back(pooled, true, false);
     Ok(reported)
@@ -527,8 +533,8 @@ impl Session {
                 (true, false) => Doing::InTransaction,
                 (true, true) => Doing::Bound,
             });
-            if state.client_closed && borrower.control.closed_s.get().is_none() {
-                borrower.control.closed_s.set(Some(now_s));
+            if state.client_closed {
+                borrower.control.note_closed(now_s);
             }
             outcome
         })

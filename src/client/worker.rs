@@ -7,8 +7,9 @@ use super::plane::{Admitted, Plane};
 use super::replicated::Books;
 use super::session;
 use super::topup;
+use super::warm::Stock;
 use crate::base::NodeId;
-use crate::cluster::{Gate, GateOrder, NodeSpec, Seat, Servers};
+use crate::cluster::{Gate, GateOrder, NodeSpec, Seat, Servers, Warmer};
 use crate::net::{self, StdStream, Stream};
 use crate::pool::{Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
@@ -95,6 +96,9 @@ pub struct Worker {
     /// The gate as of `way`, while any order holds it.
     gate: RefCell<Option<Arc<Gate>>>,
     pub(super) seat: Seat,
+    /// Connections to the coming primary.
+    pub(super) stock: RefCell<Option<Stock>>,
+    _warmer: Warmer,
     /// The last order and the last RECONNECT that were attended to.
     pub(super) attended: Cell<(u64, u64)>,
     /// Orders that drain, and since when (coarse seconds) this worker knows of them.
@@ -128,7 +132,7 @@ impl Nudge {
 impl Worker {
     /// A worker without clients.
     pub fn new(plane: Arc<Plane>, nudge: Nudge) -> Rc<Worker> {
-        let seat = plane.board.take_seat();
+        let (seat, warmer) = (plane.board.take_seat(), plane.board.warmer());
         Rc::new(Worker {
             plane,
             nudge,
@@ -143,6 +147,8 @@ impl Worker {
             routes: RefCell::default(),
             gate: RefCell::default(),
             seat,
+            stock: RefCell::default(),
+            _warmer: warmer,
             attended: Cell::default(),
             drains: RefCell::default(),
             stopping: Cell::new(None),
@@ -167,7 +173,10 @@ impl Worker {
                     None => return,
                 },
                 _ = sweep.tick() => self.sweep(),
-                Ok(()) = board.changed() => self.attend(),
+                Ok(()) = board.changed() => {
+                    self.attend();
+                    self.attend_warming();
+                }
                 _ = gate_look.tick(), if held => self.attend(),
                 () = self.emptied.notified() => {}
             }
@@ -339,7 +348,12 @@ impl Worker {
             return Way::Blocked("no node is known to be the primary".into());
         };
         let timeline = published.view.epoch.as_ref().map_or(0, |e| e.timeline);
-        self.route(spec, timeline).map_or_else(Way::Blocked, Way::Open)
+        let route = match self.route(spec, timeline) {
+            Ok(route) => route,
+            Err(why) => return Way::Blocked(why),
+        };
+        self.adopt_warm(route.id);
+        Way::Open(route)
     }
 
     fn route(&self, spec: &NodeSpec, timeline: u32) -> Result<Rc<Route>, Rc<str>> {

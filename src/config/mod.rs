@@ -4,6 +4,7 @@ mod checks;
 mod cluster_section;
 mod drain_section;
 mod error;
+mod maintenance_section;
 mod pgmend_toml;
 mod pgpool;
 mod pool_section;

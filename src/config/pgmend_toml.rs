@@ -84,6 +84,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     let health = health(root.section("health"), auth.key_file.as_deref());
     let health = crate::keeper::Settings { compare_timeout: cluster.compare_timeout, ..health };
     let recovery = recovery(root.section("recovery"), folder, auth.key_file.as_deref());
+    let maintenance = super::maintenance_section::read(root.section("maintenance"));
     let (admin, ending, admin_users) = admin(root.section("admin"), folder);
     let max_message = MAX_MESSAGE;
     let state = root.section("state");
@@ -106,6 +107,7 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         server,
         health,
         recovery,
+        maintenance,
         admin,
         store: crate::store::Settings { directory, pgpool_status: false, discard_status: false },
         pid_file,

@@ -62,6 +62,7 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
     applied("tls", old.listen.tls != effective.listen.tls);
     applied("health", old.health != effective.health);
     applied("recovery", old.recovery != effective.recovery);
+    applied("maintenance", old.maintenance != effective.maintenance);
     applied("admin.shutdown_timeout", old.ending.shutdown_timeout != effective.ending.shutdown_timeout);
     applied("admin.takeover_timeout", old.ending.takeover_timeout != effective.ending.takeover_timeout);
     applied("log.level", old.log_level != effective.log_level);

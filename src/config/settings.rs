@@ -39,6 +39,8 @@ pub struct Config {
     pub health: crate::keeper::Settings,
     /// Online recovery.
     pub recovery: crate::recovery::Settings,
+    /// Planned work.
+    pub maintenance: crate::maintenance::Settings,
     /// Operators.
     pub admin: crate::admin::Settings,
     /// State.

@@ -1,6 +1,7 @@
 //! The keeper's one actor, which owns the core and publishes, and the probing tasks, one per node, that report to it.
 
 use super::core::{Comparison, Core, Event, Order};
+use super::freeze::Freezes;
 use super::handle::{Compare, KeeperError, PasswordOf, ServerTlsOf};
 use super::memory::Memory;
 use super::probe::{ProbeError, ProbeReport, probe};
@@ -21,6 +22,7 @@ pub(super) enum Message {
     Probed {
         node: NodeId,
         incarnation: u64,
+        mark: u64,
         result: Result<ProbeReport, ProbeError>,
     },
     Attach {
@@ -49,6 +51,13 @@ pub(super) enum Message {
         node: NodeId,
         found: Comparison,
     },
+    Switch {
+        quiet: Option<Quiet>,
+        to: NodeId,
+        report: ProbeReport,
+        reason: String,
+        reply: oneshot::Sender<Result<u64, KeeperError>>,
+    },
     Reload {
         nodes: Vec<NodeSpec>,
         reply: oneshot::Sender<()>,
@@ -62,6 +71,7 @@ pub(super) struct Prober {
     pub now: watch::Receiver<u64>,
     pub password_of: PasswordOf,
     pub tls: ServerTlsOf,
+    pub freezes: Arc<Freezes>,
 }
 
 impl Prober {
@@ -117,8 +127,8 @@ impl Actor {
 
     async fn take(&mut self, message: Message) {
         match message {
-            Message::Probed { node, incarnation, result } => {
-                if !self.core.is_current(node, incarnation) {
+            Message::Probed { node, incarnation, mark, result } => {
+                if !self.core.is_current(node, incarnation) || !self.prober.freezes.believes(mark) {
                     return;
                 }
                 let event = match result {
@@ -161,6 +171,16 @@ impl Actor {
             Message::Compared { main, node, found } => {
                 self.comparing.retain(|(m, n, _)| (*m, *n) != (main, node));
                 self.apply(Event::Compared { main, node, found }).await;
+            }
+            Message::Switch { quiet, to, report, reason, reply } => {
+                let answer = match self.core.status(to) {
+                    None => Err(KeeperError::NoSuchNode(to)),
+                    Some(NodeStatus::Unused) => Err(KeeperError::Unused(to)),
+                    Some(NodeStatus::Waiting | NodeStatus::Up | NodeStatus::Down) => {
+                        Ok(self.apply_and_open(Event::Switched(to, report, reason), quiet).await)
+                    }
+                };
+                let _ = reply.send(answer);
             }
             Message::Reload { nodes, reply } => {
                 self.apply(Event::Nodes(nodes)).await;
@@ -241,15 +261,22 @@ impl Actor {
 
     /// Applies an event, saves what must survive, then publishes. Returns the generation in force.
     async fn apply(&mut self, event: Event) -> u64 {
-        match self.apply_once(event).await {
+        self.apply_and_open(event, None).await
+    }
+
+    /// The same; with a token the gate opens together with the publication.
+    async fn apply_and_open(&mut self, event: Event, opening: Option<Quiet>) -> u64 {
+        match self.apply_once(event, opening).await {
             Ok(generation) => generation,
             // Declined for one node, which then leaves; that cannot be declined.
-            Err(late) => self.apply_once(Event::TooLate(late)).await.unwrap_or_else(|_| self.board.view().generation),
+            Err(late) => {
+                self.apply_once(Event::TooLate(late), None).await.unwrap_or_else(|_| self.board.view().generation)
+            }
         }
     }
 
     /// The error is a node that was to enter behind a gate that is open already; then nothing was published.
-    async fn apply_once(&mut self, event: Event) -> Result<u64, NodeId> {
+    async fn apply_once(&mut self, event: Event, opening: Option<Quiet>) -> Result<u64, NodeId> {
         let outcome = self.core.apply(event, now_s());
         for line in &outcome.told {
             tracing::warn!(event = "keeper.changed", "{line}");
@@ -278,7 +305,10 @@ impl Actor {
             entering => {
                 // Of one that has failed meanwhile nothing is awaited any more.
                 self.entering = entering.filter(|(id, _)| status_in(&next, *id) == Some(NodeStatus::Waiting));
-                self.board.publish(publish);
+                // Where the gate has opened by its own deadline there is nothing left to open.
+                if !opening.is_some_and(|quiet| quiet.consume(publish)) {
+                    self.board.publish(publish);
+                }
             }
         }
         self.note_changes(&before, &next);
@@ -387,9 +417,10 @@ async fn watch_node(
         let order = orders.borrow_and_update().clone();
         prober.settings.borrow_and_update();
         prober.now.borrow_and_update();
+        let mark = prober.freezes.mark();
         if order.wanted {
             let Some(result) = round(node, &order, &mut orders, &prober).await else { continue };
-            let message = Message::Probed { node, incarnation: order.incarnation, result };
+            let message = Message::Probed { node, incarnation: order.incarnation, mark, result };
             if sender.send(message).await.is_err() {
                 return;
             }
@@ -479,6 +510,7 @@ mod tests {
             now: watch::channel(0).1,
             password_of: Arc::new(|_| None),
             tls: Arc::new(|| panic!("nothing is probed")),
+            freezes: Arc::default(),
         };
         let mut actor = Actor {
             core: Core::new(&board.view()),

@@ -29,6 +29,8 @@ pub(super) enum Event {
     TooLate(NodeId),
     /// What the comparison of a node with this main node found.
     Compared { main: NodeId, node: NodeId, found: Comparison },
+    /// A planned change: this node is the primary now, as the report proves.
+    Switched(NodeId, ProbeReport, String),
     /// The configuration's nodes.
     Nodes(Vec<NodeSpec>),
 }
@@ -245,6 +247,7 @@ impl Core {
                     Comparison::Equal | Comparison::Differs(_) | Comparison::Unknown(_) => {}
                 }
             }
+            Event::Switched(to, report, reason) => self.take_switch(to, report, &reason, now_s, &mut out),
             Event::Nodes(specs) => self.take_nodes(specs, now_s, &mut out),
         }
         if self.mode.replicates() {
@@ -319,6 +322,32 @@ impl Core {
             may_leave: n.spec.allow_failover,
         });
         peers.collect()
+    }
+
+    /// The old primary is stopped and goes out; the new one's history is the one that is written.
+    fn take_switch(&mut self, to: NodeId, report: ProbeReport, reason: &str, now_s: u64, out: &mut Outcome) {
+        let old = self.epoch.as_ref().map(|e| e.node).or(self.primary).filter(|old| *old != to);
+        for node in &mut self.nodes {
+            // Whatever a probe that began before saw is of another time.
+            node.incarnation += 1;
+            if Some(node.spec.id) == old {
+                step(node, Observation::Detached, reason, now_s, out);
+                node.seen = Seen::Never;
+                node.reachable = None;
+            } else if node.spec.id == to {
+                step(node, Observation::Attached, reason, now_s, out);
+                step(node, Observation::ProbeSucceeded, reason, now_s, out);
+                node.reachable = Some(true);
+                node.met = true;
+            }
+        }
+        if let (Some(system_identifier), Some(timeline)) = (report.system_identifier, report.timeline) {
+            self.epoch = Some(Epoch { system_identifier, timeline, node: to });
+        }
+        out.save = true;
+        if let Some(node) = self.nodes.get_mut(to.index()) {
+            node.seen = Seen::Answered(report);
+        }
     }
 
     /// New configuration: known nodes keep their state, new ones are down until they are recovered or attached.
@@ -556,6 +585,25 @@ mod tests {
         core.apply(Event::Attach(N1, "ordered".into()), 3);
         assert!(!core.is_current(N1, before));
         assert!(core.is_current(N1, core.order(N1).unwrap().incarnation));
+    }
+
+    #[test]
+    fn a_planned_switch_moves_the_epoch_and_outdates_every_probe() {
+        let mut core = core();
+        core.apply(Event::Answered(N0, primary()), 2);
+        core.apply(Event::Answered(N1, answer(Role::Standby, 1, 90)), 2);
+        let before = core.order(N1).unwrap().incarnation;
+        let out = core.apply(Event::Switched(N1, answer(Role::Primary, 2, 200), "planned".into()), 3);
+        assert!(out.save && !core.is_current(N1, before));
+        let view = core.view(5);
+        assert_eq!(
+            (view.primary, core.status(N0), core.status(N1)),
+            (Some(N1), Some(NodeStatus::Down), Some(NodeStatus::Up))
+        );
+        assert_eq!(view.epoch, Some(Epoch { system_identifier: 7, timeline: 2, node: N1 }));
+        // The old primary comes back by itself as what it was: it is not believed.
+        core.apply(Event::Answered(N0, primary()), 6);
+        assert_eq!((core.view(6).primary, core.status(N0)), (Some(N1), Some(NodeStatus::Down)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::actor::{Actor, Message, Prober};
 use super::core::Core;
+use super::freeze::{Freeze, Freezes};
 use super::memory::Memory;
 use super::probe::{ProbeError, ProbeReport};
 use super::settings::Settings;
@@ -116,7 +117,7 @@ impl Keeper {
         let (settings, settings_seen) = watch::channel(settings);
         let (look_now, now) = watch::channel(0);
         let (sender, inbox) = mpsc::channel(INBOX);
-        let prober = Prober { settings: settings_seen, now, password_of, tls };
+        let prober = Prober { settings: settings_seen, now, password_of, tls, freezes: Arc::<Freezes>::default() };
         let actor = Actor {
             board: board.clone(),
             memory,
@@ -220,6 +221,26 @@ impl Keeper {
     pub async fn detach(&self, node: NodeId, reason: &str) -> Result<(), KeeperError> {
         let (reply, answer) = oneshot::channel();
         let message = Message::Detach { node, reason: reason.to_owned(), reply };
+        self.inbox.send(message).await.map_err(|_| KeeperError::Stopped)?;
+        answer.await.map_err(|_| KeeperError::Stopped)?
+    }
+
+    /// From now on until this is dropped, probes change nothing in the view.
+    pub fn freeze(&self) -> Freeze {
+        Freeze::new(&self.prober.freezes)
+    }
+
+    /// A planned change of the primary: `to` is it now, as `report` proves; the old one is out of routing. The view is
+    /// published together with the opening of the gate, if `quiet` is still good. Returns the view's generation.
+    pub async fn switch(
+        &self,
+        quiet: Option<Quiet>,
+        to: NodeId,
+        report: ProbeReport,
+        reason: &str,
+    ) -> Result<u64, KeeperError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Switch { quiet, to, report, reason: reason.to_owned(), reply };
         self.inbox.send(message).await.map_err(|_| KeeperError::Stopped)?;
         answer.await.map_err(|_| KeeperError::Stopped)?
     }

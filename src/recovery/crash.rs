@@ -22,7 +22,9 @@ pub(super) async fn clean_up(inner: &Arc<Inner>) -> Vec<String> {
         Err(error) => return vec![format!("the journals cannot be read: {error}")],
     };
     let mut told = Vec::new();
-    for journal in journals {
+    // The journals of other kinds of jobs have cleaners of their own.
+    let ours = |j: &JournalFile| j.records.first().and_then(|r| r.data.get("kind")).is_none_or(|kind| kind == KIND);
+    for journal in journals.into_iter().filter(ours) {
         let message = one(inner, &journal).await;
         tracing::warn!(event = "recovery.cleaned_up_after_crash", job = journal.job, message);
         let closed = inner

@@ -22,6 +22,7 @@ mod settings;
 mod stages;
 mod starting;
 
+pub use builtin::streaming;
 pub use settings::{Runner, Settings, Unlogged};
 
 use crate::base::NodeId;

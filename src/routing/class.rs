@@ -184,11 +184,11 @@ fn explained(explain: &pb::ExplainStmt) -> Class {
 
 /// True when an option without a value, or with one that says yes, is in the list.
 pub(super) fn option(options: &[pb::Node], wanted: &str) -> bool {
-    let last = options.iter().filter_map(|node| match node.node.as_ref()? {
+    let mut matching = options.iter().filter_map(|node| match node.node.as_ref()? {
         NodeEnum::DefElem(element) if element.defname.eq_ignore_ascii_case(wanted) => Some(element),
         _ => None,
     });
-    last.last().is_some_and(|element| match element.arg.as_ref().and_then(|arg| arg.node.as_ref()) {
+    matching.next_back().is_some_and(|element| match element.arg.as_ref().and_then(|arg| arg.node.as_ref()) {
         None => true,
         Some(NodeEnum::String(word)) => {
             !["off", "false", "no", "0"].iter().any(|no| word.sval.eq_ignore_ascii_case(no))

@@ -129,7 +129,8 @@ impl Facts {
 
 /// Gathers the facts of one statement.
 pub(super) fn of(node: &NodeEnum, range: Range<usize>, sql: &str, tokens: &Tokens) -> Facts {
-    let mut walk = Walk { tokens, facts: Facts::new(range, node), depth: 0, only_shown: false, compares: false };
+    let mut walk =
+        Walk { tokens, facts: Facts::new(range, node), depth: 0, only_shown: false, compares: false, written_at: -1 };
     walk.facts.passwords = super::password::found(node, tokens, sql);
     walk.statement(node);
     let facts = &mut walk.facts;
@@ -154,6 +155,8 @@ struct Walk<'t> {
     only_shown: bool,
     /// Directly below an operator.
     compares: bool,
+    /// Where the name of the relation stands that an INSERT writes to: it does not read it.
+    written_at: i32,
 }
 
 impl Walk<'_> {
@@ -290,6 +293,7 @@ impl Walk<'_> {
             NodeRef::UpdateStmt(update) => self.update(update),
             NodeRef::DeleteStmt(delete) => self.target(delete.relation.as_ref(), Use::Delete),
             NodeRef::MergeStmt(merge) => self.merge(merge),
+            NodeRef::RangeVar(relation) if relation.location == self.written_at => {}
             NodeRef::RangeVar(relation) => self.facts.relations.push((Name::of(relation), Use::Read)),
             NodeRef::IntoClause(_) => return,
             NodeRef::FuncCall(call) => self.call(call),
@@ -352,6 +356,7 @@ impl Walk<'_> {
 
     fn insert(&mut self, statement: &pb::InsertStmt) {
         self.target(statement.relation.as_ref(), Use::Insert);
+        self.written_at = statement.relation.as_ref().map_or(-1, |relation| relation.location);
         if let Some(insert) = insert::of(statement, self.tokens) {
             self.facts.inserts.push(insert);
         }

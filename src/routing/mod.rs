@@ -31,6 +31,9 @@ mod policy;
 mod tokens;
 mod tree;
 
+#[cfg(test)]
+mod tests;
+
 pub use catalog::{Catalog, Wants};
 pub use class::{Block, Class, Isolation, Modes};
 pub use moments::SETTING as NOW_SETTING;

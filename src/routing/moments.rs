@@ -138,12 +138,9 @@ fn cast_call(call: &pb::FuncCall, tokens: &Tokens) -> Option<Option<Edit>> {
 
 /// `'now'::timestamp`, `CAST('now' AS timestamp)`, `timestamp 'now'`.
 fn cast_of_word(cast: &pb::TypeCast, tokens: &Tokens) -> Option<Option<Edit>> {
-    let (text, at) = literal(cast.arg.as_ref()?.node.as_ref()?)?;
+    let (text, at) = cast_literal(cast)?;
     let type_name = cast.type_name.as_ref()?;
     let name = plain_type(type_name)?;
-    if !is_temporal(name) || !names_a_moment(text) {
-        return None;
-    }
     let edit = || {
         let word = MomentWord::of(text).filter(|_| type_name.array_bounds.is_empty())?.written();
         let constant = tokens.range(tokens.at(at)?)?;
@@ -159,6 +156,19 @@ fn cast_of_word(cast: &pb::TypeCast, tokens: &Tokens) -> Option<Option<Edit>> {
         Some(Edit { at: type_at..constant.end, with: written })
     };
     Some(edit())
+}
+
+/// The literal of a cast to a type of dates and times, if it names a moment. Between them may be a cast to text, as
+/// PostgreSQL writes down old defaults: `('now'::text)::date`.
+pub(super) fn cast_literal(cast: &pb::TypeCast) -> Option<(&str, usize)> {
+    let name = plain_type(cast.type_name.as_ref()?)?;
+    let (text, at) = match cast.arg.as_ref()?.node.as_ref()? {
+        NodeEnum::TypeCast(inner) if plain_type(inner.type_name.as_ref()?)? == "text" => {
+            literal(inner.arg.as_ref()?.node.as_ref()?)?
+        }
+        argument => literal(argument)?,
+    };
+    (is_temporal(name) && names_a_moment(text)).then_some((text, at))
 }
 
 fn precision(type_name: &pb::TypeName) -> Option<i32> {

@@ -2,7 +2,7 @@
 //!
 //! A rewritten expression would be named after `current_setting`; where that shows, the old name is added with `AS`.
 
-use super::moments::{is_now, literal, names_a_moment, plain_type, string, value_name};
+use super::moments::{cast_literal, is_now, string, value_name};
 use pg_query::{NodeEnum, protobuf as pb};
 
 /// The name that must be written down when `expression` is rewritten; `None` when rewriting does not change its name.
@@ -40,7 +40,7 @@ fn below(node: Option<&pb::Node>, rewritten: bool) -> (Option<String>, bool) {
 }
 
 fn cast_name(cast: &pb::TypeCast, rewritten: bool) -> (Option<String>, bool) {
-    if rewritten && word_is_rewritten(cast) {
+    if rewritten && cast_literal(cast).is_some() {
         return (Some("current_setting".into()), true);
     }
     match below(cast.arg.as_deref(), rewritten) {
@@ -50,11 +50,4 @@ fn cast_name(cast: &pb::TypeCast, rewritten: bool) -> (Option<String>, bool) {
             (type_name.map(str::to_owned).or(name), false)
         }
     }
-}
-
-/// True for `'now'::timestamp` and the like.
-fn word_is_rewritten(cast: &pb::TypeCast) -> bool {
-    let arg = cast.arg.as_ref().and_then(|arg| arg.node.as_ref());
-    let temporal = cast.type_name.as_ref().and_then(plain_type).is_some_and(super::moments::is_temporal);
-    temporal && arg.and_then(literal).is_some_and(|(text, _)| names_a_moment(text))
 }

@@ -101,7 +101,7 @@ table! {
     JsonArrayAgg { [] [] [constructor: JsonAggConstructor arg: JsonValueExpr] }
     RawStmt { [] [stmt] [] }
     InsertStmt { [cols] [select_stmt] [relation: RangeVar on_conflict_clause: OnConflictClause returning_clause: ReturningClause with_clause: WithClause] }
-    DeleteStmt { [] [where_clause] [relation: RangeVar returning_clause: ReturningClause with_clause: WithClause] }
+    DeleteStmt { [using_clause] [where_clause] [relation: RangeVar returning_clause: ReturningClause with_clause: WithClause] }
     UpdateStmt { [target_list from_clause] [where_clause] [relation: RangeVar returning_clause: ReturningClause with_clause: WithClause] }
     MergeStmt { [merge_when_clauses] [source_relation join_condition] [relation: RangeVar returning_clause: ReturningClause with_clause: WithClause] }
     SelectStmt { [distinct_clause target_list from_clause group_clause window_clause values_lists sort_clause locking_clause] [where_clause having_clause limit_offset limit_count] [into_clause: IntoClause with_clause: WithClause larg: SelectStmt rarg: SelectStmt] }

@@ -35,6 +35,8 @@ mod servers;
 mod session;
 mod state;
 mod storms;
+mod switchover;
+mod switchover_refused;
 mod takeover;
 mod time_limits;
 mod two_stages;

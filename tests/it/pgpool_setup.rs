@@ -96,10 +96,9 @@ fn pgpool_setup_builds_runs_and_recovers_with_pgmend() {
 }
 
 /// Its scripts keep a file in `/tmp`, so that two of them on one machine take each other's.
-fn alone() -> std::fs::File {
+fn alone() -> nix::fcntl::Flock<std::fs::File> {
     let file = std::fs::File::create("/tmp/pgmend-pgpool_setup.lock").expect("the lock file can be made");
-    file.lock().expect("it can be locked");
-    file
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).expect("it can be locked")
 }
 
 /// Its modes r and i: every node but the first is made by an online recovery of two stages, with the script's own scripts.

@@ -57,7 +57,9 @@ def sleep(n):
         outcome[n] = "cancelled"
 threads = [threading.Thread(target=sleep, args=(n,)) for n in clients]
 [t.start() for t in threads]
-time.sleep(1)
+looker = connect("dbname=template1")
+running = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(3)' AND state = 'active'"
+while looker.execute(running).fetchone()[0] < 3: assert not outcome, outcome
 clients["b"].cancel()
 [t.join() for t in threads]
 assert outcome == {"a": "done", "b": "cancelled", "c": "done"}, outcome

@@ -388,8 +388,9 @@ for c in (a, b):
     assert c.execute("SELECT pg_backend_pid()").fetchone()[0] == c.info.backend_pid
 assert a.execute("SHOW work_mem").fetchone()[0]
 # A cancel by that key reaches its own query.
+running = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(20)' AND state = 'active'"
 def cancel():
-    time.sleep(0.5)
+    while b.execute(running).fetchone()[0] == 0: pass
     a.cancel()
 t = threading.Thread(target=cancel); t.start()
 try:
@@ -414,18 +415,18 @@ fn the_query_of_a_client_that_vanished_is_cancelled() {
             r#"
 import os, socket
 a = connect()
-def leave():
-    time.sleep(0.5)
-    os.kill(os.getpid(), 9)
+running = "SELECT count(*) FROM pg_stat_activity WHERE query = %s AND state = 'active'"
+orphan = "SELECT pg_sleep(60) /* orphan */"
 pid = os.fork()
 if pid == 0:
-    threading.Thread(target=leave).start()
-    connect().execute("SELECT pg_sleep(60) /* orphan */")
+    connect().execute(orphan)
+while a.execute(running, (orphan,)).fetchone()[0] == 0: pass
+os.kill(pid, 9)
 os.waitpid(pid, 0)
 "#,
         );
         let running = "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'orphan' AND state = 'active' AND pid <> pg_backend_pid()";
-        wait_until("the query is cancelled", Duration::from_secs(5), || cluster.sql(0, "postgres", running) == "0");
+        wait_until("the query is cancelled", Duration::from_secs(20), || cluster.sql(0, "postgres", running) == "0");
         assert!(pgmend.stop("-TERM"));
     }
 }

@@ -15,10 +15,11 @@ pub(super) enum Right {
 impl Right {
     pub(super) fn allows(self, command: &Command) -> bool {
         match command {
-            Command::Status | Command::Jobs | Command::Job { .. } => true,
+            Command::Status | Command::Jobs | Command::Job { .. } | Command::PlanSwitchover { .. } => true,
             Command::Recover { .. }
             | Command::Attach { .. }
             | Command::Detach { .. }
+            | Command::Switchover { .. }
             | Command::Pause { .. }
             | Command::Resume { .. }
             | Command::Reconnect { .. }

@@ -77,6 +77,10 @@ impl Operator for Fake {
                 false,
             ),
             Command::Recover { node: NodeId(3), .. } => refusal("process recovery request failed", "already", true),
+            Command::Switchover { node: Some(node), .. } => {
+                let job = JobSnapshot { kind: "switchover".into(), ..job(u64::from(node.0), Outcome::Running) };
+                Ok(Reply::Job { job })
+            }
             Command::Recover { node, .. } => Ok(Reply::Job { job: job(u64::from(node.0), Outcome::Running) }),
             _ => Ok(Reply::Done { message: "done".into() }),
         };
@@ -304,7 +308,6 @@ async fn stock_tools_list_parameters_and_are_told_what_is_not_there_yet() {
         ("pcp_proc_count", &[][..]),
         ("pcp_proc_info", &[]),
         ("pcp_health_check_stats", &["0"]),
-        ("pcp_promote_node", &["1"]),
         ("pcp_watchdog_info", &[]),
     ] {
         assert_eq!(s.tool(tool, arguments).await, format!("ERROR:  {tool} is not supported by pgmend yet\n\n"));

@@ -150,6 +150,7 @@ impl Session {
             share_unnamed: false,
         };
         let id = plane.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        control.drain.session.set(id);
         let mut session = Box::new(Session {
             worker,
             plane,
@@ -186,7 +187,7 @@ impl Session {
         // Any node tells what all report; the main node is asked where it is not known yet.
         let first = session.legs.first().map_or(NodeId(0), |leg| leg.node);
         let leg = session.new_leg(first)?;
-        let reported = greeting(&leg.borrower, &session.initial).await?;
+        let reported = greeting(&leg.borrower, stream, &session.initial).await?;
         let out = session.front.out();
         for (name, value) in reported.iter() {
             backend::parameter_status(out, name, value);

@@ -195,7 +195,7 @@ impl Session {
     /// Who has not ended as the main node did has gone astray. If the main node is lost in the middle, those that have
     /// committed are right: the client gets its commit.
     async fn settle_ends(&mut self, ends: &[(usize, Ended)]) -> Result<(), ErrorFields> {
-        let Some((main, others)) = ends.split_first() else { return Ok(()) };
+        let Some(main) = ends.first() else { return Ok(()) };
         let committed = ends.iter().any(|(_, end)| *end == Ended::Committed);
         let right = match &main.1 {
             Ended::Committed => true,
@@ -215,7 +215,7 @@ impl Session {
             astray.push((leg.node, why));
         }
         let all_unknown = !committed && !ends.iter().any(|(_, end)| matches!(end, Ended::NotCommitted(_)));
-        if all_unknown && !others.is_empty() || all_unknown && others.is_empty() {
+        if all_unknown {
             // Nobody knows; to detach everybody would help nobody. The health checks find out who lives.
             return Err(ErrorFields::error("08007", "the connection to every node was lost during the commit")
                 .with_hint("Whether the transaction has been committed is not known."));

@@ -62,6 +62,7 @@ pub fn map(values: &Values, files: &Files) -> Config {
         },
         health: health(values, key_file(files).as_deref(), &mut notes),
         recovery: recovery(values, key_file(files).as_deref()),
+        maintenance: crate::maintenance::Settings::default(),
         admin,
         store: crate::store::Settings {
             directory: beside(&files.conf, either(values, "work_dir", "logdir")),

@@ -149,6 +149,11 @@ impl Cluster {
         run(as_postgres(bin("pg_ctl")).args(["stop", "-m", "fast", "-w", "-D"]).arg(&self.nodes[id].data)).must();
     }
 
+    /// Adds lines to a node's `postgresql.conf`.
+    pub fn configure(&self, id: usize, lines: &str) {
+        append(&self.nodes[id].data.join("postgresql.conf"), lines);
+    }
+
     /// The postmaster's process id.
     pub fn pid(&self, id: usize) -> Option<u32> {
         let text = std::fs::read_to_string(self.nodes[id].data.join("postmaster.pid")).ok()?;

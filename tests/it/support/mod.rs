@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 pub mod cluster;
+pub mod ledger;
 pub mod load;
 pub mod oracle;
 pub mod pgmend;
@@ -17,6 +18,7 @@ pub mod raw;
 pub mod scratch;
 
 pub use cluster::Cluster;
+pub use ledger::Ledger;
 pub use load::Load;
 pub use pgmend::{Config, Pgmend};
 pub use process::{Ran, as_postgres, bin, run};
