@@ -1,10 +1,9 @@
 //! What a transaction has left in its server's session, as the server itself tells: settings go with the client, anything
 //! else binds it to this server.
 
-use super::params::literal;
 use super::scan::{self, Traces};
 use super::worker::Worker;
-use crate::server::{self, ParamSet, Row, ServerConn, SimpleError};
+use crate::server::{self, ParamSet, Row, ServerConn, SimpleError, literal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

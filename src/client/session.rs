@@ -148,8 +148,9 @@ fn login(worker: &Worker, user: &str, database: &str, secret: ServerSecret) -> L
             (role, secret)
         }
     };
+    let certificate_of = settings.pool.certificate_of(database);
     let database = section.and_then(|s| s.dbname.clone()).unwrap_or_else(|| database.to_owned());
-    Login { user: role, database, secret, parameters: Vec::new() }
+    Login { user: role, database, secret, parameters: Vec::new(), certificate_of }
 }
 
 pub(super) async fn farewell(stream: &mut Stream, fault: &Fault) {

@@ -176,7 +176,10 @@ fn check_files(config: &Config, wrong: &mut impl FnMut(&str, String)) {
         ("tls.server_key_file", config.server.tls.key_file.as_deref()),
         ("admin.pcp_file", config.admin.pcp.as_ref().map(|pcp| pcp.password_file.as_path())),
     ];
-    for (key, path) in files {
+    let databases = config.server.tls.databases.values();
+    let databases = databases.flat_map(|(cert, key)| [("server_cert_file", cert), ("server_key_file", key)]);
+    let databases = databases.map(|(key, path)| (key, Some(path.as_path())));
+    for (key, path) in files.into_iter().chain(databases) {
         let Some(path) = path else { continue };
         // Reading a byte finds folders too, which open for reading but cannot be read.
         let mut byte = [0; 1];

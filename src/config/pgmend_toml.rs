@@ -76,10 +76,14 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         notes.error(0, "node", "expected at least one [[node]] with host and port");
     }
     let nodes = nodes.into_iter().enumerate().map(|(number, section)| node(section, number)).collect();
-    let (pool, reset_query) = pool(root.section("pool"));
+    let (pool, reset_query) = pool(root.section("pool"), folder);
     let (auth, login_timeout, max_logins) = auth(root.section("auth"), folder);
-    let (towards_clients, tls) = super::tls_section::read(root.section("tls"), folder);
+    let (towards_clients, mut tls) = super::tls_section::read(root.section("tls"), folder);
     listen.tls = towards_clients;
+    let own = |(name, database): (&String, &crate::pool::DatabaseSettings)| {
+        Some((name.clone(), database.certificate.clone()?))
+    };
+    tls.databases = pool.databases.iter().filter_map(own).collect();
     let server = crate::server::Settings { reset_query, tls };
     let health = health(root.section("health"), auth.key_file.as_deref());
     let health = crate::keeper::Settings { compare_timeout: cluster.compare_timeout, ..health };
@@ -235,7 +239,9 @@ fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration
 fn auth_query(section: &Section<'_>) -> Option<QuerySettings> {
     let user = section.text("auth_user");
     let query = section.text_or("auth_query", QuerySettings::DEFAULT_QUERY);
-    let database = section.text_or("auth_dbname", "postgres");
+    // The roles are the same wherever pg_authid is read; a function of one's own is where one put it.
+    let everywhere = (query == QuerySettings::DEFAULT_QUERY).then(|| "postgres".to_owned());
+    let database = section.text("auth_dbname").or(everywhere);
     let cache_time = section.duration("auth_query_cache_time", "10s");
     if !query.contains("$1") {
         section.error("auth_query", "expected $1 in the place of the user's name; it is missing");

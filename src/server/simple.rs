@@ -92,3 +92,31 @@ async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<Vec<Row>, SimpleEr
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::NodeId;
+    use crate::net::Stream;
+    use crate::server::{Connected, RouteId};
+    use tokio::net::UnixStream;
+
+    #[tokio::test]
+    async fn what_comes_behind_the_answer_is_kept_also_when_it_is_half_a_message() {
+        let (ours, mut server) = UnixStream::pair().unwrap();
+        let connected =
+            Connected { stream: Stream::from(ours), parameters: Vec::new(), pid: 1, cancel_key: Vec::new() };
+        let mut conn = ServerConn::new(connected, RouteId { node: NodeId(0), timeline: 1 }, 0);
+        let (mut answer, mut told) = (Vec::new(), Vec::new());
+        backend::command_complete(&mut answer, "SELECT 0");
+        backend::ready_for_query(&mut answer, b'I');
+        backend::notification(&mut told, 7, b"news", b"one");
+        let (begin, end) = told.split_at(9);
+        server.write_all(&[&told, answer.as_slice(), &told, begin].concat()).await.unwrap();
+        run(&mut conn, "SELECT", Duration::from_secs(5)).await.unwrap();
+        assert_eq!((&conn.asides, &conn.unread), (&told, &[&told, begin].concat()));
+        server.write_all(&[end, answer.as_slice()].concat()).await.unwrap();
+        run(&mut conn, "SELECT", Duration::from_secs(5)).await.unwrap();
+        assert_eq!((conn.asides.len(), conn.unread.len()), (3 * told.len(), 0));
+    }
+}

@@ -5,6 +5,7 @@
 use super::ServerError;
 use super::driver::{Settled, take_as_it_is};
 use super::open::{NO_RULE, Target, is_worth_another_way, open};
+pub use super::quote::literal;
 use crate::base::{NodeId, Secret};
 use crate::cluster::{NodeSpec, SslMode};
 use crate::net::{self, NetError, ServerTls};
@@ -70,7 +71,7 @@ impl SqlTarget {
     /// One login in one way; the flag tells whether it had come to TLS.
     async fn attempt(&self, place: &Target, way: SslMode, timeout: Duration) -> Result<Sql, (SqlError, bool)> {
         let address = self.address();
-        let stream = open(place, way, timeout).await.map_err(|error| match error {
+        let stream = open(place, way, timeout, None).await.map_err(|error| match error {
             ServerError::Net(NetError::Tls(why)) => (SqlError::Tls { address: address.clone(), why }, true),
             ServerError::Net(NetError::Connect { why, .. }) => {
                 (SqlError::Connect { address: address.clone(), why: why.to_string() }, false)
@@ -287,22 +288,5 @@ impl<'a> FromSql<'a> for AnyOwnedText {
     }
     fn accepts(_: &Type) -> bool {
         true
-    }
-}
-
-/// Quotes a text as an SQL literal (standard_conforming_strings is assumed off-proof by the `E''` form where needed).
-pub fn literal(text: &str) -> String {
-    let doubled = text.replace('\'', "''");
-    if text.contains('\\') { format!(" E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::literal;
-
-    #[test]
-    fn quotes_literals() {
-        assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal(r"a\b'"), r" E'a\\b'''");
     }
 }

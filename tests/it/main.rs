@@ -31,6 +31,7 @@ mod recovery_data;
 mod recovery_limits;
 mod recovery_logins;
 mod replicated;
+mod replicated_recovery;
 mod replication;
 mod server_tls;
 mod servers;

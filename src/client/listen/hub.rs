@@ -1,9 +1,9 @@
 //! One database's listener: a connection to the primary that listens to every channel somebody wants, and tells who.
 
-use super::{Inbox, quote};
+use super::Inbox;
 use crate::client::Worker;
 use crate::client::worker::Way;
-use crate::server::{self, Login, RouteId, ServerConn};
+use crate::server::{self, Login, RouteId, ServerConn, identifier};
 use crate::wire::{backend, frame, frontend};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -225,8 +225,8 @@ impl Hub {
     /// Brings the server to what is wanted, in one statement; who waits learns when it has agreed.
     async fn ask(&mut self, ear: &mut Ear) -> Result<(), String> {
         let wanted = self.wanted();
-        let listen = wanted.difference(&self.listened).map(|c| format!("LISTEN {};", quote(c)));
-        let unlisten = self.listened.difference(&wanted).map(|c| format!("UNLISTEN {};", quote(c)));
+        let listen = wanted.difference(&self.listened).map(|c| format!("LISTEN {};", identifier(c)));
+        let unlisten = self.listened.difference(&wanted).map(|c| format!("UNLISTEN {};", identifier(c)));
         let sql: String = listen.chain(unlisten).collect();
         self.listened = wanted;
         let mut out = Vec::new();

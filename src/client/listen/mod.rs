@@ -9,7 +9,7 @@
 
 mod hub;
 
-use crate::server::{self, Login, ServerConn, SimpleError};
+use crate::server::{self, Login, ServerConn, SimpleError, identifier};
 use crate::wire::{backend, frame};
 use hub::{Hub, Order};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -171,7 +171,7 @@ impl Listeners {
             }
             return Ok(false);
         }
-        let quoted = quote(&marker);
+        let quoted = identifier(&marker);
         server::run(conn, &format!("LISTEN {quoted}; NOTIFY {quoted}"), TAKE_OVER).await?;
         conn.broken = true;
         let seen = tokio::time::timeout(TAKE_OVER, until_marker(conn, marker.as_bytes())).await;
@@ -257,14 +257,21 @@ async fn until_marker(conn: &mut ServerConn, marker: &[u8]) -> Result<(), Simple
     }
 }
 
-/// A channel's name as SQL.
-fn quote(channel: &str) -> String {
-    format!("\"{}\"", channel.replace('"', "\"\""))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_does_not_read_in_time_loses_the_session_and_no_message() {
+        let (inbox, mut out) = (Inbox::default(), Vec::new());
+        let cx = Context::from_waker(Waker::noop());
+        inbox.put(b"one");
+        assert!(inbox.take(&mut out, &cx));
+        inbox.put(&vec![0; MAX_WAITING]);
+        inbox.put(b"too much");
+        assert!(!inbox.take(&mut out, &cx));
+        assert_eq!(out.len(), 3 + MAX_WAITING);
+    }
 
     #[test]
     fn what_the_hub_tells_is_not_told_by_the_server_too() {

@@ -367,14 +367,15 @@ impl Session {
                 if let Some(end) = self.control.check(cx, clean) {
                     return Poll::Ready(Err(end.into()));
                 }
+                // Before the next piece of work: a client that never pauses would keep its servers for ever.
+                if clean && keeps && self.control.drain.asked.get() {
+                    return Poll::Ready(Ok(Next::GiveUp));
+                }
                 if let Some(unit) = self.front.cut()? {
                     return Poll::Ready(Ok(Next::Unit(unit)));
                 }
                 if self.front.closed {
                     return Poll::Ready(Ok(Next::Closed));
-                }
-                if clean && keeps && self.control.drain.asked.get() {
-                    return Poll::Ready(Ok(Next::GiveUp));
                 }
                 std::task::ready!(self.front.poll_fill(client, cx));
                 if clean {
