@@ -70,8 +70,8 @@ impl Run {
             reason: format!("{KIND} to node {}, job {}", self.to.id, self.job.id()),
             servers: Servers::Close,
             end_sessions: false,
-            // Sessions that keep a server between transactions give it up; nobody is cut.
-            drain: Some(Drain::GENTLE),
+            // Sessions that keep a server between transactions give it up; nobody is cut, and the wait counts for no limit.
+            drain: Some(Drain { patient: true, ..Drain::GENTLE }),
             until: Some(until),
         };
         self.inner.board.hold(&wanted).map_err(|e| Failure::new("the gate cannot be held").detail(e.to_string()))

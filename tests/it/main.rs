@@ -12,6 +12,8 @@ mod auth_rules;
 mod crash;
 mod crash_outside;
 mod drain;
+mod drain_equals;
+mod drain_recovery;
 mod drivers;
 mod drivers_defaults;
 mod equals;

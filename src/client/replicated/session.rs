@@ -344,7 +344,10 @@ impl Session {
         }
         let clean = self.standing == Standing::None;
         if clean {
-            self.control.activity.set(Activity::idle(self.worker.now_s()));
+            // Who only was asked something by pgmend idles on.
+            let sight = Sight { clean, settled: true, rounds: self.rounds };
+            let activity = &self.control.activity;
+            activity.set(activity.get().seen(sight, self.worker.now_s()));
         }
         poll_fn(|cx| {
             if !clean {
@@ -376,7 +379,7 @@ impl Session {
                 }
                 std::task::ready!(self.front.poll_fill(client, cx));
                 if clean {
-                    self.control.activity.set(Activity::idle(self.worker.now_s()));
+                    self.control.activity.set(Activity::idle(self.worker.now_s()).after(self.rounds));
                 }
             }
         })
