@@ -96,6 +96,7 @@ impl Cluster {
             stop_command: None,
             status_command: None,
             sslmode: SslMode::Prefer,
+            maintain: pgmend::cluster::MaintainCommands::default(),
         }
     }
 }

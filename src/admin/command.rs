@@ -2,7 +2,7 @@
 
 use crate::base::NodeId;
 use crate::cluster::View;
-use crate::maintenance::{LongTransactions, Plan};
+use crate::maintenance::{Plan, Planned};
 use serde::{Deserialize, Serialize};
 
 /// What an operator asks for.
@@ -32,23 +32,13 @@ pub enum Command {
         /// Which.
         node: NodeId,
     },
-    /// Move the primary to a standby, without an error for any client; answers with a job.
-    Switchover {
-        /// Which; else the best one.
+    /// Planned work, such as a switchover; answers with a job.
+    Planned {
+        /// What.
+        work: Planned,
+        /// Change nothing; answers with a plan.
         #[serde(default)]
-        node: Option<NodeId>,
-        /// What becomes of transactions that do not end.
-        #[serde(default)]
-        transactions: LongTransactions,
-    },
-    /// What a switchover would do, and what stands against it.
-    PlanSwitchover {
-        /// Which; else the best one.
-        #[serde(default)]
-        node: Option<NodeId>,
-        /// What becomes of transactions that do not end.
-        #[serde(default)]
-        transactions: LongTransactions,
+        dry_run: bool,
     },
     /// Hold new transactions and wait until no server connection is open.
     Pause {

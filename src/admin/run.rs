@@ -7,7 +7,6 @@ use super::{
 use crate::base::NodeId;
 use crate::client::Pause;
 use crate::cluster::{Board, NodeStatus, Scope, View};
-use crate::maintenance::SwitchOptions;
 use crate::workflow::JobSnapshot;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,13 +48,10 @@ impl Admin {
             Command::Recover { node, overwrite, accept_loss } => self.recover(node, overwrite, accept_loss),
             Command::Attach { node } => self.attach(node).await,
             Command::Detach { node } => self.detach(node).await,
-            Command::Switchover { node, transactions } => {
-                let id = self.maintenance.switchover(SwitchOptions { to: node, transactions })?;
+            Command::Planned { work, dry_run: true } => Ok(Reply::Plan { plan: self.maintenance.plan(work).await? }),
+            Command::Planned { work, dry_run: false } => {
+                let id = self.maintenance.begin(work)?;
                 self.job(id)
-            }
-            Command::PlanSwitchover { node, transactions } => {
-                let plan = self.maintenance.plan(SwitchOptions { to: node, transactions }).await?;
-                Ok(Reply::Plan { plan })
             }
             Command::Pause { database, timeout_s, at_most_s } => self.pause(database, timeout_s, at_most_s).await,
             Command::Resume { database } => self.traffic.resume(Scope::of(database)).map(done),
@@ -328,11 +324,11 @@ mod tests {
         admin.run(Command::Kill { database: None }).await.unwrap();
         admin.run(Command::Disable { database: db() }).await.unwrap();
         admin.run(Command::Enable { database: db() }).await.unwrap();
-        let transactions = crate::maintenance::LongTransactions::End;
-        admin.run(Command::Switchover { node: Some(NodeId(1)), transactions }).await.unwrap();
-        admin.run(Command::PlanSwitchover { node: None, transactions }).await.unwrap();
+        let work = crate::maintenance::Planned::Begin { node: NodeId(1) };
+        admin.run(Command::Planned { work: work.clone(), dry_run: false }).await.unwrap();
+        admin.run(Command::Planned { work, dry_run: true }).await.unwrap();
         let planned: Vec<String> = fake.0.lock().unwrap().drain(6..).collect();
-        assert_eq!(planned, ["switchover Some(NodeId(1)) End", "plan None"]);
+        assert_eq!(planned, ["begin Begin { node: NodeId(1) }", "plan Begin { node: NodeId(1) }"]);
         let all = ["reconnect all databases", "kill all databases", "disable d true", "disable d false"];
         assert_eq!(
             *fake.0.lock().unwrap(),

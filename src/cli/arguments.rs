@@ -1,9 +1,9 @@
 //! The command line of `pgmend`.
 
+use super::planned::PlannedOrder;
 use crate::admin::{MAX_PAUSE_TIMEOUT_S, PAUSE_TIMEOUT_S, StopMode};
 use crate::base::NodeId;
 use crate::config::Source;
-use crate::maintenance::LongTransactions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -72,21 +72,8 @@ pub enum Order {
         #[arg(value_parser = node)]
         node: NodeId,
     },
-    /// Move the primary to a standby while clients go on: they wait at their transaction boundaries, nobody gets an error.
-    Switchover {
-        /// Number of the node that shall be the primary; else the best one.
-        #[arg(value_parser = node)]
-        node: Option<NodeId>,
-        /// Print every step with what takes it back, and what stands against it; change nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Transactions that do not end in time.
-        #[arg(long, value_enum, default_value = "retry", value_name = "WHAT")]
-        transactions: Transactions,
-        /// Start it and do not follow.
-        #[arg(long)]
-        detach: bool,
-    },
+    #[command(flatten)]
+    Planned(PlannedOrder),
     /// Hold new transactions, and wait until those under way have ended and no server connection is open. Clients stay
     /// connected and wait, at most for query_wait_timeout each; `resume` lets them go on.
     Pause {
@@ -141,27 +128,6 @@ pub enum Order {
         #[command(subcommand)]
         action: JobAction,
     },
-}
-
-/// What becomes of transactions that do not end.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Transactions {
-    /// Clients go on, and it is tried again, a few times; then it fails.
-    Retry,
-    /// Old ones are waited for, while everybody works on.
-    Wait,
-    /// They are ended: their clients get an error.
-    End,
-}
-
-impl From<Transactions> for LongTransactions {
-    fn from(what: Transactions) -> LongTransactions {
-        match what {
-            Transactions::Retry => LongTransactions::Retry,
-            Transactions::Wait => LongTransactions::Wait,
-            Transactions::End => LongTransactions::End,
-        }
-    }
 }
 
 /// What to do with a job.
@@ -266,7 +232,7 @@ impl Files {
     }
 }
 
-fn node(text: &str) -> Result<NodeId, String> {
+pub fn node(text: &str) -> Result<NodeId, String> {
     text.parse().map(NodeId).map_err(|_| "expected the number of a node, from 0".to_owned())
 }
 

@@ -4,6 +4,7 @@ mod api;
 mod arguments;
 mod follow;
 mod pgpool;
+mod planned;
 mod print;
 
 use crate::admin::{Command, Reply};
@@ -48,20 +49,17 @@ fn fail(message: impl std::fmt::Display) -> ExitCode {
 
 fn run(arguments: Arguments) -> ExitCode {
     let Arguments { socket, config, json, order } = arguments;
-    let follow =
-        matches!(order, Order::Recover { detach: false, .. } | Order::Switchover { detach: false, dry_run: false, .. });
+    let mut follow = matches!(order, Order::Recover { detach: false, .. });
     let nodes_only = matches!(order, Order::Nodes);
     let command = match order {
         Order::Run(run) => return daemon(run),
         Order::Check(check) => return check_configuration(&check.source()),
         Order::Status | Order::Nodes => Command::Status,
         Order::Recover { node, overwrite, accept_loss, .. } => Command::Recover { node, overwrite, accept_loss },
-        Order::Switchover { node, dry_run, transactions, .. } => {
-            let transactions = transactions.into();
-            match dry_run {
-                true => Command::PlanSwitchover { node, transactions },
-                false => Command::Switchover { node, transactions },
-            }
+        Order::Planned(order) => {
+            let asked = order.asked();
+            follow = asked.follow;
+            Command::Planned { work: asked.work, dry_run: asked.dry_run }
         }
         Order::Attach { node } => Command::Attach { node },
         Order::Detach { node } => Command::Detach { node },

@@ -73,7 +73,7 @@ fn all_jobs(jobs: &[JobSnapshot], now_s: u64) -> String {
 }
 
 fn one_plan(plan: &Plan) -> String {
-    let mut text = format!("from node {} to node {}\n", plan.from, plan.to);
+    let mut text = format!("{}\n", plan.title);
     let head = ["step", "what it does", "taken back by", "takes", "clients"];
     let rows = plan.steps.iter().map(|step| {
         let clients = if step.clients_wait { "wait" } else { "work" };

@@ -16,7 +16,7 @@ mod warm;
 
 pub use board::{Board, Published};
 pub use gate::{Gate, GateOrder, Holder, Scope, Servers, Wanted};
-pub use node::{Host, NodeSpec, SslMode};
+pub use node::{Host, MaintainCommands, NodeSpec, SslMode};
 pub use orders::{GateError, Hold};
 pub use quiet::{OpenServers, Quiet, Remains, Report, Seat, Unquiet};
 pub use stalls::{Stalled, Stalls};

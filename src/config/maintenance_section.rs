@@ -14,6 +14,7 @@ pub fn read(section: Section<'_>) -> Settings {
         max_lag_bytes: u64::from(section.integer("max_lag_mb", 16, 0, 1 << 20)) << 20,
         max_transaction_age: section.duration("max_transaction_age", "10s"),
         wait_timeout: section.duration("wait_timeout", "10min"),
+        run_timeout: section.duration("run_timeout", "1h"),
         prewarm: section.boolean("prewarm", true),
     };
     if settings.max_hold < settings.drain_timeout {

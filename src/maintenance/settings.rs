@@ -23,6 +23,8 @@ pub struct Settings {
     pub max_transaction_age: Duration,
     /// `wait_timeout`: bound on waiting for older ones, where that was chosen.
     pub wait_timeout: Duration,
+    /// `run_timeout`: bound on one node's maintenance command.
+    pub run_timeout: Duration,
     /// `prewarm`: connections to the coming primary are opened beforehand.
     pub prewarm: bool,
 }
@@ -38,6 +40,7 @@ impl Default for Settings {
             max_lag_bytes: 16 << 20,
             max_transaction_age: Duration::from_secs(10),
             wait_timeout: Duration::from_secs(600),
+            run_timeout: Duration::from_secs(3600),
             prewarm: true,
         }
     }
