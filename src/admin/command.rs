@@ -2,7 +2,7 @@
 
 use crate::base::NodeId;
 use crate::cluster::View;
-use crate::maintenance::{Plan, Planned};
+use crate::maintenance::{Plan, Planned, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// What an operator asks for.
@@ -40,6 +40,13 @@ pub enum Command {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Automatic failover on or off.
+    Failover {
+        /// On.
+        enabled: bool,
+    },
+    /// The backup that was due is made.
+    BackedUp,
     /// Hold new transactions and wait until no server connection is open.
     Pause {
         /// Only this database; else all.
@@ -147,6 +154,9 @@ pub enum Reply {
         moved: u64,
         /// Configuration keys that wait for a restart.
         pending_restart: Vec<String>,
+        /// The cluster in one word, and why.
+        #[serde(default)]
+        verdict: Option<Verdict>,
     },
     /// A job was started or looked at.
     Job {

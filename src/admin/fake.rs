@@ -4,7 +4,7 @@ use super::{Admin, BoxFuture, CommandError, Daemon, MaintenancePort, NodePort, R
 use crate::base::NodeId;
 use crate::client::Pause;
 use crate::cluster::{Board, Host, NodeSpec, NodeStatus, NodeView, Role, Scope, SslMode, View};
-use crate::maintenance::{Judgement, Plan, Planned};
+use crate::maintenance::{Judgement, Plan, Planned, Verdict};
 use crate::workflow::{JobSnapshot, Outcome, Progress};
 use std::sync::{Arc, Mutex};
 
@@ -92,6 +92,17 @@ impl MaintenancePort for Fake {
     fn begin(&self, work: Planned) -> Result<u64, CommandError> {
         self.note(format!("begin {work:?}"));
         Ok(7)
+    }
+    fn verdict(&self) -> Option<Verdict> {
+        None
+    }
+    fn set_failover(&self, enabled: bool) -> Result<String, String> {
+        self.note(format!("failover {enabled}"));
+        Ok("done".into())
+    }
+    fn backed_up(&self) -> Result<String, String> {
+        self.note("backed up".into());
+        Ok("done".into())
     }
     fn plan(&self, work: Planned) -> BoxFuture<Result<Plan, CommandError>> {
         self.note(format!("plan {work:?}"));

@@ -4,7 +4,7 @@ use super::{CommandError, StopMode};
 use crate::base::NodeId;
 use crate::client::Pause;
 use crate::cluster::Scope;
-use crate::maintenance::{Plan, Planned};
+use crate::maintenance::{Plan, Planned, Verdict};
 use crate::workflow::JobSnapshot;
 use std::future::Future;
 use std::pin::Pin;
@@ -38,6 +38,12 @@ pub trait RecoveryPort: Send + Sync + 'static {
 pub trait MaintenancePort: Send + Sync + 'static {
     /// Begins it; its job's number.
     fn begin(&self, work: Planned) -> Result<u64, CommandError>;
+    /// The cluster in one word.
+    fn verdict(&self) -> Option<Verdict>;
+    /// Automatic failover on or off; a line for people.
+    fn set_failover(&self, enabled: bool) -> Result<String, String>;
+    /// The backup that was due is made; a line for people.
+    fn backed_up(&self) -> Result<String, String>;
     /// What it would do.
     fn plan(&self, work: Planned) -> BoxFuture<Result<Plan, CommandError>>;
 }

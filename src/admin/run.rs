@@ -53,6 +53,10 @@ impl Admin {
                 let id = self.maintenance.begin(work)?;
                 self.job(id)
             }
+            Command::Failover { enabled } => {
+                self.maintenance.set_failover(enabled).map(done).map_err(|why| failed("nothing was changed", why))
+            }
+            Command::BackedUp => self.maintenance.backed_up().map(done).map_err(|why| failed("nothing was noted", why)),
             Command::Pause { database, timeout_s, at_most_s } => self.pause(database, timeout_s, at_most_s).await,
             Command::Resume { database } => self.traffic.resume(Scope::of(database)).map(done),
             Command::Reconnect { database } => Ok(done(self.traffic.reconnect(Scope::of(database)))),
@@ -109,6 +113,7 @@ impl Admin {
             clients: self.daemon.clients(),
             moved: self.daemon.moved(),
             pending_restart: self.daemon.pending_restart(),
+            verdict: self.maintenance.verdict(),
         }
     }
 

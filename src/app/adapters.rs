@@ -5,7 +5,7 @@ use crate::base::NodeId;
 use crate::client::{OperateError, Pause, Plane};
 use crate::cluster::{NodeSpec, Scope, View};
 use crate::keeper::{Keeper, Memory, Recalled, SavedNode, ServerTlsOf};
-use crate::maintenance::{self, Maintenance, Plan, Planned, Rebuild};
+use crate::maintenance::{self, Maintenance, Plan, Planned, Rebuild, Verdict};
 use crate::recovery::{Attach, RecoverOptions, Recovery};
 use crate::store::{self, Saved, Store};
 use crate::workflow::{JobSnapshot, Jobs, Outcome};
@@ -167,6 +167,18 @@ pub struct MaintenanceJobs(pub Maintenance);
 impl MaintenancePort for MaintenanceJobs {
     fn begin(&self, work: Planned) -> Result<u64, CommandError> {
         self.0.begin(work).map_err(not_begun)
+    }
+
+    fn verdict(&self) -> Option<Verdict> {
+        Some(self.0.verdict())
+    }
+
+    fn set_failover(&self, enabled: bool) -> Result<String, String> {
+        self.0.set_failover(enabled)
+    }
+
+    fn backed_up(&self) -> Result<String, String> {
+        self.0.backed_up()
     }
 
     fn plan(&self, work: Planned) -> BoxFuture<Result<Plan, CommandError>> {

@@ -41,8 +41,8 @@ pub enum Order {
     Run(Run),
     /// Check a configuration without starting.
     Check(Files),
-    /// State of the daemon and the cluster.
-    Status,
+    /// State of the daemon and the cluster: one word, and why.
+    Status(StatusHow),
     /// The nodes.
     Nodes,
     /// Rebuild a node from the primary while clients go on working, and follow it.
@@ -74,6 +74,14 @@ pub enum Order {
     },
     #[command(flatten)]
     Planned(PlannedOrder),
+    /// Automatic promotion of a standby and detaching of lost nodes: on or off, also over a restart.
+    Failover {
+        /// On or off.
+        #[arg(value_enum)]
+        action: FailoverAction,
+    },
+    /// Note that the backup is made that was due since the primary changed.
+    BackedUp,
     /// Hold new transactions, and wait until those under way have ended and no server connection is open. Clients stay
     /// connected and wait, at most for query_wait_timeout each; `resume` lets them go on.
     Pause {
@@ -128,6 +136,26 @@ pub enum Order {
         #[command(subcommand)]
         action: JobAction,
     },
+}
+
+/// How the state is shown.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct StatusHow {
+    /// For monitors: exit with 0 only when the word is "switchable", else with 1 (3: the daemon cannot be reached).
+    #[arg(long)]
+    pub check: bool,
+    /// Again and again, with what a running job does, until Ctrl-C.
+    #[arg(long, conflicts_with = "check")]
+    pub watch: bool,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailoverAction {
+    /// On.
+    Enable,
+    /// Off.
+    Disable,
 }
 
 /// What to do with a job.

@@ -4,6 +4,7 @@
 use super::Rebuilding;
 use super::comeback::{Comeback, streams};
 use super::conninfo;
+use super::exits::Exit;
 use super::look::{self, SHORT};
 use super::prepare::slot_of;
 use super::run::Run;
@@ -23,6 +24,12 @@ impl Run {
         // The connections are in use now.
         self.warm = None;
         self.primary = None;
+        let now_s = unix_seconds();
+        if let Err(error) = self.inner.store.change_upkeep(|u| u.backup_due_since_s = Some(now_s)) {
+            self.failed(format!("that a backup is due could not be noted: {error}"));
+        }
+        // It cannot veto any more.
+        drop(self.inner.exit(Exit::AfterSwitch, self.to.id, &self.job).await);
         if self.candidate.is_none() {
             self.candidate = self.inner.connect(&self.to).await.ok();
         }
@@ -63,8 +70,7 @@ impl Run {
     pub(super) async fn rejoin(&mut self) -> Result<(), Failure> {
         let id = self.from.id;
         if self.stay_down {
-            let since_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-            let upkeep = NodeUpkeep { since_s, ..NodeUpkeep::default() };
+            let upkeep = NodeUpkeep { since_s: unix_seconds(), ..NodeUpkeep::default() };
             if let Err(error) = self.inner.store.change_upkeep(|u| drop(u.nodes.insert(id.0, upkeep))) {
                 self.failed(format!("node {id} could not be noted as under maintenance: {error}"));
             }
@@ -112,6 +118,10 @@ impl Run {
                 Err(why) => self.failed(format!("synchronous_standby_names: {why}")),
             }
         }
+        if self.parent.is_none() {
+            let line = self.inner.backup(&self.job).await;
+            self.told.lines.push(line);
+        }
         if self.told.failed.is_empty() {
             return Ok(());
         }
@@ -131,4 +141,8 @@ impl Run {
         let line = format!("synchronous_standby_names = '{now}'");
         if now == names || self.stay_down { Ok(line) } else { Err(format!("{line}: not all of '{names}' stream")) }
     }
+}
+
+fn unix_seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

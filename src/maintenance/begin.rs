@@ -1,6 +1,7 @@
 //! `maintenance begin N`: a standby leaves, in the order in which nobody notices: routing, synchronous names, log held back,
 //! automatic start off, stop. Each step is repeatable; a failure takes back what was done.
 
+use super::exits::Exit;
 use super::look::{self, SHORT, text};
 use super::prepare::{drop_slot, ensure_slot, slot_of};
 use super::server::{AutoStart, Server};
@@ -113,7 +114,7 @@ impl Begin {
         let bad = |e: String| Failure::new("the maintenance cannot begin").detail(e);
         self.server = Some(Server::find(&self.inner, &self.node, self.job.id()).await.map_err(bad)?);
         self.primary = Some(self.inner.connect_primary().await.map_err(bad)?.1);
-        Ok(())
+        self.inner.exit(Exit::BeforeDetach, self.node.id, &self.job).await
     }
 
     fn primary(&self) -> Result<&Sql, Failure> {

@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two looks whether a standby streams.
 const POLL: Duration = Duration::from_millis(20);
+/// A standby that streams lets clients in within this.
+const LETS_IN: Duration = Duration::from_secs(5);
 /// Bound on the stop of a server that did not come back well.
 const STOP: Duration = Duration::from_secs(60);
 /// The view moves with every probe; each move makes the compare-and-swap fail once.
@@ -78,7 +80,8 @@ impl Comeback<'_> {
     async fn as_it_is(&self) -> Result<(), String> {
         let server = self.server;
         if server.runs() {
-            return self.streams(Duration::from_secs(1)).await;
+            self.streams(Duration::from_secs(1)).await?;
+            return self.lets_in().await;
         }
         let data = server.control_data().await.map_err(|e| e.to_string())?;
         if !matches!(data.state.as_str(), "shut down" | "shut down in recovery") {
@@ -101,7 +104,24 @@ impl Comeback<'_> {
         node::set_streaming(&server.directory.0, &server.owner, &settings).map_err(|e| e.to_string())?;
         let within = (self.inner.access)().start_timeout;
         server.start(within, self.lines()).await.map_err(|e| e.to_string())?;
-        self.streams(within).await
+        self.streams(within).await?;
+        self.lets_in().await
+    }
+
+    /// A standby may stream with half of its files gone; it does not let anybody in.
+    async fn lets_in(&self) -> Result<(), String> {
+        let began = Instant::now();
+        loop {
+            match self.inner.connect(&self.server.spec).await {
+                Ok(sql) => {
+                    let recovery = sql.value("SELECT pg_is_in_recovery()", SHORT).await.map_err(|e| e.to_string())?;
+                    let is_standby = recovery.as_deref() == Some("t");
+                    return if is_standby { Ok(()) } else { Err("it is not in recovery".to_owned()) };
+                }
+                Err(error) if began.elapsed() > LETS_IN => return Err(error.to_string()),
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
     }
 
     fn lines(&self) -> node::Lines {

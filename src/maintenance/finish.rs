@@ -3,6 +3,7 @@
 
 use super::begin::{self};
 use super::comeback::Comeback;
+use super::exits::Exit;
 use super::look::{SHORT, text};
 use super::prepare::{drop_slot, slot_of};
 use super::server::{AutoStart, Server};
@@ -208,7 +209,8 @@ impl Finish {
         let slots: Vec<String> = self.inner.board.view().nodes.iter().map(|n| slot_of(n.spec.id)).collect();
         self.comeback()?.drop_slots(&slots).await.map_err(bad)?;
         let done = self.inner.store.change_upkeep(|u| drop(u.nodes.remove(&id.0)));
-        done.map_err(|e| bad(e.to_string()))
+        done.map_err(|e| bad(e.to_string()))?;
+        self.inner.exit(Exit::AfterAttach, id, &self.job).await
     }
 }
 

@@ -5,7 +5,8 @@
 //! it tells `keeper` the new primary. Read `facts` (what is known, and the judgement of it), `stages` (the table, the plan),
 //! `run` (the work behind it), then `look`, `prepare`, `drain`, `window` (from the stop to the release, while clients wait)
 //! and `after`; then `begin` and `finish` (the maintenance of one node, with `comeback`) and `rolling` (of all). `server` is one
-//! server under our control; `sync` with `sync_names` owns `synchronous_standby_names`; `nested` starts the jobs.
+//! server under our control; `sync` with `sync_names` owns `synchronous_standby_names`; `nested` starts the jobs; `verdict` is the cluster in one word,
+//! `exits` are the operator's own commands, `crash` and `resume` are what the next daemon does.
 
 mod after;
 mod begin;
@@ -13,6 +14,7 @@ mod comeback;
 mod conninfo;
 mod crash;
 mod drain;
+mod exits;
 mod facts;
 mod finish;
 mod look;
@@ -27,12 +29,16 @@ mod settings;
 mod stages;
 mod sync;
 mod sync_names;
+mod verdict;
+mod watch;
 mod window;
 
+pub use exits::Exits;
 pub use facts::{Judgement, Reason};
 pub use rolling::RollingOptions;
 pub use settings::{Access, Settings};
 pub use stages::Step;
+pub use verdict::{NodeLine, Verdict, Word};
 
 use crate::base::NodeId;
 use crate::cluster::{Board, NodeSpec, NodeStatus, Role, View};
@@ -50,6 +56,7 @@ const REHEARSAL: &str = "rehearsal";
 const BEGIN: &str = "maintenance-begin";
 const FINISH: &str = "maintenance-finish";
 const ROLLING: &str = "rolling-update";
+const FAILOVER: &str = "failover";
 const KINDS: [&str; 5] = [SWITCHOVER, REHEARSAL, BEGIN, FINISH, ROLLING];
 /// Marks pgmend's children in their environment.
 const MARK: &str = "PGMEND_JOB";

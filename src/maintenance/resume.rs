@@ -243,7 +243,7 @@ async fn look(inner: &Inner, to: &NodeSpec, journalled: &Journalled, job: u64) -
                 return Seen::DiedStandby;
             }
             // It goes on where it broke off, once it runs.
-            let started = server.start(BEFORE_SERVING, Arc::new(|_: &str| ())).await;
+            let started = server.start_again(BEFORE_SERVING, Arc::new(|_: &str| ())).await;
             if started.is_err() {
                 return Seen::DiedPromoted;
             }

@@ -239,6 +239,8 @@ impl Rolling {
                 .extend(told.lines().filter(|l| l.contains("primary") || l.contains("clients")).map(str::to_owned));
             self.tell(&told);
         }
+        let line = self.inner().backup(&self.job).await;
+        self.lines.push(line);
         let ended = self.inner().store.change_upkeep(|u| u.rolling = None);
         ended.map_err(|e| Failure::new("the state directory cannot be written").detail(e.to_string()))
     }
@@ -272,7 +274,6 @@ impl Work for Rolling {
             self.began.elapsed().as_secs_f64()
         )];
         lines.extend(self.lines.iter().cloned());
-        lines.push("a backup is due: the timeline is new".to_owned());
         lines.join("\n")
     }
 }

@@ -1,5 +1,6 @@
 //! The work behind the step table: what is known of this switchover, and which file does which stage.
 
+use super::exits::Exit;
 use super::facts::Facts;
 use super::prepare::Prepared;
 use super::server::Server;
@@ -170,7 +171,10 @@ impl Run {
         self.primary = Some(self.inner.connect(&self.from).await.map_err(|e| bad(&e))?);
         self.candidate = Some(self.inner.connect(&self.to).await.map_err(|e| bad(&e))?);
         self.old = Some(Server::find(&self.inner, &self.from, self.job.id()).await.map_err(|e| bad(&e))?);
-        Ok(())
+        if self.rehearsal {
+            return Ok(());
+        }
+        self.inner.exit(Exit::BeforeSwitch, self.to.id, &self.job).await
     }
 }
 
@@ -255,7 +259,6 @@ impl Work for Run {
             ));
         }
         lines.extend(self.told.lines.iter().cloned());
-        lines.push("a backup is due: the timeline is new".to_owned());
         lines.join("\n")
     }
 }

@@ -21,6 +21,9 @@ pub(super) struct Server {
     pub postmaster: Postmaster,
 }
 
+/// Between two tries to start a server that crashed.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// Whether a node's server starts with its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AutoStart {
@@ -135,6 +138,19 @@ impl Server {
     /// What it left behind.
     pub async fn control_data(&self) -> Result<ControlData, NodeError> {
         self.directory.control_data(&self.programs, &CancellationToken::new()).await
+    }
+
+    /// Starts it, again and again: after a crash the children of the old postmaster keep its shared memory for a moment, and
+    /// no new one starts.
+    pub async fn start_again(&self, within: Duration, lines: Lines) -> Result<(), NodeError> {
+        let began = Instant::now();
+        loop {
+            match self.start(within, lines.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) if began.elapsed() >= within => return Err(error),
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
     }
 
     /// Starts it, if it does not run.

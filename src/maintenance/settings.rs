@@ -1,5 +1,6 @@
 //! Limits of a planned switchover, and how servers are reached.
 
+use super::Exits;
 use crate::base::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub struct Settings {
     pub wait_timeout: Duration,
     /// `run_timeout`: bound on one node's maintenance command.
     pub run_timeout: Duration,
+    /// The operator's own commands.
+    pub exits: Exits,
     /// `prewarm`: connections to the coming primary are opened beforehand.
     pub prewarm: bool,
 }
@@ -41,6 +44,11 @@ impl Default for Settings {
             max_transaction_age: Duration::from_secs(10),
             wait_timeout: Duration::from_secs(600),
             run_timeout: Duration::from_secs(3600),
+            exits: Exits {
+                timeout: Duration::from_secs(20),
+                backup_timeout: Duration::from_secs(24 * 3600),
+                ..Exits::default()
+            },
             prewarm: true,
         }
     }

@@ -82,7 +82,7 @@ impl Run {
             self.kick(&old);
             old.stopped_by(began + BACK_WITHIN).await;
         }
-        if let Err(error) = old.start(BACK_WITHIN, self.lines()).await {
+        if let Err(error) = old.start_again(BACK_WITHIN, self.lines()).await {
             return Some(format!("node {} could not be started again: {error}", self.from.id));
         }
         match self.inner.connect(&self.from).await {
@@ -200,7 +200,7 @@ impl Run {
         if server.directory.has_newer_history(timeline) {
             // Its promotion is in the log already: it goes on where it broke off.
             self.job.output(&format!("node {} died in its promotion and is started again", self.to.id));
-            let started = server.start(BACK_WITHIN, self.lines()).await;
+            let started = server.start_again(BACK_WITHIN, self.lines()).await;
             started.map_err(|e| {
                 Failure::new(format!("node {} died in its promotion and does not start", self.to.id))
                     .detail(e.to_string())

@@ -1,6 +1,6 @@
 //! Nodes are taken out for maintenance and come back, one by one and all of them, while clients go on.
 
-use crate::support::process::run;
+use crate::support::process::{run, wait_until};
 use crate::support::{Cluster, Config, Ledger, as_postgres};
 use crate::switchover::{assert_cluster, quick, trio};
 use std::time::Duration;
@@ -166,4 +166,52 @@ fn a_rehearsal_stops_nothing() {
     assert_eq!(cluster.sql(0, "postgres", "SELECT pg_postmaster_start_time()"), started);
     assert_cluster(&cluster, &pgmend, 0, 1);
     load.close().assert_perfect(&cluster, 0);
+}
+
+#[test]
+fn the_operators_own_commands_are_run_and_may_veto() {
+    let cluster = Cluster::pair();
+    quick(&cluster);
+    let at = cluster.folder().display().to_string();
+    let note = format!("echo \"$1 $2 $3\" >> {at}/exits");
+    let mut config = Config::of(&cluster);
+    let told = |file: &str| std::fs::read_to_string(cluster.folder().join(file)).unwrap_or_default();
+    for name in ["before_switch", "after_switch", "before_detach", "after_attach", "status_change"] {
+        config.set("maintenance", &format!("{name}_command = '{note}; test ! -e {at}/no-{name}'"));
+    }
+    config.set("maintenance", "may_veto = [\"before_switch\"]");
+    config.set("maintenance", &format!("backup_command = 'echo backup $2 >> {at}/exits; test -e {at}/tape'"));
+    let pgmend = config.start();
+    cluster.scratch.write("no-before_switch", "", "644");
+    pgmend.cli(&["switchover"]).must_fail_saying("before_switch_command has vetoed");
+    assert_eq!(told("exits"), "before_switch 1 0\n");
+    std::fs::remove_file(cluster.folder().join("no-before_switch")).expect("it was there");
+    cluster.scratch.write("no-after_switch", "", "644");
+    let said = pgmend.cli(&["switchover"]).must().all();
+    assert!(said.contains("a backup is due, backup_command failed"), "{said}");
+    let exits = told("exits");
+    assert!(exits.contains("after_switch 1 1\n") && exits.contains("backup 1\n"), "{exits}");
+    let status = pgmend.cli(&["status"]).must().out;
+    assert!(status.starts_with("switchable\n") && status.contains("a backup is due"), "{status}");
+    assert!(pgmend.cli(&["backed-up"]).must().out.contains("the backup is made"));
+    assert!(!pgmend.cli(&["status"]).must().out.contains("a backup is due"));
+    cluster.scratch.write("tape", "", "644");
+    pgmend.cli(&["maintenance", "begin", "0"]).must();
+    wait_until("the change of the word was told", Duration::from_secs(10), || {
+        told("exits").contains("status_change switchable not-switchable\n")
+    });
+    let check = pgmend.cli(&["status", "--check"]);
+    assert!(!check.ok && check.out.contains("node 0 is in maintenance"), "{}", check.all());
+    pgmend.cli(&["maintenance", "finish", "0"]).must();
+    let exits = told("exits");
+    assert!(exits.contains("before_detach 0 1\n") && exits.contains("after_attach 0 1\n"), "{exits}");
+    let said = pgmend.cli(&["switchover"]).must().all();
+    assert!(said.contains("backup_command has made the backup"), "{said}");
+    pgmend.cli(&["failover", "disable"]).must();
+    let check = pgmend.cli(&["status", "--check"]);
+    assert!(!check.ok && check.out.starts_with("failover-disabled\n"), "{}", check.all());
+    let pgmend = pgmend.kill9().start();
+    assert!(pgmend.cli(&["status"]).must().out.starts_with("failover-disabled\n"), "also over a restart");
+    pgmend.cli(&["failover", "enable"]).must();
+    wait_until("it is switchable", Duration::from_secs(10), || pgmend.cli(&["status", "--check"]).ok);
 }

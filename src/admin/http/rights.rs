@@ -21,6 +21,8 @@ impl Right {
             | Command::Attach { .. }
             | Command::Detach { .. }
             | Command::Planned { dry_run: false, .. }
+            | Command::Failover { .. }
+            | Command::BackedUp
             | Command::Pause { .. }
             | Command::Resume { .. }
             | Command::Reconnect { .. }
