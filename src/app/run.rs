@@ -246,6 +246,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         shared: shared.into(),
     });
     let nodes = Arc::new(KeeperPort(keeper.clone()));
+    tokio::spawn(maintenance.clone().watch(control.child_token()));
     let recoveries = Arc::new(RecoveryJobs { recovery, jobs: jobs.clone(), maintenance: maintenance.clone() });
     let (traffic, planned) = (Arc::new(PlanePort(plane.clone())), Arc::new(MaintenanceJobs(maintenance)));
     let admin = Admin::new(board, nodes, recoveries, traffic, planned, daemon.clone());
