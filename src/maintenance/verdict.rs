@@ -196,6 +196,7 @@ mod tests {
             reachable: Some(status == NodeStatus::Up),
             changed_at_s: 0,
             reason: "r".into(),
+            data: crate::cluster::DataState::Trusted,
             delay_bytes: None,
             replication_state: (role == Role::Standby).then(|| "streaming".into()),
             sync_state: None,
@@ -206,7 +207,7 @@ mod tests {
     fn pair() -> View {
         let nodes = vec![node(0, NodeStatus::Up, Role::Primary), node(1, NodeStatus::Up, Role::Standby)];
         let epoch = Some(Epoch { system_identifier: 1, timeline: 1, node: NodeId(0) });
-        View { generation: 1, epoch, primary: Some(NodeId(0)), nodes }
+        View { generation: 1, mode: crate::cluster::Mode::default(), epoch, primary: Some(NodeId(0)), nodes }
     }
 
     fn word_of(change: impl FnOnce(&mut View, &mut Upkeep)) -> (Word, Vec<String>) {

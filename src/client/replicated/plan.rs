@@ -204,10 +204,10 @@ impl Session {
             false => original,
         };
         let text = if let How::Begin { text } = &how { text.as_str() } else { text };
-        let sequences = step
-            .locks
-            .iter()
-            .map(|lock| Sequence { oid: lock.oid, name: format!("{}.{}", identifier(&lock.schema), identifier(&lock.name)) });
+        let sequences = step.locks.iter().map(|lock| Sequence {
+            oid: lock.oid,
+            name: format!("{}.{}", identifier(&lock.schema), identifier(&lock.name)),
+        });
         Step {
             text: text.as_bytes().to_vec(),
             needs: Needs {
