@@ -13,6 +13,7 @@ mod crash;
 mod crash_outside;
 mod drivers;
 mod drivers_defaults;
+mod failover;
 mod harness;
 mod health;
 mod leases;
