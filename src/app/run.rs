@@ -247,6 +247,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
     });
     let nodes = Arc::new(KeeperPort(keeper.clone()));
     tokio::spawn(maintenance.clone().watch(control.child_token()));
+    tokio::spawn(maintenance.clone().guard(control.child_token()));
     let recoveries = Arc::new(RecoveryJobs { recovery, jobs: jobs.clone(), maintenance: maintenance.clone() });
     let (traffic, planned) = (Arc::new(PlanePort(plane.clone())), Arc::new(MaintenanceJobs(maintenance)));
     let admin = Admin::new(board, nodes, recoveries, traffic, planned, daemon.clone());

@@ -18,6 +18,7 @@ pub fn read(section: Section<'_>) -> Settings {
         max_transaction_age: section.duration("max_transaction_age", "10s"),
         wait_timeout: section.duration("wait_timeout", "10min"),
         run_timeout: section.duration("run_timeout", "1h"),
+        automatic_failover: section.boolean("automatic_failover", false),
         exits: exits(&section),
         prewarm: section.boolean("prewarm", true),
     };

@@ -118,6 +118,9 @@ impl Run {
                 Err(why) => self.failed(format!("synchronous_standby_names: {why}")),
             }
         }
+        if !self.stay_down && !self.lost && self.told.failed.is_empty() {
+            self.inner.seen_streaming(self.from.id).await;
+        }
         if self.parent.is_none() {
             let line = self.inner.backup(&self.job).await;
             self.told.lines.push(line);
@@ -139,7 +142,11 @@ impl Run {
             self.inner.mark_eligible(node.spec.id, true)?;
         }
         let line = format!("synchronous_standby_names = '{now}'");
-        if now == names || self.stay_down { Ok(line) } else { Err(format!("{line}: not all of '{names}' stream")) }
+        if now == names || self.stay_down || self.lost {
+            Ok(line)
+        } else {
+            Err(format!("{line}: not all of '{names}' stream"))
+        }
     }
 }
 

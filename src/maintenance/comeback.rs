@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 const POLL: Duration = Duration::from_millis(20);
 /// A standby that streams lets clients in within this.
 const LETS_IN: Duration = Duration::from_secs(5);
+/// Health checks see a change within this.
+const SEEN: Duration = Duration::from_secs(3);
 /// Bound on the stop of a server that did not come back well.
 const STOP: Duration = Duration::from_secs(60);
 /// The view moves with every probe; each move makes the compare-and-swap fail once.
@@ -161,6 +163,23 @@ impl Comeback<'_> {
             drop_slot(&sql, slot).await.map_err(|e| format!("slot {slot} was left on it: {e}"))?;
         }
         Ok(())
+    }
+}
+
+impl Surroundings {
+    /// The health checks have seen what was done: who asks for the status after a job sees it too.
+    pub(super) async fn seen_streaming(&self, node: crate::base::NodeId) {
+        let began = Instant::now();
+        let mut changes = self.board.watch();
+        self.keeper.probe_now();
+        while began.elapsed() < SEEN {
+            let state = self.board.view().node(node).and_then(|n| n.replication_state.clone());
+            if state.as_deref() == Some("streaming") {
+                return;
+            }
+            drop(tokio::time::timeout(POLL * 10, changes.changed()).await);
+            self.keeper.probe_now();
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::finish::{self, Finish};
 use super::resume::{self, Journalled};
-use super::{BEGIN, FINISH, Inner, KINDS, Maintenance, REHEARSAL, ROLLING, Rebuilding, SWITCHOVER};
+use super::{BEGIN, FAILOVER, FINISH, Inner, KINDS, Maintenance, REHEARSAL, ROLLING, Rebuilding, SWITCHOVER};
 use crate::base::NodeId;
 use crate::store::JournalFile;
 use crate::workflow::{JobHandle, Outcome};
@@ -44,6 +44,8 @@ pub(super) async fn clean_up(maintenance: &Maintenance) -> Vec<String> {
             BEGIN => drop(tokio::spawn(take_begin_back(maintenance.clone(), job, found))),
             FINISH => drop(tokio::spawn(finish_again(maintenance.clone(), job, rebuilding(&journal)))),
             ROLLING => interrupted(&job, &format!("{found}; `pgmend rolling-update --resume` goes on with it")),
+            // The guard looks anew; a promotion that was asked for is seen by the health checks.
+            FAILOVER => interrupted(&job, &format!("{found}; the cluster is looked at anew")),
             REHEARSAL => interrupted(&job, &format!("{found}; nothing had been changed")),
             _ => interrupted(&job, &found),
         }

@@ -210,6 +210,7 @@ impl Finish {
         self.comeback()?.drop_slots(&slots).await.map_err(bad)?;
         let done = self.inner.store.change_upkeep(|u| drop(u.nodes.remove(&id.0)));
         done.map_err(|e| bad(e.to_string()))?;
+        self.inner.seen_streaming(id).await;
         self.inner.exit(Exit::AfterAttach, id, &self.job).await
     }
 }

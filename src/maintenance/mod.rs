@@ -5,7 +5,7 @@
 //! it tells `keeper` the new primary. Read `facts` (what is known, and the judgement of it), `stages` (the table, the plan),
 //! `run` (the work behind it), then `look`, `prepare`, `drain`, `window` (from the stop to the release, while clients wait)
 //! and `after`; then `begin` and `finish` (the maintenance of one node, with `comeback`) and `rolling` (of all). `server` is one
-//! server under our control; `sync` with `sync_names` owns `synchronous_standby_names`; `nested` starts the jobs; `verdict` is the cluster in one word,
+//! server under our control; `sync` with `sync_names` owns `synchronous_standby_names`; `nested` starts the jobs; `failover` is what is done without an order; `verdict` is the cluster in one word,
 //! `exits` are the operator's own commands, `crash` and `resume` are what the next daemon does.
 
 mod after;
@@ -16,6 +16,7 @@ mod crash;
 mod drain;
 mod exits;
 mod facts;
+mod failover;
 mod finish;
 mod look;
 mod nested;
@@ -57,7 +58,7 @@ const BEGIN: &str = "maintenance-begin";
 const FINISH: &str = "maintenance-finish";
 const ROLLING: &str = "rolling-update";
 const FAILOVER: &str = "failover";
-const KINDS: [&str; 5] = [SWITCHOVER, REHEARSAL, BEGIN, FINISH, ROLLING];
+const KINDS: [&str; 6] = [SWITCHOVER, REHEARSAL, BEGIN, FINISH, ROLLING, FAILOVER];
 /// Marks pgmend's children in their environment.
 const MARK: &str = "PGMEND_JOB";
 

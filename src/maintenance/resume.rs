@@ -113,7 +113,7 @@ pub(super) fn verdict(stage: Option<Stage>, prepared: bool, seen: Seen) -> Verdi
     match (stage, seen) {
         // Somebody promoted it, whoever it was: there is no other truth.
         (Some(_), Seen::Writes) => Verdict::Forward,
-        (None | Some(Stage::Precheck | Stage::Open), _) => Verdict::Nothing,
+        (None | Some(Stage::Precheck | Stage::Open | Stage::Fence), _) => Verdict::Nothing,
         (Some(Stage::Prepare | Stage::Checkpoint | Stage::Warm | Stage::Drain), _) => {
             if prepared {
                 Verdict::Unprepare

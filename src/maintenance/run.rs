@@ -23,6 +23,8 @@ pub(super) struct Run {
     pub options: SwitchOptions,
     /// The old primary is not brought back: its maintenance comes now.
     pub stay_down: bool,
+    /// A failover: the old primary is lost.
+    pub lost: bool,
     /// Its daemon died in the middle, and this one goes on with it: no client is served yet.
     pub resumed: bool,
     /// Nothing is stopped.
@@ -109,6 +111,7 @@ impl Run {
             job,
             options,
             stay_down: false,
+            lost: false,
             resumed: false,
             rehearsal: false,
             parent: None,
@@ -191,6 +194,7 @@ impl Work for Run {
             // From here on it is a matter of seconds, and half a stop cannot be left: an operator's wish to end it comes too
             // late until the next stage.
             Stage::Stop => self.stop_old(stop).await,
+            Stage::Fence => self.fence().await,
             Stage::Verify => self.verify().await,
             Stage::Promote => self.promote().await,
             Stage::Release => self.release().await,
@@ -214,6 +218,7 @@ impl Work for Run {
             Stage::Precheck
             | Stage::Checkpoint
             | Stage::Verify
+            | Stage::Fence
             | Stage::Release
             | Stage::Open
             | Stage::Follow
@@ -227,6 +232,7 @@ impl Work for Run {
         matches!(
             stage,
             Stage::Stop
+                | Stage::Fence
                 | Stage::Verify
                 | Stage::Promote
                 | Stage::Release
@@ -239,6 +245,9 @@ impl Work for Run {
     fn report(&self) -> String {
         if self.rehearsal {
             return self.rehearsed();
+        }
+        if self.lost {
+            return self.failed_over();
         }
         let mut lines = vec![format!(
             "node {} is the primary, node {} was it; {:.1} s in all",

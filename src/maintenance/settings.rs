@@ -26,6 +26,8 @@ pub struct Settings {
     pub wait_timeout: Duration,
     /// `run_timeout`: bound on one node's maintenance command.
     pub run_timeout: Duration,
+    /// `automatic_failover`: a lost primary is replaced, a lost standby is no longer waited for.
+    pub automatic_failover: bool,
     /// The operator's own commands.
     pub exits: Exits,
     /// `prewarm`: connections to the coming primary are opened beforehand.
@@ -44,6 +46,7 @@ impl Default for Settings {
             max_transaction_age: Duration::from_secs(10),
             wait_timeout: Duration::from_secs(600),
             run_timeout: Duration::from_secs(3600),
+            automatic_failover: false,
             exits: Exits {
                 timeout: Duration::from_secs(20),
                 backup_timeout: Duration::from_secs(24 * 3600),

@@ -14,6 +14,8 @@ pub(super) enum Stage {
     Checkpoint,
     Warm,
     Drain,
+    /// Of a failover: the lost primary writes nothing any more.
+    Fence,
     Stop,
     Verify,
     Promote,
@@ -38,6 +40,15 @@ pub(super) const ROWS: &[Row<Stage>] = &[
     row(Stage::Release, "Release", ""),
     row(Stage::Follow, "Follow", ""),
     row(Stage::Rejoin, "Rejoin", ""),
+    row(Stage::Synchronous, "Synchronous", ""),
+];
+
+/// The steps of a failover: what a dead server can no longer be asked for is not asked.
+pub(super) const FAILOVER_ROWS: &[Row<Stage>] = &[
+    row(Stage::Fence, "Fence", ""),
+    row(Stage::Promote, "Promote", "looking what became of the promotion"),
+    row(Stage::Release, "Release", ""),
+    row(Stage::Follow, "Follow", ""),
     row(Stage::Synchronous, "Synchronous", ""),
 ];
 
@@ -122,6 +133,7 @@ pub(super) fn steps(from: &str, to: &str, s: &Settings) -> Vec<Step> {
                     "none",
                     format!("5 ms; whatever happens clients are held for at most {}", secs(s.max_hold)),
                 ),
+                Stage::Fence => ("the lost primary is armed and ended".to_owned(), "nothing", "5 s".into()),
                 Stage::Open => ("clients go on".to_owned(), "nothing", "1 ms".into()),
                 Stage::Follow => ("the other standbys follow by a reload".to_owned(), "none", "below 1 s".into()),
                 Stage::Rejoin => (

@@ -68,6 +68,11 @@ impl SyncNames {
         self.names.is_empty()
     }
 
+    /// How many of its standbys must be there so that every acknowledged commit is on one of them.
+    pub fn needed(&self) -> usize {
+        (self.names.len() + 1).saturating_sub(self.count).max(1)
+    }
+
     /// True when this standby may be waited for.
     pub fn names(&self, standby: &str) -> bool {
         self.names.iter().any(|name| name == "*" || name.eq_ignore_ascii_case(standby))

@@ -70,5 +70,5 @@ fn free_bytes(spec: &NodeSpec) -> Option<u64> {
     let here = spec.host.is_local() || spec.host.0 == "localhost" || (numeric && is_this_machine(&spec.host.0));
     let directory = spec.data_directory.as_ref().filter(|_| here)?;
     let room = nix::sys::statvfs::statvfs(directory).ok()?;
-    u64::from(room.blocks_available()).checked_mul(room.fragment_size())
+    room.blocks_available().checked_mul(room.fragment_size())
 }

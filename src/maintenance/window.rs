@@ -266,7 +266,8 @@ impl Run {
             standbys: Vec::new(),
             major: None,
         };
-        let reason = format!("{} by job {}", super::SWITCHOVER, self.job.id());
+        let reason =
+            format!("{} by job {}", if self.lost { super::FAILOVER } else { super::SWITCHOVER }, self.job.id());
         let quiet = self.hold.as_ref().and_then(|hold| hold.quiet().ok());
         let switched = self.inner.keeper.switch(quiet, self.to.id, report, &reason).await;
         switched.map_err(|e| Failure::new("the new primary could not be published").detail(e.to_string()))?;

@@ -17,6 +17,7 @@ mod drain_recovery;
 mod drivers;
 mod drivers_defaults;
 mod equals;
+mod failover;
 mod harness;
 mod health;
 mod leases;
