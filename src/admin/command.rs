@@ -2,6 +2,7 @@
 
 use crate::base::NodeId;
 use crate::cluster::View;
+use crate::maintenance::{LongTransactions, Plan};
 use serde::{Deserialize, Serialize};
 
 /// What an operator asks for.
@@ -21,15 +22,36 @@ pub enum Command {
         #[serde(default)]
         accept_loss: bool,
     },
-    /// Put a node into routing.
+    /// Put a node into routing. In the replicating modes its data are compared with the main node's first.
     Attach {
         /// Which.
         node: NodeId,
+        /// Its data are taken as they are.
+        #[serde(default)]
+        accept_data: bool,
     },
     /// Take a node out of routing.
     Detach {
         /// Which.
         node: NodeId,
+    },
+    /// Move the primary to a standby, without an error for any client; answers with a job.
+    Switchover {
+        /// Which; else the best one.
+        #[serde(default)]
+        node: Option<NodeId>,
+        /// What becomes of transactions that do not end.
+        #[serde(default)]
+        transactions: LongTransactions,
+    },
+    /// What a switchover would do, and what stands against it.
+    PlanSwitchover {
+        /// Which; else the best one.
+        #[serde(default)]
+        node: Option<NodeId>,
+        /// What becomes of transactions that do not end.
+        #[serde(default)]
+        transactions: LongTransactions,
     },
     /// Hold new transactions and wait until no server connection is open.
     Pause {
@@ -42,6 +64,9 @@ pub enum Command {
         /// Seconds after which the pause ends by itself; else by RESUME.
         #[serde(default)]
         at_most_s: Option<u64>,
+        /// With the rules that a recovery has for clients.
+        #[serde(default)]
+        drain: bool,
     },
     /// Take PAUSE or KILL back.
     Resume {
@@ -128,6 +153,9 @@ pub enum Reply {
         view: View,
         /// `open` or `held: reason`.
         gate: String,
+        /// Who keeps what the gate's orders wait for from ending; a bounded list.
+        #[serde(default)]
+        holdups: Vec<String>,
         /// Version of pgmend.
         version: String,
         /// Process id of the daemon.
@@ -143,6 +171,11 @@ pub enum Reply {
     Job {
         /// Its state.
         job: crate::workflow::JobSnapshot,
+    },
+    /// What would be done.
+    Plan {
+        /// Steps and reasons.
+        plan: Plan,
     },
     /// Several jobs, newest first.
     Jobs {

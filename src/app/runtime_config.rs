@@ -89,9 +89,12 @@ fn derive_in_background(secrets: &Arc<Secrets>) -> Result<(), String> {
 /// The data plane's part.
 pub fn plane_settings(config: &Config, server_tls: Arc<ServerTls>) -> PlaneSettings {
     PlaneSettings {
+        replication: config.replication.clone(),
         client: config.client.clone(),
         pool: config.pool.clone(),
         server: config.server.clone(),
+        drain: config.recovery.drain,
+        recovery_timeout: config.recovery.timeout,
         server_tls,
         keepalive: config.listen.keepalive,
     }

@@ -3,6 +3,7 @@
 use crate::admin::{MAX_PAUSE_TIMEOUT_S, PAUSE_TIMEOUT_S, StopMode};
 use crate::base::NodeId;
 use crate::config::Source;
+use crate::maintenance::LongTransactions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -59,11 +60,15 @@ pub enum Order {
         #[arg(long)]
         detach: bool,
     },
-    /// Put a node into routing.
+    /// Put a node into routing. Where pgmend writes to all nodes, its data are compared with the main node's first, while
+    /// clients are held.
     Attach {
         /// Number of the node.
         #[arg(value_parser = node)]
         node: NodeId,
+        /// Take its data as they are, without a comparison.
+        #[arg(long)]
+        accept_data: bool,
     },
     /// Take a node out of routing.
     Detach {
@@ -71,8 +76,23 @@ pub enum Order {
         #[arg(value_parser = node)]
         node: NodeId,
     },
+    /// Move the primary to a standby while clients go on: they wait at their transaction boundaries, nobody gets an error.
+    Switchover {
+        /// Number of the node that shall be the primary; else the best one.
+        #[arg(value_parser = node)]
+        node: Option<NodeId>,
+        /// Print every step with what takes it back, and what stands against it; change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Transactions that do not end in time.
+        #[arg(long, value_enum, default_value = "retry", value_name = "WHAT")]
+        transactions: Transactions,
+        /// Start it and do not follow.
+        #[arg(long)]
+        detach: bool,
+    },
     /// Hold new transactions, and wait until those under way have ended and no server connection is open. Clients stay
-    /// connected and wait, at most for query_wait_timeout each; `resume` lets them go on.
+    /// connected and wait, at most for query_wait_timeout each (with --drain: until it ends); `resume` lets them go on.
     Pause {
         /// Only this database; else all.
         database: Option<String>,
@@ -83,6 +103,10 @@ pub enum Order {
         /// Resume by itself after so many seconds.
         #[arg(long, value_name = "SECONDS")]
         at_most: Option<u64>,
+        /// With the rules that a recovery has for clients (recovery_clients, client_idle_limit_in_recovery,
+        /// recovery_idle_in_transaction_limit, recovery_new_connections): shows what they would do, and really does it.
+        #[arg(long)]
+        drain: bool,
     },
     /// Take `pause` or `kill` back.
     Resume {
@@ -125,6 +149,27 @@ pub enum Order {
         #[command(subcommand)]
         action: JobAction,
     },
+}
+
+/// What becomes of transactions that do not end.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Transactions {
+    /// Clients go on, and it is tried again, a few times; then it fails.
+    Retry,
+    /// Old ones are waited for, while everybody works on.
+    Wait,
+    /// They are ended: their clients get an error.
+    End,
+}
+
+impl From<Transactions> for LongTransactions {
+    fn from(what: Transactions) -> LongTransactions {
+        match what {
+            Transactions::Retry => LongTransactions::Retry,
+            Transactions::Wait => LongTransactions::Wait,
+            Transactions::End => LongTransactions::End,
+        }
+    }
 }
 
 /// What to do with a job.

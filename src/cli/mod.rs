@@ -48,17 +48,25 @@ fn fail(message: impl std::fmt::Display) -> ExitCode {
 
 fn run(arguments: Arguments) -> ExitCode {
     let Arguments { socket, config, json, order } = arguments;
-    let follow = matches!(order, Order::Recover { detach: false, .. });
+    let follow =
+        matches!(order, Order::Recover { detach: false, .. } | Order::Switchover { detach: false, dry_run: false, .. });
     let nodes_only = matches!(order, Order::Nodes);
     let command = match order {
         Order::Run(run) => return daemon(run),
         Order::Check(check) => return check_configuration(&check.source()),
         Order::Status | Order::Nodes => Command::Status,
         Order::Recover { node, overwrite, accept_loss, .. } => Command::Recover { node, overwrite, accept_loss },
-        Order::Attach { node } => Command::Attach { node },
+        Order::Switchover { node, dry_run, transactions, .. } => {
+            let transactions = transactions.into();
+            match dry_run {
+                true => Command::PlanSwitchover { node, transactions },
+                false => Command::Switchover { node, transactions },
+            }
+        }
+        Order::Attach { node, accept_data } => Command::Attach { node, accept_data },
         Order::Detach { node } => Command::Detach { node },
-        Order::Pause { database, timeout, at_most } => {
-            Command::Pause { database, timeout_s: timeout, at_most_s: at_most }
+        Order::Pause { database, timeout, at_most, drain } => {
+            Command::Pause { database, timeout_s: timeout, at_most_s: at_most, drain }
         }
         Order::Resume { database } => Command::Resume { database },
         Order::Reconnect { database } => Command::Reconnect { database },
@@ -84,6 +92,11 @@ fn run(arguments: Arguments) -> ExitCode {
         Err(error) => return failed_call(&error),
     };
     match reply {
+        Reply::Plan { plan } => {
+            let possible = plan.judgement.against.is_empty();
+            show(&Reply::Plan { plan }, nodes_only, json);
+            if possible { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
+        }
         Reply::Job { job } if follow => runtime.block_on(follow::follow(&socket, job, json)),
         reply => {
             show(&reply, nodes_only, json);

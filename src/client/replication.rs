@@ -92,7 +92,7 @@ async fn open(worker: &Worker, login: &Login) -> Result<(Connected, Rc<Route>), 
                     }
                 };
             }
-            Way::Blocked(why) | Way::Held(why, _) => why,
+            Way::Blocked(why) | Way::Held { why, .. } => why,
         };
         let changed = match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline, board.changed()).await.is_ok_and(|c| c.is_ok()),

@@ -1,7 +1,10 @@
 //! A client's life: login, greeting, one transaction after the other, farewell.
 
+mod moving;
+
 use super::activity::{Activity, Limit, Limits};
 use super::cancel::{CancelSlot, Listing};
+use super::commands::own_statement;
 use super::control::{Control, Doing};
 use super::core::{Core, Front, Rules};
 use super::fault::Fault;
@@ -11,16 +14,19 @@ use super::listen::{Since, Subscription};
 use super::params;
 use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
+use super::replicated::{self, Newcomer};
 use super::replication;
 use super::scan::Traces;
 use super::startup::{self, Arrival, NewSession};
 use super::tally::Counted;
 use super::worker::Worker;
 use crate::auth::ServerSecret;
+use crate::cluster::Newcomers;
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode, Pooled};
 use crate::server::{Login, ParamSet, ServerConn, SimpleError};
 use crate::wire::{backend, frame, frontend};
+use moving::Luggage;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -33,7 +39,7 @@ use tokio::io::AsyncWriteExt;
 /// Bound on telling a client why its session ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// What may outlive a transaction.
-const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Traces::WRITES);
+pub(super) const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Traces::WRITES);
 /// A statement of Pgpool-II's own is at most this long.
 const MAX_COMMAND: usize = 1024;
 
@@ -43,9 +49,13 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>, bey
     let Some(new) = Box::pin(arrive(&worker, stream, &control, beyond)).await else { return };
     let Opened { mut stream, counted, outcome } = Box::pin(open(worker, new, control)).await;
     let fault = match outcome {
-        Ok(mut session) => {
+        // In the middle of a message nothing of ours would be understood.
+        Ok(Kind::One(mut session)) => {
             let ended = session.run(&mut stream).await;
-            // In the middle of a message nothing of ours would be understood.
+            ended.err().filter(|_| session.is_between_answers())
+        }
+        Ok(Kind::Several(mut session)) => {
+            let ended = session.run(&mut stream).await;
             ended.err().filter(|_| session.is_between_answers())
         }
         Err(fault) => Some(fault),
@@ -83,7 +93,15 @@ async fn arrive(
 struct Opened {
     stream: Stream,
     counted: Option<Counted>,
-    outcome: Result<Box<Session>, Fault>,
+    outcome: Result<Kind, Fault>,
+}
+
+/// How a client is served.
+enum Kind {
+    /// By the primary.
+    One(Box<Session>),
+    /// By several nodes that pgmend keeps equal.
+    Several(Box<replicated::Session>),
 }
 
 async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> Opened {
@@ -95,15 +113,26 @@ async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> Open
         Err(too_many) => return Opened { stream, counted: None, outcome: Err(Fault::TooMany(too_many)) },
     };
     let login = login(&worker, &user, &database, secret);
-    let key = PoolKey { user: login.user.clone(), database: database.clone() };
+    let key = PoolKey::of_primary(login.user.clone(), database.clone());
     control.limits.set(Limits::of(&rules));
     // Nobody else sets them: a control serves one login.
     let _ = control.database.set(key.database.as_str().into());
     let _ = control.who.set((user, database));
-    if worker.plane.board.read().gate.disabled.contains(&key.database) {
+    let gate = worker.plane.board.read().gate.clone();
+    control.drain.came_at.set(gate.last);
+    if gate.disabled.contains(&key.database) {
         return Opened { stream, counted: None, outcome: Err(Fault::Disabled(key.database)) };
     }
-    let outcome = begin(worker, &mut stream, key, login, &parameters, minor, control).await;
+    if let Some((order, _)) = gate.drains(&key.database).filter(|(_, rules)| rules.newcomers == Newcomers::Reject) {
+        let why = order.wanted.reason.clone();
+        return Opened { stream, counted: None, outcome: Err(Fault::Recovering(why)) };
+    }
+    let outcome = if worker.plane.board.view().mode.replicates() {
+        let new = Newcomer { key, login, parameters, minor };
+        replicated::Session::begin(worker, new, control, &mut stream).await.map(Kind::Several)
+    } else {
+        begin(worker, &mut stream, key, login, &parameters, minor, control).await.map(Kind::One)
+    };
     Opened { stream, counted: Some(counted), outcome }
 }
 
@@ -151,6 +180,8 @@ struct Session {
     /// Its channels, in transaction pooling.
     subscription: Option<Subscription>,
     max_pins: usize,
+    /// What a server that was given up had of its session.
+    luggage: Option<Box<Luggage>>,
     database: String,
     _listing: Listing,
 }
@@ -176,6 +207,7 @@ async fn begin(
     let login = Rc::new(login);
     pool.remember_login(&login);
     let id = plane.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+    control.drain.session.set(id);
     let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control, id };
     let (greeting, held) = match mode {
         PoolMode::Session if borrower.is_served_at_once() => {
@@ -210,6 +242,7 @@ async fn begin(
         pin: None,
         subscription: None,
         max_pins: settings.pool.max_pins,
+        luggage: None,
         database: key.database,
         _listing: listing,
     });
@@ -229,14 +262,14 @@ async fn begin(
 
 /// The parameters that a server reports to this client at its start. Asked of a server once for each set of wishes and
 /// route, then remembered; `application_name` is left out of that, as any value of it is valid.
-async fn greeting(
+pub(super) async fn greeting(
     borrower: &Borrower,
     client: &Stream,
     wanted: &ParamSet,
 ) -> Result<Arc<HashMap<String, String>>, Fault> {
     let mut wishes = (**wanted).clone();
     let application_name = wishes.remove("application_name");
-    if let super::worker::Way::Open(route) = borrower.worker.way()
+    if let super::worker::Way::Open(route) = borrower.worker.way_for(&borrower.pool.shared.key)
         && let Some(known) = borrower.pool.shared.greeting(route.id, &wishes)
     {
         let Some(name) = application_name else { return Ok(known) };
@@ -288,12 +321,19 @@ impl Session {
                 None => {
                     match self.next(client).await? {
                         Front::Work => {}
-                        Front::Terminate | Front::More | Front::Stray(_) => return Ok(()),
+                        Front::Terminate | Front::More | Front::Stray(_) | Front::Refused(_) => return Ok(()),
                     }
                     if self.command() || self.answered_alone()? {
                         continue;
                     }
-                    self.borrower.lease_for(client, self.core.wanted()).await?
+                    match self.borrow_server(client).await {
+                        Ok(pooled) => pooled,
+                        Err(Fault::Cancelled) => {
+                            self.refuse();
+                            continue;
+                        }
+                        Err(fault) => return Err(fault),
+                    }
                 }
             };
             let ended = self.exchange(client, &mut pooled).await;
@@ -312,6 +352,7 @@ impl Session {
                         self.core.pass_command();
                     }
                 }
+                Ok(Ended::Boundary) => Box::pin(self.give_up(pooled)).await?,
                 Ok(Ended::Client) => {
                     self.held = Some(pooled);
                     return Ok(());
@@ -321,7 +362,9 @@ impl Session {
                         Fault::Shutdown | Fault::TimeLimit(Limit::ClientIdle, _) if self.up.is_sent() => {
                             self.held = Some(pooled)
                         }
-                        Fault::ClientGone | Fault::Killed | Fault::TimeLimit(..) if !self.core.is_settled() => {
+                        Fault::ClientGone | Fault::Killed | Fault::TimeLimit(..) | Fault::Drained(_)
+                            if !self.core.is_settled() =>
+                        {
                             self.borrower.abandon(pooled)
                         }
                         // What the server has seen of the last batch is not known: it is closed.
@@ -412,16 +455,9 @@ impl Session {
 
     /// What is left, or `None` when nothing can be.
     async fn leftovers(&mut self, conn: &mut ServerConn, traces: Traces) -> Result<Option<Leftovers>, SimpleError> {
-        let worker = &self.borrower.worker;
-        let functions = match worker.functions(&self.database) {
-            Some(known) => known,
-            None => worker.learn_functions(&self.database, leftovers::functions(conn).await?),
-        };
-        if self.pin.is_none() && !functions.must_ask(traces) {
-            return Ok(None);
-        }
-        let custom = self.core.custom().chain(&functions.names);
-        leftovers::ask(conn, &self.borrower.login.user, custom).await.map(Some)
+        let custom: Vec<String> = self.core.custom().cloned().collect();
+        let Borrower { worker, login, .. } = &self.borrower;
+        leftovers::after(worker, &self.database, &login.user, conn, traces, self.pin.is_some(), custom).await
     }
 
     fn is_between_answers(&self) -> bool {
@@ -448,6 +484,11 @@ impl Session {
                 match core.front(up.input.bytes(), up.input.is_full())? {
                     Front::Stray(count) => {
                         up.input.consume(count);
+                        continue;
+                    }
+                    Front::Refused(count) => {
+                        up.input.consume(count);
+                        backend::ready_for_query(down.own(), b'I');
                         continue;
                     }
                     Front::More => {}
@@ -480,9 +521,12 @@ impl Session {
                 hear(subscription.as_ref(), down, cx)?;
             }
             let now_s = borrower.worker.now_s();
-            let outcome =
-                Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until }
-                    .poll(&mut state, cx);
+            let mut relay =
+                Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until };
+            let mut outcome = relay.poll(&mut state, cx);
+            if outcome.is_pending() && borrower.control.drain.asked.get() && relay.is_at_boundary(&state) {
+                outcome = Poll::Ready(Ok(Ended::Boundary));
+            }
             let activity = &borrower.control.activity;
             activity.set(activity.get().seen(core.sight(), now_s));
             borrower.control.doing.set(match (core.is_settled(), core.is_clean()) {
@@ -517,22 +561,11 @@ impl Session {
     /// the next statement is awaited.
     fn command(&mut self) -> bool {
         let Some((total, sql)) = self.pool_command() else { return false };
-        let plane = &self.borrower.worker.plane;
-        let answer = match sql.eq_ignore_ascii_case("show pins") {
-            true => Some(plane.pins.answer()),
-            false => plane.commands.load_full().and_then(|c| c.answer(&sql, &self.database)),
+        let Some(told) = self.borrower.worker.plane.answer(&sql, &self.database, &self.borrower.control) else {
+            return false;
         };
-        let Some(answer) = answer else { return false };
         self.up.input.consume(total);
-        let out = self.down.own();
-        let columns: Vec<&str> = answer.columns.iter().map(String::as_str).collect();
-        backend::row_description_text(out, &columns);
-        for row in &answer.rows {
-            let row: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
-            backend::data_row(out, &row);
-        }
-        backend::command_complete(out, &answer.tag);
-        backend::ready_for_query(out, b'I');
+        told.write(self.down.own());
         true
     }
 
@@ -550,10 +583,6 @@ impl Session {
         if total > MAX_COMMAND {
             return None;
         }
-        let text = std::str::from_utf8(frontend::query_text(split.body).ok()?).ok()?;
-        let text = text.trim().trim_end_matches(';').trim_end();
-        let first = text.split_ascii_whitespace().next()?;
-        let ours = first.eq_ignore_ascii_case("show") || first.eq_ignore_ascii_case("pgpool");
-        ours.then(|| (total, text.to_owned()))
+        own_statement(frontend::query_text(split.body).ok()?).map(|text| (total, text))
     }
 }

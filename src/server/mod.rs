@@ -1,5 +1,6 @@
 //! One connection to one PostgreSQL node, for the data plane (login, state) and the control plane (`sql`).
 
+mod batch;
 mod conn;
 mod derive;
 mod driver;
@@ -10,6 +11,7 @@ mod quote;
 mod settings;
 mod simple;
 pub mod sql;
+pub use batch::{Said, batch};
 pub use conn::{ParamSet, RouteId, ServerConn};
 pub use derive::beside;
 pub use login::{Connected, Login, ServerError, connect, send_cancel};

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const MAX_ANSWER: usize = 1 << 20;
 
 /// Bytes of notifications that are kept while pgmend's own statement runs.
-const MAX_ASIDES: usize = 1 << 20;
+pub(super) const MAX_ASIDES: usize = 1 << 20;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,8 @@ pub use super::quote::literal;
 use crate::base::{NodeId, Secret};
 use crate::cluster::{NodeSpec, SslMode};
 use crate::net::{self, NetError, ServerTls};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -240,6 +241,18 @@ impl Sql {
             Err(error) => Err(SqlError::Lost(words(&error))),
         };
         rows.iter().map(|row| (0..row.len()).map(|at| column(row, at)).collect()).collect()
+    }
+
+    /// Copies from here to there: `out` is a `COPY … TO STDOUT`, `into` a `COPY … FROM STDIN`. An unbounded wait. Returns the
+    /// number of rows. When it breaks off, nothing of it is kept.
+    pub async fn copy_to(&self, out: &str, there: &Sql, into: &str) -> Result<u64, SqlError> {
+        let of = |e: tokio_postgres::Error| SqlError::of(&e);
+        let mut rows = std::pin::pin!(self.client.copy_out(out).await.map_err(of)?);
+        let mut sink = std::pin::pin!(there.client.copy_in::<_, Bytes>(into).await.map_err(of)?);
+        while let Some(piece) = rows.next().await {
+            sink.feed(piece.map_err(of)?).await.map_err(of)?;
+        }
+        sink.as_mut().finish().await.map_err(of)
     }
 
     /// The first column of the first row, bounded; `None` for no row or NULL.

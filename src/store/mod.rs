@@ -174,6 +174,11 @@ impl Store {
         self.save(Saved { epoch, ..self.all() })
     }
 
+    /// Says that the daemon ends orderly, so that the next one need not doubt that the nodes are equal.
+    pub fn save_clean(&self) -> Result<(), StoreError> {
+        self.save(Saved { clean: true, ..self.all() })
+    }
+
     /// A random key of this installation, made at the very first start. From it the data plane makes what unknown users
     /// look like, which therefore stays the same over restarts.
     pub fn login_key(&self) -> Result<[u8; 32], StoreError> {
@@ -226,7 +231,14 @@ mod tests {
     }
 
     fn node(status: NodeStatus) -> SavedNode {
-        SavedNode { host: "h".into(), port: 5432, status, changed_at_s: 7, reason: "test".into() }
+        SavedNode {
+            host: "h".into(),
+            port: 5432,
+            status,
+            changed_at_s: 7,
+            reason: "test".into(),
+            data: Default::default(),
+        }
     }
 
     #[test]

@@ -15,10 +15,11 @@ pub(super) enum Right {
 impl Right {
     pub(super) fn allows(self, command: &Command) -> bool {
         match command {
-            Command::Status | Command::Jobs | Command::Job { .. } => true,
+            Command::Status | Command::Jobs | Command::Job { .. } | Command::PlanSwitchover { .. } => true,
             Command::Recover { .. }
             | Command::Attach { .. }
             | Command::Detach { .. }
+            | Command::Switchover { .. }
             | Command::Pause { .. }
             | Command::Resume { .. }
             | Command::Reconnect { .. }
@@ -72,7 +73,7 @@ mod tests {
         }
         let node = NodeId(1);
         let changes = [
-            Command::Attach { node },
+            Command::Attach { node, accept_data: false },
             Command::Detach { node },
             Command::Recover { node, overwrite: false, accept_loss: false },
             Command::Reload,

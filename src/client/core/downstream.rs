@@ -1,7 +1,7 @@
 //! From the server to the client: which replies are the client's, and what they tell of the session.
 
 use super::output::{Output, write_fake, write_frame};
-use super::{Core, MAX_INSPECTED, Statements, Taken, server_fault};
+use super::{Carried, Core, MAX_INSPECTED, Statements, Taken, server_fault};
 use crate::client::fault::Fault;
 use crate::client::params::is_tracked;
 use crate::client::scan::Traces;
@@ -137,6 +137,7 @@ impl Core {
         if is_tracked(name) {
             let mut set = (*self.wanted).clone();
             set.insert(name.to_ascii_lowercase(), value.to_owned());
+            self.carried.lexing_changed |= name == "standard_conforming_strings";
             self.set_wanted(ParamSet::new(set), statements);
             server.applied = self.wanted.clone();
         }
@@ -153,6 +154,7 @@ impl Core {
                 self.unnamed.clear();
                 self.shared = None;
                 self.custom.clear();
+                self.carried = Carried::default();
                 self.unlistened = vec![None];
                 self.set_wanted(self.initial.clone(), statements);
             }
