@@ -4,6 +4,7 @@ use super::bundle::Asked;
 use super::session::{Session, Standing};
 use super::texts::{How, Needs, Planned, Sequence, Step};
 use crate::auth::scram::ScramVerifier;
+use crate::base::identifier;
 use crate::client::fault::Fault;
 use crate::client::scan::Traces;
 use crate::net::Stream;
@@ -204,10 +205,10 @@ impl Session {
             false => original,
         };
         let text = if let How::Begin { text } = &how { text.as_str() } else { text };
-        let sequences = step
-            .locks
-            .iter()
-            .map(|lock| Sequence { oid: lock.oid, name: format!("{}.{}", quoted(&lock.schema), quoted(&lock.name)) });
+        let sequences = step.locks.iter().map(|lock| Sequence {
+            oid: lock.oid,
+            name: format!("{}.{}", identifier(&lock.schema), identifier(&lock.name)),
+        });
         Step {
             text: text.as_bytes().to_vec(),
             needs: Needs {
@@ -286,10 +287,6 @@ fn in_transaction(class: &Class, block: Block) -> bool {
         Class::Prepare(_) | Class::Deallocate(_) | Class::FinishPrepared => false,
         _ => block == Block::Allowed,
     }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn unequal(step: &routing::Step) -> ErrorFields {
