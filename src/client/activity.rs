@@ -49,6 +49,11 @@ impl Activity {
         Activity { idle_s: Some(now_s), ..Activity::default() }
     }
 
+    /// The same, when so many statements are finished.
+    pub fn after(self, rounds: u32) -> Activity {
+        Activity { rounds, ..self }
+    }
+
     /// Waiting for a server connection, which has a limit of its own.
     pub fn waiting() -> Activity {
         Activity::default()

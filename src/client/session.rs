@@ -269,7 +269,7 @@ pub(super) async fn greeting(
 ) -> Result<Arc<HashMap<String, String>>, Fault> {
     let mut wishes = (**wanted).clone();
     let application_name = wishes.remove("application_name");
-    if let super::worker::Way::Open(route) = borrower.worker.way_for(&borrower.pool.shared.key)
+    if let super::worker::Way::Open(route) = borrower.worker.way_of(&borrower.pool.shared.key)
         && let Some(known) = borrower.pool.shared.greeting(route.id, &wishes)
     {
         let Some(name) = application_name else { return Ok(known) };

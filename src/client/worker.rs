@@ -295,6 +295,12 @@ impl Worker {
         held.unwrap_or_else(|| key.node.map_or(way, |node| self.way_to(node)))
     }
 
+    /// The way for a pool, which may have a node of its own, whether the gate is held or not.
+    pub fn way_of(&self, key: &PoolKey) -> Way {
+        let way = self.way();
+        key.node.map_or(way, |node| self.way_to(node))
+    }
+
     /// The way to one node of several that are kept equal.
     fn way_to(&self, node: NodeId) -> Way {
         match self.routes.borrow().iter().find(|route| route.id.node == node) {

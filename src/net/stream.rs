@@ -65,17 +65,6 @@ impl Stream {
         }
     }
 
-    /// True when the peer has closed its direction, or all, also while there are bytes from before that were not read.
-    pub fn is_closed_by_peer(&self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        let ready = match self {
-            Stream::Tcp(socket) => pin!(socket.ready(Interest::READABLE)).poll(&mut cx),
-            Stream::Unix(socket) => pin!(socket.ready(Interest::READABLE)).poll(&mut cx),
-            Stream::Tls(session) => return session.io.get_ref().0.is_closed_by_peer(),
-        };
-        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
-    }
-
     /// True for TLS.
     pub fn is_tls(&self) -> bool {
         matches!(self, Stream::Tls(_))

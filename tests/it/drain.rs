@@ -74,7 +74,7 @@ fn story(settings: &[(&'static str, &str)], script: &str) -> (Cluster, Pgmend) {
     (cluster, pgmend)
 }
 
-fn run(cluster: &Cluster, pgmend: &Pgmend, script: &str) {
+pub fn run(cluster: &Cluster, pgmend: &Pgmend, script: &str) {
     let straight = format!("host={} port={} user=postgres", cluster.folder().display(), cluster.nodes[0].port);
     let head = format!(
         "sys.argv += [{:?}, {:?}]\n{TOOLS}",
@@ -84,8 +84,8 @@ fn run(cluster: &Cluster, pgmend: &Pgmend, script: &str) {
     python(pgmend, &straight, &format!("{head}{script}"));
 }
 
-const SESSION: (&str, &str) = ("pool", "mode = \"session\"");
-const TRANSACTION: (&str, &str) = ("pool", "mode = \"transaction\"");
+pub const SESSION: (&str, &str) = ("pool", "mode = \"session\"");
+pub const TRANSACTION: (&str, &str) = ("pool", "mode = \"transaction\"");
 
 #[test]
 fn a_session_goes_on_with_another_server_and_keeps_its_state() {
@@ -122,7 +122,7 @@ for round in range(3):
     c.execute("INSERT INTO t SELECT %s, 'word 3'", (1000 + round,))
     # Its cancel key is the one that it was given.
     sleeping = aside(lambda: c.execute("SELECT pg_sleep(60)"))
-    until("it sleeps", lambda: count("query ~ 'pg_sleep' AND state = 'active'") == 1)
+    until("it sleeps", lambda: count("wait_event = 'PgSleep'") == 1)
     c.cancel()
     try: sleeping.done(); assert False
     except psycopg.errors.QueryCanceled: pass
@@ -224,7 +224,7 @@ straight.execute("CREATE TABLE t (id int)")
 for c in (idle, busy):
     c.execute("BEGIN"); c.execute("INSERT INTO t VALUES (1)")
 sleeping = aside(lambda: running.execute("SELECT pg_sleep(6)"))
-until("it sleeps", lambda: count("query ~ 'pg_sleep' AND state = 'active'") == 1)
+until("it sleeps", lambda: count("wait_event = 'PgSleep'") == 1)
 d = Drain(30)
 until("it is named", lambda: "idle in transaction" in status() and "a statement runs" in status())
 stop = time.time() + 7

@@ -187,3 +187,134 @@ fn a_node_that_is_lost_is_detached_and_the_load_goes_on() {
     drop(pgmend);
     assert_eq!(cluster.digest(0, "postgres"), cluster.digest(2, "postgres"));
 }
+
+/// What a driver does beyond pgbench, in both pooling modes; the nodes are compared at the end.
+const DRIVER: &str = r#"
+c = connect()
+c.execute("CREATE TABLE d (id serial PRIMARY KEY, x text, n int UNIQUE)")
+# Prepared statements, with parameters, reused by name.
+for n in range(20):
+    c.execute("INSERT INTO d (x, n) VALUES (%s, %s)", ("p", n), prepare=True)
+# now() as a parameter's neighbour, in a prepared statement that is used in several transactions.
+for n in range(3):
+    c.execute("UPDATE d SET x = now()::text WHERE n = %s", (n,), prepare=True)
+# A pipeline: several statements before one Sync, one of which fails; then what came with it is undone.
+with c.pipeline():
+    cur = c.execute("INSERT INTO d (x, n) VALUES ('q', 100) RETURNING id")
+assert cur.fetchone()[0] == 21, 'the sequence goes on'
+try:
+    with c.pipeline():
+        c.execute("INSERT INTO d (x, n) VALUES ('r', 101)")
+        c.execute("INSERT INTO d (x, n) VALUES ('r', 1)")
+        c.execute("INSERT INTO d (x, n) VALUES ('r', 102)")
+    assert False, 'the duplicate is an error'
+except psycopg.errors.UniqueViolation:
+    pass
+assert c.execute("SELECT count(*) FROM d WHERE x = 'r'").fetchone()[0] == 0
+# A transaction with savepoints, an error inside, and a cursor.
+with c.transaction():
+    c.execute("INSERT INTO d (x, n) VALUES ('s', 200)")
+    try:
+        with c.transaction():
+            c.execute("INSERT INTO d (x, n) VALUES ('t', 201)")
+            c.execute("SELECT 1/0")
+    except psycopg.errors.DivisionByZero:
+        pass
+    c.execute("INSERT INTO d (x, n) VALUES ('u', 202)")
+    cur = c.cursor(name='held')
+    cur.execute("SELECT n FROM d ORDER BY n")
+    assert len(cur.fetchmany(5)) == 5
+    cur.close()
+assert c.execute("SELECT string_agg(x, '' ORDER BY n) FROM d WHERE n >= 200").fetchone()[0] == 'su'
+# A failed transaction stays failed on every node until its end.
+c.execute("BEGIN")
+try:
+    c.execute("SELECT * FROM there_is_no_such_table")
+except psycopg.errors.UndefinedTable:
+    pass
+try:
+    c.execute("INSERT INTO d (x, n) VALUES ('never', 300)")
+    assert False
+except psycopg.errors.InFailedSqlTransaction:
+    pass
+c.execute("COMMIT")
+assert c.execute("SELECT count(*) FROM d WHERE n = 300").fetchone()[0] == 0
+# COPY both ways.
+with c.cursor().copy("COPY d (x, n) FROM STDIN") as copy:
+    for n in range(1000, 3000):
+        copy.write_row(('copied', n))
+with c.cursor().copy("COPY (SELECT n FROM d WHERE x = 'copied') TO STDOUT") as copy:
+    assert len(list(copy.rows())) == 2000
+# Settings go with the client, and a temporary table keeps it on its servers.
+c.execute("SET search_path = pg_catalog, public")
+c.execute("SET application_name = 'driver'")
+assert c.execute("SHOW search_path").fetchone()[0] == 'pg_catalog, public'
+c.execute("CREATE TEMP TABLE mine (a int)")
+c.execute("INSERT INTO mine VALUES (1)")
+assert c.execute("SELECT a FROM mine").fetchone()[0] == 1
+c.execute("DROP TABLE mine")
+# What cannot run in a transaction.
+c.execute("VACUUM d")
+c.execute("CREATE INDEX CONCURRENTLY ON d (x)")
+c.execute("CREATE DATABASE another")
+c.execute("DROP DATABASE another")
+# A prepared transaction, a lock, a notification, a large object of a given number.
+c.execute("PREPARE pq (int) AS INSERT INTO public.d (x, n) VALUES ('sql', $1)")
+c.execute("EXECUTE pq (400)")
+c.execute("DEALLOCATE pq")
+c.execute("SELECT pg_advisory_lock(7)")
+c.execute("SELECT pg_advisory_unlock(7)")
+assert c.execute("SELECT lo_create(4711)").fetchone()[0] == 4711
+c.execute("SELECT lo_put(4711, 0, 'abc'::bytea)")
+c.execute("CREATE ROLE r1 LOGIN PASSWORD 'secret'")
+# Several statements in one query, of which the last fails: nothing of them stays.
+try:
+    c.execute("INSERT INTO d (x, n) VALUES ('v', 500); INSERT INTO d (x, n) VALUES ('v', 500)")
+    assert False
+except psycopg.errors.UniqueViolation:
+    pass
+assert c.execute("SELECT count(*) FROM d WHERE n = 500").fetchone()[0] == 0
+# A cancel ends the statement on whatever node it runs, and the session goes on.
+timer = threading.Timer(0.3, c.cancel)
+timer.start()
+try:
+    c.execute("INSERT INTO d (x, n) SELECT 'slow', 600 FROM pg_sleep(30)")
+    assert False
+except psycopg.errors.QueryCanceled:
+    pass
+timer.join()
+assert c.execute("SELECT count(*) FROM d WHERE n = 600").fetchone()[0] == 0
+# A result larger than all buffers, from a statement that writes.
+rows = c.execute("UPDATE d SET x = repeat('y', 1000) WHERE x = 'copied' RETURNING *").fetchall()
+assert len(rows) == 2000
+"#;
+
+#[test]
+fn a_driver_finds_everything_in_transaction_pooling() {
+    driver("native_replication", "transaction");
+}
+
+#[test]
+fn a_driver_finds_everything_in_session_pooling() {
+    driver("native_replication", "session");
+}
+
+#[test]
+fn a_driver_finds_everything_in_snapshot_isolation() {
+    driver("snapshot_isolation", "transaction");
+}
+
+fn driver(mode: &str, pooling: &str) {
+    let cluster = Cluster::equals(2);
+    let mut config = config(&cluster, mode);
+    config.set("pool", &format!("mode = \"{pooling}\""));
+    let pgmend = config.start();
+    pgmend.psycopg("", DRIVER);
+    cluster.must_be_equal("postgres");
+    let lobs = "SELECT string_agg(loid || ':' || data::text, ',') FROM pg_largeobject";
+    assert_eq!(cluster.sql(0, "postgres", lobs), "4711:\\x616263");
+    for sql in [lobs, "SELECT rolpassword FROM pg_authid WHERE rolname = 'r1'"] {
+        assert_eq!(cluster.sql(0, "postgres", sql), cluster.sql(1, "postgres", sql));
+    }
+    assert_eq!(statuses(&pgmend, 2), ["up", "up"]);
+}

@@ -119,7 +119,10 @@ impl Session {
                 let leg = self.new_leg(NodeId(0))?;
                 self.legs.push(leg);
             }
-            if self.lease(client, &all).await? && self.legs.iter().all(|leg| leg.pooled.is_some()) {
+            let leased = self.lease(client, &all).await? && self.legs.iter().all(|leg| leg.pooled.is_some());
+            // The wait may have been at the gate, and what was let go on meets other nodes than it came for.
+            let live = self.worker.live_nodes();
+            if leased && live.len() == self.legs.len() && self.legs.iter().all(|leg| live.contains(&leg.node)) {
                 return Ok(());
             }
             self.refresh()?;

@@ -344,7 +344,10 @@ impl Session {
         }
         let clean = self.standing == Standing::None;
         if clean {
-            self.control.activity.set(Activity::idle(self.worker.now_s()));
+            // Who only was asked something by pgmend idles on.
+            let sight = Sight { clean, settled: true, rounds: self.rounds };
+            let activity = &self.control.activity;
+            activity.set(activity.get().seen(sight, self.worker.now_s()));
         }
         poll_fn(|cx| {
             if !clean {
@@ -364,18 +367,19 @@ impl Session {
                 if let Some(end) = self.control.check(cx, clean) {
                     return Poll::Ready(Err(end.into()));
                 }
+                // Before the next piece of work: a client that never pauses would keep its servers for ever.
+                if clean && keeps && self.control.drain.asked.get() {
+                    return Poll::Ready(Ok(Next::GiveUp));
+                }
                 if let Some(unit) = self.front.cut()? {
                     return Poll::Ready(Ok(Next::Unit(unit)));
                 }
                 if self.front.closed {
                     return Poll::Ready(Ok(Next::Closed));
                 }
-                if clean && keeps && self.control.drain.asked.get() {
-                    return Poll::Ready(Ok(Next::GiveUp));
-                }
                 std::task::ready!(self.front.poll_fill(client, cx));
                 if clean {
-                    self.control.activity.set(Activity::idle(self.worker.now_s()));
+                    self.control.activity.set(Activity::idle(self.worker.now_s()).after(self.rounds));
                 }
             }
         })

@@ -175,7 +175,7 @@ impl Session {
     pub(super) async fn borrow_server(&mut self, client: &mut Stream) -> Result<Box<Pooled>, Fault> {
         let held_before = self.borrower.is_held();
         let mut pooled = self.lease(client).await?;
-        if held_before && client.is_closed_by_peer() {
+        if held_before && client.is_read_closed() {
             self.borrower.give_back(pooled, true, self.luggage.is_some());
             return Err(Fault::ClientGone);
         }
