@@ -238,7 +238,7 @@ impl Session {
                 Some((number(0)?, number(1)?))
             });
             let Some((value, called)) = states.flatten().max() else { continue };
-            let literal = crate::server::literal(name);
+            let literal = crate::base::literal(name);
             for leg in &mut self.legs {
                 let sql = format!("SELECT pg_catalog.setval({literal}::pg_catalog.regclass, {value}, {called} <> 0)");
                 leg.send(&[], &[], 0, &[sql]);
@@ -263,7 +263,7 @@ impl Session {
 
 fn set_now(now: &str) -> String {
     // Made by the main node of digits and signs; quoted all the same.
-    format!("SELECT pg_catalog.set_config('pgmend.now', {}, true)", crate::server::literal(now))
+    format!("SELECT pg_catalog.set_config('pgmend.now', {}, true)", crate::base::literal(now))
 }
 
 fn sequence_state(name: &str) -> String {
