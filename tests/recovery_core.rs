@@ -98,6 +98,7 @@ impl Cluster {
             stop_command: None,
             status_command: None,
             sslmode: SslMode::Prefer,
+            maintain: pgmend::cluster::MaintainCommands::default(),
         }
     }
 }

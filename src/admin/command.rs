@@ -2,7 +2,7 @@
 
 use crate::base::NodeId;
 use crate::cluster::View;
-use crate::maintenance::{LongTransactions, Plan};
+use crate::maintenance::{Plan, Planned, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// What an operator asks for.
@@ -35,24 +35,21 @@ pub enum Command {
         /// Which.
         node: NodeId,
     },
-    /// Move the primary to a standby, without an error for any client; answers with a job.
-    Switchover {
-        /// Which; else the best one.
+    /// Planned work, such as a switchover; answers with a job.
+    Planned {
+        /// What.
+        work: Planned,
+        /// Change nothing; answers with a plan.
         #[serde(default)]
-        node: Option<NodeId>,
-        /// What becomes of transactions that do not end.
-        #[serde(default)]
-        transactions: LongTransactions,
+        dry_run: bool,
     },
-    /// What a switchover would do, and what stands against it.
-    PlanSwitchover {
-        /// Which; else the best one.
-        #[serde(default)]
-        node: Option<NodeId>,
-        /// What becomes of transactions that do not end.
-        #[serde(default)]
-        transactions: LongTransactions,
+    /// Automatic failover on or off.
+    Failover {
+        /// On.
+        enabled: bool,
     },
+    /// The backup that was due is made.
+    BackedUp,
     /// Hold new transactions and wait until no server connection is open.
     Pause {
         /// Only this database; else all.
@@ -166,6 +163,9 @@ pub enum Reply {
         moved: u64,
         /// Configuration keys that wait for a restart.
         pending_restart: Vec<String>,
+        /// The cluster in one word, and why.
+        #[serde(default)]
+        verdict: Option<Verdict>,
     },
     /// A job was started or looked at.
     Job {

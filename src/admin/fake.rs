@@ -4,7 +4,7 @@ use super::{Admin, BoxFuture, CommandError, Daemon, MaintenancePort, NodePort, R
 use crate::base::NodeId;
 use crate::client::Pause;
 use crate::cluster::{Board, DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Role, Scope, SslMode, View};
-use crate::maintenance::{Judgement, Plan, SwitchOptions};
+use crate::maintenance::{Judgement, Plan, Planned, Verdict};
 use crate::workflow::{JobSnapshot, Outcome, Progress};
 use std::sync::{Arc, Mutex};
 
@@ -93,13 +93,24 @@ impl TrafficPort for Fake {
 }
 
 impl MaintenancePort for Fake {
-    fn switchover(&self, options: SwitchOptions) -> Result<u64, CommandError> {
-        self.note(format!("switchover {:?} {:?}", options.to, options.transactions));
+    fn begin(&self, work: Planned) -> Result<u64, CommandError> {
+        self.note(format!("begin {work:?}"));
         Ok(7)
     }
-    fn plan(&self, options: SwitchOptions) -> BoxFuture<Result<Plan, CommandError>> {
-        self.note(format!("plan {:?}", options.to));
-        let plan = Plan { from: NodeId(0), to: NodeId(1), judgement: Judgement::default(), steps: Vec::new() };
+    fn verdict(&self) -> Option<Verdict> {
+        None
+    }
+    fn set_failover(&self, enabled: bool) -> Result<String, String> {
+        self.note(format!("failover {enabled}"));
+        Ok("done".into())
+    }
+    fn backed_up(&self) -> Result<String, String> {
+        self.note("backed up".into());
+        Ok("done".into())
+    }
+    fn plan(&self, work: Planned) -> BoxFuture<Result<Plan, CommandError>> {
+        self.note(format!("plan {work:?}"));
+        let plan = Plan { title: "plan".into(), judgement: Judgement::default(), steps: Vec::new() };
         Box::pin(async { Ok(plan) })
     }
 }
@@ -140,6 +151,7 @@ fn node(id: u16, status: NodeStatus, role: Role, weight: f64) -> NodeView {
             stop_command: None,
             status_command: None,
             sslmode: SslMode::Disable,
+            maintain: crate::cluster::MaintainCommands::default(),
         }),
         status,
         role,

@@ -4,7 +4,7 @@ use super::{CommandError, StopMode};
 use crate::base::NodeId;
 use crate::client::Pause;
 use crate::cluster::Scope;
-use crate::maintenance::{Plan, SwitchOptions};
+use crate::maintenance::{Plan, Planned, Verdict};
 use crate::workflow::JobSnapshot;
 use std::future::Future;
 use std::pin::Pin;
@@ -39,10 +39,16 @@ pub trait RecoveryPort: Send + Sync + 'static {
 
 /// Planned work on the cluster.
 pub trait MaintenancePort: Send + Sync + 'static {
-    /// Begins a switchover; its job's number.
-    fn switchover(&self, options: SwitchOptions) -> Result<u64, CommandError>;
+    /// Begins it; its job's number.
+    fn begin(&self, work: Planned) -> Result<u64, CommandError>;
+    /// The cluster in one word.
+    fn verdict(&self) -> Option<Verdict>;
+    /// Automatic failover on or off; a line for people.
+    fn set_failover(&self, enabled: bool) -> Result<String, String>;
+    /// The backup that was due is made; a line for people.
+    fn backed_up(&self) -> Result<String, String>;
     /// What it would do.
-    fn plan(&self, options: SwitchOptions) -> BoxFuture<Result<Plan, CommandError>>;
+    fn plan(&self, work: Planned) -> BoxFuture<Result<Plan, CommandError>>;
 }
 
 /// What may be ordered of the data plane. Each answers with a line for people.

@@ -7,7 +7,6 @@ use super::{
 use crate::base::NodeId;
 use crate::client::Pause;
 use crate::cluster::{Board, MAX_HOLDUPS, NodeStatus, Scope, View};
-use crate::maintenance::SwitchOptions;
 use crate::workflow::{JobSnapshot, Outcome};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,14 +49,15 @@ impl Admin {
             Command::Recover { node, overwrite, accept_loss } => self.recover(node, overwrite, accept_loss),
             Command::Attach { node, accept_data } => self.attach(node, accept_data).await,
             Command::Detach { node } => self.detach(node).await,
-            Command::Switchover { node, transactions } => {
-                let id = self.maintenance.switchover(SwitchOptions { to: node, transactions })?;
+            Command::Planned { work, dry_run: true } => Ok(Reply::Plan { plan: self.maintenance.plan(work).await? }),
+            Command::Planned { work, dry_run: false } => {
+                let id = self.maintenance.begin(work)?;
                 self.job(id)
             }
-            Command::PlanSwitchover { node, transactions } => {
-                let plan = self.maintenance.plan(SwitchOptions { to: node, transactions }).await?;
-                Ok(Reply::Plan { plan })
+            Command::Failover { enabled } => {
+                self.maintenance.set_failover(enabled).map(done).map_err(|why| failed("nothing was changed", why))
             }
+            Command::BackedUp => self.maintenance.backed_up().map(done).map_err(|why| failed("nothing was noted", why)),
             Command::Pause { database, timeout_s, at_most_s, drain } => {
                 self.pause(database, timeout_s, at_most_s, drain).await
             }
@@ -117,6 +117,7 @@ impl Admin {
             clients: self.daemon.clients(),
             moved: self.daemon.moved(),
             pending_restart: self.daemon.pending_restart(),
+            verdict: self.maintenance.verdict(),
         }
     }
 
@@ -365,11 +366,11 @@ mod tests {
         admin.run(Command::Kill { database: None }).await.unwrap();
         admin.run(Command::Disable { database: db() }).await.unwrap();
         admin.run(Command::Enable { database: db() }).await.unwrap();
-        let transactions = crate::maintenance::LongTransactions::End;
-        admin.run(Command::Switchover { node: Some(NodeId(1)), transactions }).await.unwrap();
-        admin.run(Command::PlanSwitchover { node: None, transactions }).await.unwrap();
+        let work = crate::maintenance::Planned::Begin { node: NodeId(1) };
+        admin.run(Command::Planned { work: work.clone(), dry_run: false }).await.unwrap();
+        admin.run(Command::Planned { work, dry_run: true }).await.unwrap();
         let planned: Vec<String> = fake.0.lock().unwrap().drain(6..).collect();
-        assert_eq!(planned, ["switchover Some(NodeId(1)) End", "plan None"]);
+        assert_eq!(planned, ["begin Begin { node: NodeId(1) }", "plan Begin { node: NodeId(1) }"]);
         let all = ["reconnect all databases", "kill all databases", "disable d true", "disable d false"];
         assert_eq!(
             *fake.0.lock().unwrap(),

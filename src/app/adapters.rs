@@ -5,7 +5,7 @@ use crate::base::NodeId;
 use crate::client::{Divergences, OperateError, Pause, Plane};
 use crate::cluster::{NodeSpec, Quiet, Scope, View};
 use crate::keeper::{Keeper, Memory, Recalled, SavedNode, ServerTlsOf};
-use crate::maintenance::{self, Maintenance, Plan, Rebuild, SwitchOptions};
+use crate::maintenance::{self, Maintenance, Plan, Planned, Rebuild, Verdict};
 use crate::recovery::{Attach, RecoverOptions, Recovery};
 use crate::store::{self, Saved, Store};
 use crate::workflow::{JobSnapshot, Jobs, Outcome};
@@ -193,13 +193,25 @@ impl Rebuild for RebuildByRecovery {
 pub struct MaintenanceJobs(pub Maintenance);
 
 impl MaintenancePort for MaintenanceJobs {
-    fn switchover(&self, options: SwitchOptions) -> Result<u64, CommandError> {
-        self.0.switchover(options).map_err(not_begun)
+    fn begin(&self, work: Planned) -> Result<u64, CommandError> {
+        self.0.begin(work).map_err(not_begun)
     }
 
-    fn plan(&self, options: SwitchOptions) -> BoxFuture<Result<Plan, CommandError>> {
+    fn verdict(&self) -> Option<Verdict> {
+        Some(self.0.verdict())
+    }
+
+    fn set_failover(&self, enabled: bool) -> Result<String, String> {
+        self.0.set_failover(enabled)
+    }
+
+    fn backed_up(&self) -> Result<String, String> {
+        self.0.backed_up()
+    }
+
+    fn plan(&self, work: Planned) -> BoxFuture<Result<Plan, CommandError>> {
         let maintenance = self.0.clone();
-        Box::pin(async move { maintenance.plan(options).await.map_err(not_begun) })
+        Box::pin(async move { maintenance.plan(work).await.map_err(not_begun) })
     }
 }
 

@@ -234,6 +234,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
     if let Some(before) = before {
         begin_with(before, &links).await?;
     }
+    let predecessor = links.clone();
     let giver = Arc::new(Giver {
         store: store.clone(),
         jobs: jobs.clone(),
@@ -245,6 +246,8 @@ async fn serve(parts: Parts) -> Result<(), String> {
         shared: shared.into(),
     });
     let nodes = Arc::new(KeeperPort(keeper.clone()));
+    tokio::spawn(maintenance.clone().watch(control.child_token()));
+    tokio::spawn(maintenance.clone().guard(control.child_token()));
     let recoveries = Arc::new(RecoveryJobs { recovery, jobs: jobs.clone(), maintenance: maintenance.clone() });
     let (traffic, planned) = (Arc::new(PlanePort(plane.clone())), Arc::new(MaintenanceJobs(maintenance)));
     let admin = Admin::new(board, nodes, recoveries, traffic, planned, daemon.clone());
@@ -264,7 +267,8 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let end = End { daemon, orders: stop_orders, jobs, giver };
     let orderly = end.when_it_comes(&config.store.directory).await?;
     control.cancel();
-    if orderly && config.mode.replicates() {
+    // A process before us that still has clients may be in the middle of a write.
+    if orderly && config.mode.replicates() && !predecessor.has_before() {
         // The keeper's own saves would take it back.
         keeper.ended().await;
         store.save_clean().map_err(text)?;

@@ -1,9 +1,9 @@
 //! The command line of `pgmend`.
 
+use super::planned::PlannedOrder;
 use crate::admin::{MAX_PAUSE_TIMEOUT_S, PAUSE_TIMEOUT_S, StopMode};
 use crate::base::NodeId;
 use crate::config::Source;
-use crate::maintenance::LongTransactions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -41,8 +41,8 @@ pub enum Order {
     Run(Run),
     /// Check a configuration without starting.
     Check(Files),
-    /// State of the daemon and the cluster.
-    Status,
+    /// State of the daemon and the cluster: one word, and why.
+    Status(StatusHow),
     /// The nodes.
     Nodes,
     /// Rebuild a node from the primary while clients go on working, and follow it.
@@ -76,21 +76,16 @@ pub enum Order {
         #[arg(value_parser = node)]
         node: NodeId,
     },
-    /// Move the primary to a standby while clients go on: they wait at their transaction boundaries, nobody gets an error.
-    Switchover {
-        /// Number of the node that shall be the primary; else the best one.
-        #[arg(value_parser = node)]
-        node: Option<NodeId>,
-        /// Print every step with what takes it back, and what stands against it; change nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Transactions that do not end in time.
-        #[arg(long, value_enum, default_value = "retry", value_name = "WHAT")]
-        transactions: Transactions,
-        /// Start it and do not follow.
-        #[arg(long)]
-        detach: bool,
+    #[command(flatten)]
+    Planned(PlannedOrder),
+    /// Automatic promotion of a standby and detaching of lost nodes: on or off, also over a restart.
+    Failover {
+        /// On or off.
+        #[arg(value_enum)]
+        action: FailoverAction,
     },
+    /// Note that the backup is made that was due since the primary changed.
+    BackedUp,
     /// Hold new transactions, and wait until those under way have ended and no server connection is open. Clients stay
     /// connected and wait, at most for query_wait_timeout each (with --drain: until it ends); `resume` lets them go on.
     Pause {
@@ -151,25 +146,24 @@ pub enum Order {
     },
 }
 
-/// What becomes of transactions that do not end.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Transactions {
-    /// Clients go on, and it is tried again, a few times; then it fails.
-    Retry,
-    /// Old ones are waited for, while everybody works on.
-    Wait,
-    /// They are ended: their clients get an error.
-    End,
+/// How the state is shown.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct StatusHow {
+    /// For monitors: exit with 0 only when the word is "switchable", else with 1 (3: the daemon cannot be reached).
+    #[arg(long)]
+    pub check: bool,
+    /// Again and again, with what a running job does, until Ctrl-C.
+    #[arg(long, conflicts_with = "check")]
+    pub watch: bool,
 }
 
-impl From<Transactions> for LongTransactions {
-    fn from(what: Transactions) -> LongTransactions {
-        match what {
-            Transactions::Retry => LongTransactions::Retry,
-            Transactions::Wait => LongTransactions::Wait,
-            Transactions::End => LongTransactions::End,
-        }
-    }
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailoverAction {
+    /// On.
+    Enable,
+    /// Off.
+    Disable,
 }
 
 /// What to do with a job.
@@ -274,7 +268,7 @@ impl Files {
     }
 }
 
-fn node(text: &str) -> Result<NodeId, String> {
+pub fn node(text: &str) -> Result<NodeId, String> {
     text.parse().map(NodeId).map_err(|_| "expected the number of a node, from 0".to_owned())
 }
 

@@ -21,7 +21,7 @@ pub use board::{Board, Published};
 pub use drain::{Clients, Drain, IDLE_IN_TRANSACTION, IdleLimit, Newcomers};
 pub use gate::{Gate, GateOrder, Holder, Scope, Servers, Wanted};
 pub use mode::Mode;
-pub use node::{Host, NodeSpec, SslMode};
+pub use node::{Host, MaintainCommands, NodeSpec, SslMode};
 pub use orders::{GateError, Hold};
 pub use quiet::{Holdup, MAX_HOLDUPS, OpenServers, Quiet, Remains, Report, Seat, Unquiet};
 pub use stalls::{Stalled, Stalls};

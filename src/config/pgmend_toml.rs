@@ -8,7 +8,7 @@ use super::section::{Notes, Section};
 use super::{Config, Ending, values};
 use crate::auth::{QuerySettings, StoredSecret, pool_secret, read_key};
 use crate::base::{NodeId, Secret};
-use crate::cluster::{Host, NodeSpec, SslMode};
+use crate::cluster::{Host, MaintainCommands, NodeSpec, SslMode};
 use crate::recovery::{Runner, Unlogged};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -183,6 +183,11 @@ fn node(section: Section<'_>, number: usize) -> NodeSpec {
         stop_command: section.text("stop_command"),
         status_command: section.text("status_command"),
         sslmode: section.choice("sslmode", "prefer", SSL_MODES).unwrap_or_default(),
+        maintain: MaintainCommands {
+            autostart_on_command: section.text("autostart_on_command"),
+            autostart_off_command: section.text("autostart_off_command"),
+            run_command: section.text("run_command"),
+        },
     };
     let flag = section.text_or("flag", "ALLOW_TO_FAILOVER");
     if let Err(message) = apply_flags(&mut spec, &flag) {

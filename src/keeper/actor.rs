@@ -44,6 +44,7 @@ pub(super) enum Message {
     Detach {
         node: NodeId,
         reason: String,
+        planned: bool,
         reply: oneshot::Sender<Result<(), KeeperError>>,
     },
     Compared {
@@ -150,13 +151,13 @@ impl Actor {
                 // Whoever asked may be gone.
                 let _ = reply.send(answer);
             }
-            Message::Detach { node, reason, reply } => {
+            Message::Detach { node, reason, planned, reply } => {
                 let answer = match self.may_detach(node) {
-                    Ok(()) => {
+                    Err(error) if !planned || !matches!(error, KeeperError::Disallowed(_)) => Err(error),
+                    Ok(()) | Err(_) => {
                         self.apply(Event::Detach(node, reason)).await;
                         Ok(())
                     }
-                    Err(error) => Err(error),
                 };
                 let _ = reply.send(answer);
             }

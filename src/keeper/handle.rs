@@ -217,10 +217,18 @@ impl Keeper {
         answer.await.map_err(|_| KeeperError::Stopped)?
     }
 
+    /// Takes a node out for planned work, also one on which failover is disallowed.
+    pub async fn take_out(&self, node: NodeId, reason: &str) -> Result<(), KeeperError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Detach { node, reason: reason.to_owned(), planned: true, reply };
+        self.inbox.send(message).await.map_err(|_| KeeperError::Stopped)?;
+        answer.await.map_err(|_| KeeperError::Stopped)?
+    }
+
     /// Takes a node out, also the primary and the last one, as Pgpool-II does; clients then wait.
     pub async fn detach(&self, node: NodeId, reason: &str) -> Result<(), KeeperError> {
         let (reply, answer) = oneshot::channel();
-        let message = Message::Detach { node, reason: reason.to_owned(), reply };
+        let message = Message::Detach { node, reason: reason.to_owned(), planned: false, reply };
         self.inbox.send(message).await.map_err(|_| KeeperError::Stopped)?;
         answer.await.map_err(|_| KeeperError::Stopped)?
     }

@@ -144,6 +144,7 @@ pub(crate) mod tests {
             stop_command: None,
             status_command: None,
             sslmode: SslMode::Disable,
+            maintain: crate::cluster::MaintainCommands::default(),
         }
     }
 

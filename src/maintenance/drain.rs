@@ -1,9 +1,9 @@
 //! Clients come to their transaction boundaries and wait there; who does not come is named, waited for, or ended.
 
+use super::LongTransactions;
 use super::facts::Transaction;
 use super::look;
 use super::run::{Run, Window};
-use super::{KIND, LongTransactions};
 use crate::cluster::{Drain, Hold, Holder, Scope, Servers, Unquiet, Wanted};
 use crate::workflow::Failure;
 use std::time::{Duration, Instant};
@@ -67,7 +67,7 @@ impl Run {
         let wanted = Wanted {
             scope: Scope::All,
             holder: Holder::Job(self.job.id()),
-            reason: format!("{KIND} to node {}, job {}", self.to.id, self.job.id()),
+            reason: format!("switchover to node {}, job {}", self.to.id, self.job.id()),
             servers: Servers::Close,
             end_sessions: false,
             // Sessions that keep a server between transactions give it up; nobody is cut, and the wait counts for no limit.

@@ -23,10 +23,10 @@ impl Inner {
         Sql::connect(&target, SHORT).await
     }
 
-    /// The facts for a switchover, except of the job `own`.
-    pub(super) async fn look(&self, from: &NodeSpec, to: &NodeSpec, limits: &Settings, own: Option<u64>) -> Facts {
+    /// The facts for a switchover; the jobs `own` do not stand against it.
+    pub(super) async fn look(&self, from: &NodeSpec, to: &NodeSpec, limits: &Settings, own: &[u64]) -> Facts {
         let view = self.board.view();
-        let running = self.jobs.list().into_iter().filter(|j| j.outcome == Outcome::Running && Some(j.id) != own);
+        let running = self.jobs.list().into_iter().filter(|j| j.outcome == Outcome::Running && !own.contains(&j.id));
         let control = Server::find(self, from, 0).await.err();
         let (primary, candidate) = tokio::join!(
             async {

@@ -1,27 +1,45 @@
-//! Planned work on the cluster while clients go on: the primary moves to another node.
+//! Planned work on the cluster while clients go on: the primary moves to another node, nodes are taken out for maintenance and
+//! brought back, one after the other for all of them.
 //!
 //! Never touches a client: it gives the gate an order and waits for its proof that nothing goes on. Never writes the view:
 //! it tells `keeper` the new primary. Read `facts` (what is known, and the judgement of it), `stages` (the table, the plan),
 //! `run` (the work behind it), then `look`, `prepare`, `drain`, `window` (from the stop to the release, while clients wait)
-//! and `after`; `server` is one server under our control, `sync_names` and `conninfo` are settings.
+//! and `after`; then `begin` and `finish` (the maintenance of one node, with `comeback`) and `rolling` (of all). `server` is one
+//! server under our control; `sync` with `sync_names` owns `synchronous_standby_names`; `nested` starts the jobs; `failover` is what is done without an order; `verdict` is the cluster in one word,
+//! `exits` are the operator's own commands, `crash` and `resume` are what the next daemon does.
 
 mod after;
+mod begin;
+mod comeback;
 mod conninfo;
 mod crash;
 mod drain;
+mod exits;
 mod facts;
+mod failover;
+mod finish;
 mod look;
+mod nested;
+mod plan;
 mod prepare;
+mod resume;
+mod rolling;
 mod run;
 mod server;
 mod settings;
 mod stages;
+mod sync;
 mod sync_names;
+mod verdict;
+mod watch;
 mod window;
 
+pub use exits::Exits;
 pub use facts::{Judgement, Reason};
+pub use rolling::RollingOptions;
 pub use settings::{Access, Settings};
 pub use stages::Step;
+pub use verdict::{NodeLine, Verdict, Word};
 
 use crate::base::NodeId;
 use crate::cluster::{Board, NodeSpec, NodeStatus, Role, View};
@@ -29,13 +47,18 @@ use crate::keeper::{Keeper, ServerTlsOf};
 use crate::store::Store;
 use crate::workflow::Jobs;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// The kind of these jobs in the registry.
-pub const KIND: &str = "switchover";
+/// The kinds of these jobs in the registry.
+const SWITCHOVER: &str = "switchover";
+const REHEARSAL: &str = "rehearsal";
+const BEGIN: &str = "maintenance-begin";
+const FINISH: &str = "maintenance-finish";
+const ROLLING: &str = "rolling-update";
+const FAILOVER: &str = "failover";
+const KINDS: [&str; 6] = [SWITCHOVER, REHEARSAL, BEGIN, FINISH, ROLLING, FAILOVER];
 /// Marks pgmend's children in their environment.
 const MARK: &str = "PGMEND_JOB";
 
@@ -52,22 +75,72 @@ pub enum LongTransactions {
     End,
 }
 
-/// How an operator asked for it.
+/// How nodes come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rebuilding {
+    /// As they are; where that is not enough, rebuilt by a recovery.
+    #[default]
+    AsNeeded,
+    /// As they are, or not at all.
+    Never,
+    /// Rebuilt by a recovery.
+    Always,
+}
+
+/// How a switchover is wished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SwitchOptions {
+struct SwitchOptions {
     /// The node that shall be the primary; `None`: the best one.
-    pub to: Option<NodeId>,
+    to: Option<NodeId>,
     /// Transactions that do not end.
-    pub transactions: LongTransactions,
+    transactions: LongTransactions,
+}
+
+/// Planned work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Planned {
+    /// The primary moves.
+    Switchover {
+        /// Where to; else the best standby.
+        #[serde(default)]
+        node: Option<NodeId>,
+        /// Transactions that do not end.
+        #[serde(default)]
+        transactions: LongTransactions,
+    },
+    /// Clients are held and released as for a switchover, and nothing is stopped.
+    Rehearse {
+        /// Where it would go.
+        #[serde(default)]
+        node: Option<NodeId>,
+        /// Transactions that do not end.
+        #[serde(default)]
+        transactions: LongTransactions,
+    },
+    /// A standby is stopped, without anybody noticing.
+    Begin {
+        /// Which.
+        node: NodeId,
+    },
+    /// It comes back.
+    Finish {
+        /// Which.
+        node: NodeId,
+        /// How.
+        #[serde(default)]
+        rebuild: Rebuilding,
+    },
+    /// All of it for every node.
+    RollingUpdate(RollingOptions),
 }
 
 /// What would be done, and what stands against it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The primary.
-    pub from: NodeId,
-    /// The coming one.
-    pub to: NodeId,
+    /// In a few words.
+    pub title: String,
     /// The judgement.
     pub judgement: Judgement,
     /// The steps.
@@ -135,49 +208,37 @@ impl Maintenance {
         Maintenance(Arc::new(surroundings))
     }
 
-    /// True while a switchover runs.
+    /// True while planned work runs.
     pub fn is_running(&self) -> bool {
-        self.0.jobs.running(KIND).is_some()
+        KINDS.iter().any(|kind| self.0.jobs.running(kind).is_some())
     }
 
-    /// What a switchover would do, and what stands against it. Changes nothing.
-    pub async fn plan(&self, options: SwitchOptions) -> Result<Plan, Refused> {
-        let (from, to) = choose(&self.0.board.view(), options.to)?;
-        let limits = (self.0.settings)();
-        let facts = self.0.look(&from, &to, &limits, None).await;
-        let judgement = facts::judge(&facts, &limits, options.transactions == LongTransactions::Retry);
-        let label = |spec: &NodeSpec| format!("node {}", spec.id);
-        let steps = stages::steps(&label(&from), &label(&to), &limits);
-        Ok(Plan { from: from.id, to: to.id, judgement, steps })
-    }
-
-    /// Begins a switchover and returns its job. Must be called inside the control plane's runtime.
-    pub fn switchover(&self, options: SwitchOptions) -> Result<u64, Refused> {
-        let (from, to) = choose(&self.0.board.view(), options.to)?;
-        if let Some(other) = self.0.jobs.list().iter().find(|j| j.outcome == crate::workflow::Outcome::Running) {
-            return Err(Refused {
-                message: "the switchover was not begun".to_owned(),
-                detail: Some(format!("job {} ({} of node {}) is running", other.id, other.kind, other.node)),
-                fatal: false,
-            });
+    /// Begins planned work and returns its job. Must be called inside the control plane's runtime.
+    pub fn begin(&self, work: Planned) -> Result<u64, Refused> {
+        let running = self.0.jobs.list().into_iter().find(|j| j.outcome == crate::workflow::Outcome::Running);
+        if let Some(other) = running {
+            let detail = format!("job {} ({} of node {}) is running", other.id, other.kind, other.node);
+            return Err(Refused { message: "nothing was begun".to_owned(), detail: Some(detail), fatal: false });
         }
-        let data = json!({ "from": from.id.0, "to": to.id.0, "transactions": options.transactions });
-        let job = self.0.jobs.begin(KIND, to.id, data).map_err(|e| Refused {
-            message: "the switchover was not begun".to_owned(),
-            detail: Some(e.to_string()),
-            fatal: false,
-        })?;
-        let id = job.id();
-        let mut work = run::Run::new(self.0.clone(), job.clone(), options, from, to);
-        tokio::spawn(async move {
-            crate::workflow::run(&job, stages::ROWS, &mut work).await;
-        });
-        Ok(id)
+        match work {
+            Planned::Switchover { node, transactions } => {
+                self.start_switch(SwitchOptions { to: node, transactions }, false, None)
+            }
+            Planned::Rehearse { node, transactions } => self.start_rehearsal(SwitchOptions { to: node, transactions }),
+            Planned::Begin { node } => self.start_begin(&self.known(node)?, None),
+            Planned::Finish { node, rebuild } => self.start_finish(&self.known(node)?, rebuild),
+            Planned::RollingUpdate(options) => self.start_rolling(options),
+        }
+    }
+
+    fn known(&self, node: NodeId) -> Result<Arc<NodeSpec>, Refused> {
+        let view = self.0.board.view();
+        view.node(node).map(|n| n.spec.clone()).ok_or_else(|| Refused::new(format!("node id {node} is not valid")))
     }
 
     /// Finishes or takes back what a crashed daemon left. Run once, at start, before clients are served.
     pub async fn clean_up_after_crash(&self) -> Vec<String> {
-        crash::clean_up(&self.0).await
+        crash::clean_up(self).await
     }
 }
 

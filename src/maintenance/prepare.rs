@@ -2,6 +2,7 @@
 
 use super::look::{SHORT, text};
 use super::run::{Promotion, Run};
+use super::sync_names::SyncNames;
 use crate::cluster::NodeStatus;
 use crate::server::sql::{Sql, SqlError, literal};
 use crate::workflow::Failure;
@@ -24,6 +25,8 @@ pub(super) struct Prepared {
     pub slots: Vec<String>,
     /// Its `synchronous_standby_names` before they were emptied.
     pub sync_names: Option<OldSetting>,
+    /// What the operator wants on the old primary; `None`: nobody is synchronous.
+    pub wanted: Option<SyncNames>,
 }
 
 /// A setting before it was changed by ALTER SYSTEM.
@@ -46,6 +49,10 @@ impl Run {
         let of_siblings = primary.standbys.iter().filter(|s| s.name != facts.to_name).filter_map(|s| s.slot.clone());
         slots.extend(of_siblings);
         slots.dedup();
+        let sql = self.primary.as_ref().ok_or_else(|| Failure::new("the primary is not connected"))?;
+        let wanted = self.inner.wanted_names(sql).await;
+        let wanted = wanted.map_err(|e| Failure::new("synchronous_standby_names is not known").detail(e))?;
+        self.prepared.wanted = Some(wanted).filter(|w| !w.is_empty());
         let names = (!candidate.sync_names.is_empty())
             .then_some(OldSetting { value: candidate.sync_names, by_system: candidate.sync_names_by_system });
         self.record(
@@ -54,12 +61,19 @@ impl Run {
                 "slots": slots,
                 "sync_names": names.as_ref().map(|n| &n.value),
                 "by_system": names.as_ref().is_some_and(|n| n.by_system),
-                "primary_sync_names": primary.sync_names,
+                "wanted": self.prepared.wanted.as_ref().map(ToString::to_string),
                 "old_slots": primary.standbys.iter().filter_map(|s| s.slot.clone()).collect::<Vec<_>>(),
                 "timeline": primary.timeline,
                 "system_identifier": primary.system_identifier,
             }),
         )?;
+        if self.prepared.wanted.is_some() {
+            // From the release on they may lack acknowledged commits, until they are synchronous again.
+            for node in self.siblings().iter().map(|s| s.id).chain([self.from.id]) {
+                let marked = self.inner.mark_eligible(node, false);
+                marked.map_err(|e| Failure::new("the state directory cannot be written").detail(e))?;
+            }
+        }
         let bad = |e: SqlError| Failure::new("the coming primary could not be prepared").detail(e.to_string());
         self.prepared.slots.clone_from(&slots);
         for slot in &slots {
@@ -88,6 +102,11 @@ impl Run {
             Err(error) => return Some(format!("node {} could not be cleaned up: {error}", self.to.id)),
         };
         let mut words = Vec::new();
+        if prepared.wanted.is_some() {
+            for node in self.siblings().iter().map(|s| s.id).chain([self.from.id]) {
+                words.extend(self.inner.mark_eligible(node, true).err());
+            }
+        }
         for slot in &prepared.slots {
             if let Err(error) = drop_slot(&sql, slot).await {
                 words.push(format!("slot {slot} on node {} was left: {error}", self.to.id));
@@ -191,14 +210,20 @@ pub(super) async fn make_slot(sql: &Sql, slot: &str) -> Result<(), SqlError> {
          AND slot_type = 'physical' AND NOT active"
     );
     sql.rows_within(&drop, SHORT).await?;
+    ensure_slot(sql, slot).await
+}
+
+fn drop_rows(_: Vec<crate::server::sql::Row>) {}
+
+/// The same, and one that is there keeps what it holds back.
+pub(super) async fn ensure_slot(sql: &Sql, slot: &str) -> Result<(), SqlError> {
+    let quoted = literal(slot);
     let make = format!(
         "SELECT pg_create_physical_replication_slot({quoted}, true) \
          WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = {quoted})"
     );
     sql.rows_within(&make, SHORT).await.map(drop_rows)
 }
-
-fn drop_rows(_: Vec<crate::server::sql::Row>) {}
 
 /// Drops a physical slot that nobody uses.
 pub(super) async fn drop_slot(sql: &Sql, slot: &str) -> Result<(), SqlError> {

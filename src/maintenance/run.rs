@@ -1,5 +1,6 @@
 //! The work behind the step table: what is known of this switchover, and which file does which stage.
 
+use super::exits::Exit;
 use super::facts::Facts;
 use super::prepare::Prepared;
 use super::server::Server;
@@ -20,6 +21,16 @@ pub(super) struct Run {
     pub inner: Arc<Inner>,
     pub job: JobHandle,
     pub options: SwitchOptions,
+    /// The old primary is not brought back: its maintenance comes now.
+    pub stay_down: bool,
+    /// A failover: the old primary is lost.
+    pub lost: bool,
+    /// Its daemon died in the middle, and this one goes on with it: no client is served yet.
+    pub resumed: bool,
+    /// Nothing is stopped.
+    pub rehearsal: bool,
+    /// The job that this one is a part of.
+    pub parent: Option<u64>,
     /// As they were when it began.
     pub limits: Settings,
     pub from: Arc<NodeSpec>,
@@ -99,6 +110,11 @@ impl Run {
             inner,
             job,
             options,
+            stay_down: false,
+            lost: false,
+            resumed: false,
+            rehearsal: false,
+            parent: None,
             limits,
             from,
             to,
@@ -141,7 +157,8 @@ impl Run {
     }
 
     async fn precheck(&mut self) -> Result<(), Failure> {
-        let facts = self.inner.look(&self.from, &self.to, &self.limits, Some(self.job.id())).await;
+        let own: Vec<u64> = self.parent.into_iter().chain([self.job.id()]).collect();
+        let facts = self.inner.look(&self.from, &self.to, &self.limits, &own).await;
         let old_matter = self.options.transactions == LongTransactions::Retry;
         let judgement = facts::judge(&facts, &self.limits, old_matter);
         judgement.remarks.iter().for_each(|remark| self.job.output(&format!("remark: {remark}")));
@@ -157,7 +174,10 @@ impl Run {
         self.primary = Some(self.inner.connect(&self.from).await.map_err(|e| bad(&e))?);
         self.candidate = Some(self.inner.connect(&self.to).await.map_err(|e| bad(&e))?);
         self.old = Some(Server::find(&self.inner, &self.from, self.job.id()).await.map_err(|e| bad(&e))?);
-        Ok(())
+        if self.rehearsal {
+            return Ok(());
+        }
+        self.inner.exit(Exit::BeforeSwitch, self.to.id, &self.job).await
     }
 }
 
@@ -174,9 +194,11 @@ impl Work for Run {
             // From here on it is a matter of seconds, and half a stop cannot be left: an operator's wish to end it comes too
             // late until the next stage.
             Stage::Stop => self.stop_old(stop).await,
+            Stage::Fence => self.fence().await,
             Stage::Verify => self.verify().await,
             Stage::Promote => self.promote().await,
             Stage::Release => self.release().await,
+            Stage::Open => self.open().await,
             Stage::Follow => self.follow().await,
             Stage::Rejoin => self.rejoin().await,
             Stage::Synchronous => self.synchronous().await,
@@ -196,7 +218,9 @@ impl Work for Run {
             Stage::Precheck
             | Stage::Checkpoint
             | Stage::Verify
+            | Stage::Fence
             | Stage::Release
+            | Stage::Open
             | Stage::Follow
             | Stage::Rejoin
             | Stage::Synchronous => None,
@@ -208,6 +232,7 @@ impl Work for Run {
         matches!(
             stage,
             Stage::Stop
+                | Stage::Fence
                 | Stage::Verify
                 | Stage::Promote
                 | Stage::Release
@@ -218,8 +243,14 @@ impl Work for Run {
     }
 
     fn report(&self) -> String {
+        if self.rehearsal {
+            return self.rehearsed();
+        }
+        if self.lost {
+            return self.failed_over();
+        }
         let mut lines = vec![format!(
-            "node {} is the primary, node {} is its standby; {:.1} s in all",
+            "node {} is the primary, node {} was it; {:.1} s in all",
             self.to.id,
             self.from.id,
             self.began.elapsed().as_secs_f64()
@@ -237,7 +268,6 @@ impl Work for Run {
             ));
         }
         lines.extend(self.told.lines.iter().cloned());
-        lines.push("a backup is due: the timeline is new".to_owned());
         lines.join("\n")
     }
 }

@@ -21,6 +21,19 @@ pub(super) struct Server {
     pub postmaster: Postmaster,
 }
 
+/// Between two tries to start a server that crashed.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Whether a node's server starts with its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AutoStart {
+    On,
+    Off,
+}
+
+/// Bound on a node's own command for its automatic start.
+const AUTOSTART: Duration = Duration::from_secs(60);
+
 impl Server {
     /// Finds its directory and programs, or tells why it cannot be controlled from here. `job` marks its children; 0: none.
     pub async fn find(inner: &Inner, spec: &NodeSpec, job: u64) -> Result<Server, String> {
@@ -89,6 +102,28 @@ impl Server {
         Ok(self.stopped_by(deadline).await)
     }
 
+    /// Switches its automatic start; false: it has no command for that.
+    pub async fn autostart(&self, to: AutoStart, lines: Lines, stop: &CancellationToken) -> Result<bool, NodeError> {
+        let commands = &self.spec.maintain;
+        let command = match to {
+            AutoStart::On => &commands.autostart_on_command,
+            AutoStart::Off => &commands.autostart_off_command,
+        };
+        let Some(command) = command else { return Ok(false) };
+        let child = node::Child::new(["sh", "-c", command.as_str()], None).env("PGMEND_NODE", self.spec.id.to_string());
+        let inner = stop.child_token();
+        let work = node::run(child, lines, |_| (), &inner);
+        tokio::pin!(work);
+        let finished = match tokio::time::timeout(AUTOSTART, &mut work).await {
+            Ok(finished) => finished?,
+            Err(_) => {
+                inner.cancel();
+                work.await?
+            }
+        };
+        finished.success("the command for its automatic start").map(|_| true)
+    }
+
     /// Waits until it has stopped.
     pub async fn stopped_by(&self, deadline: Instant) -> bool {
         while self.runs() {
@@ -103,6 +138,19 @@ impl Server {
     /// What it left behind.
     pub async fn control_data(&self) -> Result<ControlData, NodeError> {
         self.directory.control_data(&self.programs, &CancellationToken::new()).await
+    }
+
+    /// Starts it, again and again: after a crash the children of the old postmaster keep its shared memory for a moment, and
+    /// no new one starts.
+    pub async fn start_again(&self, within: Duration, lines: Lines) -> Result<(), NodeError> {
+        let began = Instant::now();
+        loop {
+            match self.start(within, lines.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) if began.elapsed() >= within => return Err(error),
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
     }
 
     /// Starts it, if it does not run.

@@ -1,5 +1,6 @@
 //! Limits of a planned switchover, and how servers are reached.
 
+use super::Exits;
 use crate::base::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +24,12 @@ pub struct Settings {
     pub max_transaction_age: Duration,
     /// `wait_timeout`: bound on waiting for older ones, where that was chosen.
     pub wait_timeout: Duration,
+    /// `run_timeout`: bound on one node's maintenance command.
+    pub run_timeout: Duration,
+    /// `automatic_failover`: a lost primary is replaced, a lost standby is no longer waited for.
+    pub automatic_failover: bool,
+    /// The operator's own commands.
+    pub exits: Exits,
     /// `prewarm`: connections to the coming primary are opened beforehand.
     pub prewarm: bool,
 }
@@ -38,6 +45,13 @@ impl Default for Settings {
             max_lag_bytes: 16 << 20,
             max_transaction_age: Duration::from_secs(10),
             wait_timeout: Duration::from_secs(600),
+            run_timeout: Duration::from_secs(3600),
+            automatic_failover: false,
+            exits: Exits {
+                timeout: Duration::from_secs(20),
+                backup_timeout: Duration::from_secs(24 * 3600),
+                ..Exits::default()
+            },
             prewarm: true,
         }
     }

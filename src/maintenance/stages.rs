@@ -14,10 +14,14 @@ pub(super) enum Stage {
     Checkpoint,
     Warm,
     Drain,
+    /// Of a failover: the lost primary writes nothing any more.
+    Fence,
     Stop,
     Verify,
     Promote,
     Release,
+    /// Of a rehearsal: clients go on, nothing has changed.
+    Open,
     Follow,
     Rejoin,
     Synchronous,
@@ -37,6 +41,23 @@ pub(super) const ROWS: &[Row<Stage>] = &[
     row(Stage::Follow, "Follow", ""),
     row(Stage::Rejoin, "Rejoin", ""),
     row(Stage::Synchronous, "Synchronous", ""),
+];
+
+/// The steps of a failover: what a dead server can no longer be asked for is not asked.
+pub(super) const FAILOVER_ROWS: &[Row<Stage>] = &[
+    row(Stage::Fence, "Fence", ""),
+    row(Stage::Promote, "Promote", "looking what became of the promotion"),
+    row(Stage::Release, "Release", ""),
+    row(Stage::Follow, "Follow", ""),
+    row(Stage::Synchronous, "Synchronous", ""),
+];
+
+/// The steps of a rehearsal.
+pub(super) const REHEARSAL_ROWS: &[Row<Stage>] = &[
+    row(Stage::Precheck, "Precheck", ""),
+    row(Stage::Warm, "Warm", "closing the connections to the coming primary"),
+    row(Stage::Drain, "Drain", "releasing the clients"),
+    row(Stage::Open, "Open", ""),
 ];
 
 const fn row(stage: Stage, name: &'static str, undo: &'static str) -> Row<Stage> {
@@ -112,6 +133,8 @@ pub(super) fn steps(from: &str, to: &str, s: &Settings) -> Vec<Step> {
                     "none",
                     format!("5 ms; whatever happens clients are held for at most {}", secs(s.max_hold)),
                 ),
+                Stage::Fence => ("the lost primary is armed and ended".to_owned(), "nothing", "5 s".into()),
+                Stage::Open => ("clients go on".to_owned(), "nothing", "1 ms".into()),
                 Stage::Follow => ("the other standbys follow by a reload".to_owned(), "none", "below 1 s".into()),
                 Stage::Rejoin => (
                     format!("{from} comes back as a standby: as it is, else rebuilt by a recovery"),

@@ -54,6 +54,30 @@ impl SyncNames {
         SyncNames { names, ..self.clone() }
     }
 
+    /// The same with a star written out.
+    pub fn listed(&self, all: &[String]) -> SyncNames {
+        if !self.names.iter().any(|n| n == "*") {
+            return self.clone();
+        }
+        let names: Vec<String> = all.to_vec();
+        SyncNames { any: self.any, count: self.count.min(names.len()), names }
+    }
+
+    /// True when nobody is waited for.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// How many of its standbys must be there so that every acknowledged commit is on one of them.
+    pub fn needed(&self) -> usize {
+        (self.names.len() + 1).saturating_sub(self.count).max(1)
+    }
+
+    /// True when this standby may be waited for.
+    pub fn names(&self, standby: &str) -> bool {
+        self.names.iter().any(|name| name == "*" || name.eq_ignore_ascii_case(standby))
+    }
+
     /// Only those that stream now, and no more confirmations than there are of them: writes never wait for somebody who is
     /// not there.
     pub fn only(&self, streaming: &[String]) -> SyncNames {
@@ -135,6 +159,8 @@ mod tests {
         assert_eq!(names.only(&there(&["pgmend_2", "pgmend_0"])), names);
         assert_eq!(names.only(&[]).to_string(), "");
         assert_eq!(read("*").only(&[]).to_string(), "");
+        assert_eq!(read("*").listed(&there(&["x", "y"])).to_string(), "FIRST 1 (\"x\", \"y\")");
+        assert!(read("*").names("any") && !read("a").names("b") && read("").is_empty());
         assert_eq!(read("2 (*)").only(&there(&["x"])).to_string(), "FIRST 1 (*)");
     }
 }

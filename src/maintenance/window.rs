@@ -21,6 +21,8 @@ const LOOK: Duration = Duration::from_millis(2);
 const RESERVE: Duration = Duration::from_secs(2);
 /// A promotion that was asked for is waited for, also when clients are no longer held.
 const PROMOTED_WITHIN: Duration = Duration::from_secs(120);
+/// After a rehearsal clients go on within this, and are counted.
+const OPENED: Duration = Duration::from_millis(200);
 /// A server that goes back needs a moment to be reachable.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 
@@ -49,6 +51,10 @@ impl Run {
 
     /// The view is still the one that was judged.
     fn still_ours(&self) -> Result<(), Failure> {
+        if self.resumed {
+            // Nothing was probed yet; what counts was read off the servers.
+            return Ok(());
+        }
         let view = self.inner.board.view();
         let epoch = self.facts()?.epoch;
         let now = view.epoch.as_ref().map(|e| (e.system_identifier, e.timeline));
@@ -76,7 +82,7 @@ impl Run {
             self.kick(&old);
             old.stopped_by(began + BACK_WITHIN).await;
         }
-        if let Err(error) = old.start(BACK_WITHIN, self.lines()).await {
+        if let Err(error) = old.start_again(BACK_WITHIN, self.lines()).await {
             return Some(format!("node {} could not be started again: {error}", self.from.id));
         }
         match self.inner.connect(&self.from).await {
@@ -140,7 +146,7 @@ impl Run {
     pub(super) async fn promote(&mut self) -> Result<(), Failure> {
         let began = Instant::now();
         // Looked at last: nobody was let through meanwhile.
-        if self.hold.as_ref().is_none_or(|hold| hold.quiet().is_err()) {
+        if !self.resumed && self.hold.as_ref().is_none_or(|hold| hold.quiet().is_err()) {
             return Err(Failure::new(format!("node {} was not promoted", self.to.id))
                 .detail("clients are no longer held: max_hold has passed"));
         }
@@ -194,7 +200,7 @@ impl Run {
         if server.directory.has_newer_history(timeline) {
             // Its promotion is in the log already: it goes on where it broke off.
             self.job.output(&format!("node {} died in its promotion and is started again", self.to.id));
-            let started = server.start(BACK_WITHIN, self.lines()).await;
+            let started = server.start_again(BACK_WITHIN, self.lines()).await;
             started.map_err(|e| {
                 Failure::new(format!("node {} died in its promotion and does not start", self.to.id))
                     .detail(e.to_string())
@@ -219,6 +225,31 @@ impl Run {
         }
     }
 
+    /// Of a rehearsal: released as they were held.
+    pub(super) async fn open(&mut self) -> Result<(), Failure> {
+        self.told.window = self.held.map(|w| w.since.elapsed());
+        self.hold = None;
+        self.freeze = None;
+        self.warm = None;
+        // Until they have all gone on.
+        tokio::time::sleep(OPENED).await;
+        self.told.stalled = self.inner.board.stalls.take();
+        Ok(())
+    }
+
+    pub(super) fn rehearsed(&self) -> String {
+        let held = self.told.window.map(super::run::milliseconds).unwrap_or_default();
+        let last = self.inner.jobs.list().into_iter().find(|j| j.kind == super::SWITCHOVER && !j.message.is_empty());
+        let last = last.and_then(|j| j.message.lines().find(|l| l.contains("clients were held")).map(str::to_owned));
+        let mut lines = vec![
+            format!("rehearsal: clients were held for {held:.1} ms and released; nothing was stopped"),
+            self.told.stalled.to_string(),
+            "a switchover adds the stop, the proof and the promotion: 50 to 200 ms on a small cluster".to_owned(),
+        ];
+        lines.extend(last.map(|line| format!("at the last one here {line}")));
+        lines.join("\n")
+    }
+
     /// The epoch is saved, view and gate are published together: clients go on, on the new primary.
     pub(super) async fn release(&mut self) -> Result<(), Failure> {
         let (window, began) = (self.window()?, Instant::now());
@@ -235,7 +266,8 @@ impl Run {
             standbys: Vec::new(),
             major: None,
         };
-        let reason = format!("{} by job {}", super::KIND, self.job.id());
+        let reason =
+            format!("{} by job {}", if self.lost { super::FAILOVER } else { super::SWITCHOVER }, self.job.id());
         let quiet = self.hold.as_ref().and_then(|hold| hold.quiet().ok());
         let switched = self.inner.keeper.switch(quiet, self.to.id, report, &reason).await;
         switched.map_err(|e| Failure::new("the new primary could not be published").detail(e.to_string()))?;

@@ -167,6 +167,17 @@ pub fn signal_stop(directory: &Path) -> Result<(), NodeError> {
     }
 }
 
+/// Ends a server of this machine that does not obey: an immediate stop (SIGQUIT), or its kill. A frozen one is woken to hear it.
+pub fn signal_immediate(directory: &Path, kill_it: bool) {
+    let Some(pid) = running_pid(directory).and_then(|pid| i32::try_from(pid).ok()) else { return };
+    let how = if kill_it { Signal::SIGKILL } else { Signal::SIGQUIT };
+    for signal in [how, Signal::SIGCONT] {
+        if let Err(error) = kill(Pid::from_raw(pid), signal) {
+            tracing::debug!(event = "node.not_signalled", pid, %error);
+        }
+    }
+}
+
 /// Ends a process of a server of this machine (SIGTERM), if it still is one: its parent is the postmaster.
 pub fn signal_child(directory: &Path, pid: u32) -> bool {
     let Some(postmaster) = running_pid(directory) else { return false };

@@ -161,8 +161,16 @@ impl Run {
         let program = self.facts()?.programs.path("pg_rewind");
         let mut command: Vec<OsString> = vec![program.into(), "-D".into(), directory.0.clone().into()];
         command.extend(["--source-server".into(), server.into(), "--progress".into()]);
+        // Its own crash recovery of an uncleanly stopped server refuses to run in standby mode.
+        let armed = directory.0.join("standby.signal").exists();
+        node::disarm_standby(&directory.0).map_err(|e| Failure::new("the target").detail(e.to_string()))?;
         let child = self.with_password(Child::new(command, Some(owner.clone())), &self.settings.password);
-        match self.watched(child, "pg_rewind", "FirstStage.Rewind", directory, stop).await {
+        let rewound = self.watched(child, "pg_rewind", "FirstStage.Rewind", directory, stop).await;
+        if armed {
+            // Whoever starts it meanwhile gets a standby.
+            drop(node::arm_standby(&directory.0, owner));
+        }
+        match rewound {
             Ok(()) => Ok(true),
             Err(failure) if stop.is_cancelled() => Err(failure),
             Err(failure) => {

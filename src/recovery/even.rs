@@ -10,11 +10,14 @@ use super::run::{Run, SHORT};
 use crate::cluster::NodeSpec;
 use crate::server::sql::{Row, Sql, literal};
 use crate::workflow::Failure;
+use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 const POLL: Duration = Duration::from_millis(10);
+/// Databases that are worked on at the same time.
+const DATABASES_AT_ONCE: usize = 4;
 /// Sequences that one statement asks for or sets.
 const AT_ONCE: usize = 200;
 /// Sequences and unlogged tables of one database at most.
@@ -40,19 +43,13 @@ impl Run {
         let others: Vec<Arc<NodeSpec>> =
             view.live().filter(|n| n.spec.id != self.source.id).map(|n| n.spec.clone()).collect();
         let (mut set, mut unlogged) = (0, Vec::new());
-        for database in names(source.rows_within(DATABASES, SHORT).await.map_err(|e| uneven(e.to_string()))?) {
-            let from = self.open(&self.source, &database).await?;
-            let (sequences, tables) = listed(&from).await?;
-            let wanted = standings(&from, &sequences).await?;
-            if !wanted.is_empty() {
-                for node in others.iter().chain([&self.target]) {
-                    set += self.set_sequences(node, &database, &wanted).await?;
-                }
+        let databases = names(source.rows_within(DATABASES, SHORT).await.map_err(|e| uneven(e.to_string()))?);
+        for some in databases.chunks(DATABASES_AT_ONCE) {
+            for done in join_all(some.iter().map(|database| self.even_out_one(database, &others))).await {
+                let (count, tables) = done?;
+                set += count;
+                unlogged.extend(tables);
             }
-            if !tables.is_empty() && self.settings.unlogged == Unlogged::Copy {
-                self.copy_unlogged(&from, &database, &tables).await?;
-            }
-            unlogged.extend(tables.into_iter().map(|table| format!("{database}: {table}")));
         }
         self.job.note("");
         if set > 0 {
@@ -69,6 +66,23 @@ impl Run {
             self.remarks.push(format!("{} unlogged tables were {verb} ({names}{more})", unlogged.len()));
         }
         Ok(())
+    }
+
+    /// One database: how many sequences had to be set, and its unlogged tables.
+    async fn even_out_one(&self, database: &str, others: &[Arc<NodeSpec>]) -> Result<(usize, Vec<String>), Failure> {
+        let from = self.open(&self.source, database).await?;
+        let (sequences, tables) = listed(&from).await?;
+        let wanted = standings(&from, &sequences).await?;
+        let mut set = 0;
+        if !wanted.is_empty() {
+            for node in others.iter().chain([&self.target]) {
+                set += self.set_sequences(node, database, &wanted).await?;
+            }
+        }
+        if !tables.is_empty() && self.settings.unlogged == Unlogged::Copy {
+            self.copy_unlogged(&from, database, &tables).await?;
+        }
+        Ok((set, tables.into_iter().map(|table| format!("{database}: {table}")).collect()))
     }
 
     /// A promotion that the script began may still be under way.

@@ -57,6 +57,7 @@ fn statuses(scratch: &Scratch, port: u16) -> Vec<String> {
 
 #[test]
 fn pgpool_setup_builds_runs_and_recovers_with_pgmend() {
+    let _alone = alone();
     let scratch = Scratch::new();
     install(&scratch);
     let (base, pg_base) = (three_ports(), three_ports());
@@ -94,14 +95,21 @@ fn pgpool_setup_builds_runs_and_recovers_with_pgmend() {
     });
 }
 
+/// Its scripts keep a file in `/tmp`, so that two of them on one machine take each other's.
+fn alone() -> nix::fcntl::Flock<std::fs::File> {
+    let file = std::fs::File::create("/tmp/pgmend-pgpool_setup.lock").expect("the lock file can be made");
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).expect("it can be locked")
+}
+
 /// Its modes r and i: every node but the first is made by an online recovery of two stages, with the script's own scripts.
 fn builds_and_recovers_equals(mode: &str) {
+    let _alone = alone();
     let scratch = Scratch::new();
     install(&scratch);
     let (base, pg_base) = (three_ports(), three_ports());
     let setup = format!("pgpool_setup -m {mode} -n 2 -p {base} -pg {pg_base} --no-stop < /dev/null");
     let built = shell(&scratch, &setup, 170);
-    let logs = || shell(&scratch, "tail -n 60 log/*.log pgpool*.log 2>/dev/null", 10).out;
+    let logs = || shell(&scratch, "tail -n 60 log/*.log log/*/*.log data1/log/* 2>/dev/null", 10).out;
     assert!(built.ok, "{}\n{}", built.all(), logs());
     let up = || statuses(&scratch, base) == ["up", "up"];
     wait_until("both nodes are up", Duration::from_secs(30), up);
@@ -118,7 +126,8 @@ fn builds_and_recovers_equals(mode: &str) {
     assert_eq!(both(sums)[0], both(sums)[1], "both were written to");
 
     let door = Door { host: "/tmp".into(), port: base, user: "postgres".into(), database: "test".into() };
-    let load = Load::start(&door, scratch.path(), 8);
+    // Under repeatable read some have to try again.
+    let load = Load::start_with(&door, scratch.path(), 8, &["--max-tries", "1000"]);
     let pcp = base + 1;
     let detach = shell(&scratch, &format!("pcp_detach_node -w -h localhost -p {pcp} -n 1"), 30).all();
     assert!(detach.contains("Command Successful"), "{detach}");

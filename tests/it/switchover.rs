@@ -15,7 +15,7 @@ pub fn quick(cluster: &Cluster) {
     }
 }
 
-fn trio() -> Cluster {
+pub fn trio() -> Cluster {
     let mut cluster = Cluster::pair();
     cluster.add_standby();
     cluster

@@ -15,11 +15,14 @@ pub(super) enum Right {
 impl Right {
     pub(super) fn allows(self, command: &Command) -> bool {
         match command {
-            Command::Status | Command::Jobs | Command::Job { .. } | Command::PlanSwitchover { .. } => true,
+            Command::Status | Command::Jobs | Command::Job { .. } => true,
+            Command::Planned { dry_run: true, .. } => true,
             Command::Recover { .. }
             | Command::Attach { .. }
             | Command::Detach { .. }
-            | Command::Switchover { .. }
+            | Command::Planned { dry_run: false, .. }
+            | Command::Failover { .. }
+            | Command::BackedUp
             | Command::Pause { .. }
             | Command::Resume { .. }
             | Command::Reconnect { .. }

@@ -226,7 +226,8 @@ async fn promote(operator: &dyn Operator, body: &[u8], out: &mut Vec<u8>) -> Nex
         return Next::Continue;
     }
     let transactions = crate::maintenance::LongTransactions::default();
-    match operator.run(Command::Switchover { node: Some(node), transactions }).await {
+    let work = crate::maintenance::Planned::Switchover { node: Some(node), transactions };
+    match operator.run(Command::Planned { work, dry_run: false }).await {
         Ok(Reply::Job { job }) => Next::AwaitJob(job.id),
         Ok(_) => {
             failed(out, "switchover failed", Some("no job was started"));

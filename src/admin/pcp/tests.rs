@@ -4,6 +4,7 @@ use super::{BoxFuture, Operator, bind};
 use crate::admin::{Command, CommandError, PcpSettings, Reply, StopMode};
 use crate::base::NodeId;
 use crate::cluster::{DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Role, SslMode, View};
+use crate::maintenance::Planned;
 use crate::workflow::{JobSnapshot, Outcome, Progress};
 use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt;
@@ -35,6 +36,7 @@ fn node(id: u16, role: Role, status: NodeStatus) -> NodeView {
             stop_command: None,
             status_command: None,
             sslmode: SslMode::Prefer,
+            maintain: crate::cluster::MaintainCommands::default(),
         }),
         status,
         role,
@@ -77,7 +79,7 @@ impl Operator for Fake {
                 false,
             ),
             Command::Recover { node: NodeId(3), .. } => refusal("process recovery request failed", "already", true),
-            Command::Switchover { node: Some(node), .. } => {
+            Command::Planned { work: Planned::Switchover { node: Some(node), .. }, .. } => {
                 let job = JobSnapshot { kind: "switchover".into(), ..job(u64::from(node.0), Outcome::Running) };
                 Ok(Reply::Job { job })
             }

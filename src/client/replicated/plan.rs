@@ -8,7 +8,7 @@ use crate::client::fault::Fault;
 use crate::client::scan::Traces;
 use crate::net::Stream;
 use crate::routing::{self, Block, Catalog, Class, Isolation, Modes, Parsed, Plan, Policy, Verdict};
-use crate::server::ParamSet;
+use crate::server::{ParamSet, identifier};
 use crate::wire::backend::ErrorFields;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -204,10 +204,10 @@ impl Session {
             false => original,
         };
         let text = if let How::Begin { text } = &how { text.as_str() } else { text };
-        let sequences = step
-            .locks
-            .iter()
-            .map(|lock| Sequence { oid: lock.oid, name: format!("{}.{}", quoted(&lock.schema), quoted(&lock.name)) });
+        let sequences = step.locks.iter().map(|lock| Sequence {
+            oid: lock.oid,
+            name: format!("{}.{}", identifier(&lock.schema), identifier(&lock.name)),
+        });
         Step {
             text: text.as_bytes().to_vec(),
             needs: Needs {
@@ -286,10 +286,6 @@ fn in_transaction(class: &Class, block: Block) -> bool {
         Class::Prepare(_) | Class::Deallocate(_) | Class::FinishPrepared => false,
         _ => block == Block::Allowed,
     }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn unequal(step: &routing::Step) -> ErrorFields {

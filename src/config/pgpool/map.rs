@@ -197,6 +197,7 @@ fn node(values: &Values, number: u16, sslmode: SslMode) -> NodeSpec {
         stop_command: None,
         status_command: None,
         sslmode,
+        maintain: crate::cluster::MaintainCommands::default(),
     };
     if let Err(message) = apply_flags(&mut spec, given("backend_flag").unwrap_or_default()) {
         values.error(&format!("backend_flag{number}"), message);

@@ -75,7 +75,11 @@ pub fn rows_of(table: &str) -> String {
     )
 }
 
-/// Where one sequence stands.
-pub fn sequence(name: &str) -> String {
-    format!("SELECT concat_ws(' ', last_value, is_called) FROM {name}")
+/// Where these sequences stand.
+pub fn standings(sequences: &[String]) -> String {
+    let each = sequences.iter().map(|name| {
+        let text = crate::server::sql::literal(name);
+        format!("SELECT {text}, concat_ws(' ', last_value, is_called) FROM {name}")
+    });
+    each.collect::<Vec<_>>().join(" UNION ALL ")
 }

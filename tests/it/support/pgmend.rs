@@ -49,6 +49,9 @@ impl Config {
         }
         config.set("listen", "addresses = [\"127.0.0.1\"]").set("listen", &format!("port = {port}"));
         config.set("listen", &format!("unix_socket_directories = [\"{at}\"]"));
+        if let Some(directory) = super::process::other_programs() {
+            config.set("recovery", &format!("bin_directory = \"{}\"", directory.display()));
+        }
         config.set("pool", "mode = \"transaction\"").set("auth", "method = \"trust\"");
         config.set("health", "health_check_period = \"1s\"").set("health", "health_check_timeout = \"2s\"");
         config.set("health", "health_check_retry_delay = \"500ms\"");

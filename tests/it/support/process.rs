@@ -39,8 +39,16 @@ impl Ran {
     }
 }
 
-/// PostgreSQL's programs: the newest version that Debian's layout holds.
+/// PostgreSQL's programs elsewhere than in Debian's layout: another version, for the same stories.
+pub fn other_programs() -> Option<PathBuf> {
+    std::env::var_os("PGMEND_IT_BIN").filter(|d| !d.is_empty()).map(PathBuf::from)
+}
+
+/// PostgreSQL's programs: those of `PGMEND_IT_BIN`, else the newest version that Debian's layout holds.
 pub fn bin(program: &str) -> PathBuf {
+    if let Some(directory) = other_programs() {
+        return directory.join(program);
+    }
     let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .expect("PostgreSQL is installed (tests/setup test)")
         .flatten()

@@ -1,0 +1,339 @@
+//! A primary that stays lost is replaced by the most advanced standby, if that is safe; and a standby that stays lost is no longer
+//! waited for. Only where `automatic_failover` is on, nobody has disabled it, and no other job runs.
+//!
+//! Safe means: every acknowledged commit is known to be on one of the standbys that can be asked. Where `synchronous_standby_names`
+//! waits for `n` of `m`, that is so when at least `m - n + 1` of them are there. Without synchronous standbys commits may be lost,
+//! which is reported.
+
+use super::facts::{CandidateFacts, Facts, PrimaryFacts};
+use super::look::{self, SHORT, text};
+use super::run::{Run, Window};
+use super::server::Server;
+use super::stages::FAILOVER_ROWS;
+use super::sync_names::SyncNames;
+use super::{FAILOVER, Inner, Maintenance, SwitchOptions};
+use crate::base::{Lsn, NodeId};
+use crate::cluster::{Epoch, NodeSpec, NodeStatus, View};
+use crate::keeper::FAILED_REASON;
+use crate::server::sql::Sql;
+use crate::workflow::{Failure, Outcome};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks at the cluster.
+const LOOK: Duration = Duration::from_secs(1);
+/// The setting of a healthy primary is read so often.
+const LEARN: Duration = Duration::from_secs(5);
+/// After a failover that could not be done, until the next try.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+/// A primary that answers within this is not lost.
+const CONFIRM: Duration = Duration::from_secs(2);
+/// A server that does not obey has this long before it is killed.
+const IMMEDIATE: Duration = Duration::from_secs(5);
+
+/// A standby that could be asked.
+#[derive(Clone, Debug)]
+pub(super) struct Survivor {
+    pub spec: Arc<NodeSpec>,
+    pub received: Lsn,
+    pub eligible: bool,
+}
+
+/// Who is promoted, or why nobody. `set`: the names that were in force; `None`: nobody knows them.
+pub(super) fn elect(survivors: &[Survivor], set: Option<&SyncNames>) -> Result<Arc<NodeSpec>, String> {
+    let best = survivors.iter().filter(|s| s.eligible).max_by_key(|s| (s.received, std::cmp::Reverse(s.spec.id)));
+    let best = best.ok_or("no standby answers that is known to have all acknowledged commits")?;
+    let set = set.ok_or("which standbys were synchronous is not known")?;
+    if set.is_empty() {
+        return Ok(best.spec.clone());
+    }
+    let there = survivors.iter().filter(|s| set.names(&s.spec.application_name)).count();
+    let needed = set.needed();
+    if there < needed {
+        return Err(format!(
+            "of the synchronous standbys {there} answer, {needed} must: one of the others may have acknowledged commits"
+        ));
+    }
+    if survivors.iter().any(|s| s.received > best.received) {
+        return Err("the most advanced standby may lack acknowledged commits of before".to_owned());
+    }
+    Ok(best.spec.clone())
+}
+
+impl Maintenance {
+    /// Watches over the cluster until the token is cancelled.
+    pub async fn guard(self, token: CancellationToken) {
+        let mut learnt: Option<Instant> = None;
+        let mut not_before: Option<Instant> = None;
+        loop {
+            if token.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
+                return;
+            }
+            let upkeep = self.0.store.upkeep();
+            let busy = self.0.jobs.list().iter().any(|j| j.outcome == Outcome::Running);
+            if !(self.0.settings)().automatic_failover || upkeep.failover_disabled || busy {
+                continue;
+            }
+            let view = self.0.board.view();
+            match lost_primary(&view) {
+                None if view.primary.is_some() && learnt.is_none_or(|at| at.elapsed() >= LEARN) => {
+                    learnt = Some(Instant::now());
+                    if let Err(why) = self.0.keep_names().await {
+                        tracing::debug!(event = "failover.names_not_kept", why);
+                    }
+                }
+                Some((epoch, lost)) if not_before.is_none_or(|at| Instant::now() >= at) => {
+                    if let Err(why) = self.fail_over(&epoch, &lost).await {
+                        tracing::error!(event = "failover.impossible", node = lost.id.0, "nobody is promoted: {why}");
+                        not_before = Some(Instant::now() + AFTER_FAILURE);
+                    }
+                }
+                None | Some(_) => {}
+            }
+        }
+    }
+
+    /// Confirms the loss, elects, and lets the job run to its end.
+    async fn fail_over(&self, epoch: &Epoch, lost: &Arc<NodeSpec>) -> Result<(), String> {
+        if self.0.answers(lost).await {
+            return Err(format!("node {} answers again", lost.id));
+        }
+        let survivors = self.0.survivors(epoch).await;
+        let kept = self.0.store.upkeep().sync_names;
+        let set = kept.as_ref().and_then(|k| SyncNames::parse(&k.set));
+        let to = elect(&survivors, set.as_ref())?;
+        let data = json!({ "from": lost.id.0, "to": to.id.0 });
+        let job = self.0.jobs.begin(FAILOVER, to.id, data).map_err(|e| e.to_string())?;
+        let mut run = Run::new(self.0.clone(), job.clone(), SwitchOptions::default(), lost.clone(), to);
+        run.lost = true;
+        // It is neither a plan nor a crash: what is checked in a plan cannot be asked of a dead server.
+        run.resumed = true;
+        run.facts = Some(facts(&run, epoch));
+        run.prepared.wanted = kept.and_then(|k| SyncNames::parse(&k.wanted)).filter(|w| !w.is_empty());
+        run.candidate = Some(self.0.connect(&run.to).await.map_err(|e| e.to_string())?);
+        run.old = Server::find(&self.0, lost, job.id()).await.ok();
+        let since = Instant::now();
+        run.held = Some(Window { since, until: since + run.limits.max_hold });
+        tracing::warn!(event = "failover.begins", job = job.id(), lost = lost.id.0, to = run.to.id.0);
+        let outcome = crate::workflow::run(&job, FAILOVER_ROWS, &mut run).await;
+        if outcome == Outcome::Succeeded { Ok(()) } else { Err(format!("job {} failed", job.id())) }
+    }
+}
+
+fn facts(run: &Run, epoch: &Epoch) -> Facts {
+    Facts {
+        from: run.from.id,
+        to: run.to.id,
+        to_name: run.to.application_name.clone(),
+        to_is_up: true,
+        fixed: false,
+        jobs: Vec::new(),
+        no_control: None,
+        primary: Ok(PrimaryFacts {
+            is_primary: true,
+            system_identifier: epoch.system_identifier,
+            timeline: epoch.timeline,
+            ..PrimaryFacts::default()
+        }),
+        candidate: Ok(CandidateFacts::default()),
+        epoch: Some((epoch.system_identifier, epoch.timeline)),
+    }
+}
+
+/// The epoch's node, when its health checks have failed to their last retry.
+fn lost_primary(view: &View) -> Option<(Epoch, Arc<NodeSpec>)> {
+    let epoch = view.epoch.clone().filter(|_| view.primary.is_none())?;
+    let node = view.node(epoch.node)?;
+    let lost = node.status == NodeStatus::Down && node.reason.starts_with(FAILED_REASON);
+    lost.then(|| (epoch, node.spec.clone()))
+}
+
+impl Inner {
+    async fn answers(&self, node: &NodeSpec) -> bool {
+        let began = Instant::now();
+        loop {
+            if self.connect(node).await.is_ok() {
+                return true;
+            }
+            if began.elapsed() > CONFIRM {
+                return false;
+            }
+            tokio::time::sleep(LOOK / 4).await;
+        }
+    }
+
+    /// The standbys in routing that can be asked and belong to the epoch's history.
+    async fn survivors(&self, epoch: &Epoch) -> Vec<Survivor> {
+        let (view, upkeep) = (self.board.view(), self.store.upkeep());
+        let mut survivors = Vec::new();
+        for node in view.nodes.iter().filter(|n| n.status == NodeStatus::Up && n.spec.id != epoch.node) {
+            let Ok(sql) = self.connect(&node.spec).await else { continue };
+            let ask = "SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system()), \
+                       greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())";
+            let Ok(rows) = sql.rows_within(ask, SHORT).await else { continue };
+            let same = text(rows.first(), 1) == epoch.system_identifier.to_string();
+            if text(rows.first(), 0) == "t" && same && node.spec.allow_failover {
+                let received = text(rows.first(), 2).parse().unwrap_or_default();
+                let eligible = !upkeep.ineligible.contains(&node.spec.id.0);
+                survivors.push(Survivor { spec: node.spec.clone(), received, eligible });
+            }
+        }
+        survivors
+    }
+
+    /// Learns the names that are in force, takes those out that are lost, and names those again that stream.
+    async fn keep_names(&self) -> Result<(), String> {
+        let (_, sql) = self.connect_primary().await?;
+        let wanted = self.wanted_names(&sql).await?;
+        let view = self.board.view();
+        let lost = view.nodes.iter().filter(|n| n.status == NodeStatus::Down && wanted.names(&n.spec.application_name));
+        let mut out = self.names_out(None);
+        for node in lost {
+            if !out.contains(&node.spec.application_name) {
+                // Recorded before it is no longer waited for.
+                self.mark_eligible(node.spec.id, false)?;
+                out.push(node.spec.application_name.clone());
+            }
+        }
+        let now = self.set_names(&sql, &wanted, &out).await?;
+        self.eligible_again(&sql, &now).await
+    }
+
+    /// Who is synchronous, or streams where nobody is waited for, has all acknowledged commits.
+    async fn eligible_again(&self, sql: &Sql, now: &SyncNames) -> Result<(), String> {
+        let ineligible = self.store.upkeep().ineligible;
+        if ineligible.is_empty() {
+            return Ok(());
+        }
+        let ask =
+            "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming' AND sync_state <> 'async'";
+        let rows = sql.rows_within(ask, SHORT).await.map_err(|e| e.to_string())?;
+        let synchronous: Vec<String> = rows.iter().map(|r| text(Some(r), 0)).collect();
+        let streaming = look::who_streams(sql).await.map_err(|e| e.to_string())?;
+        for node in self.board.view().nodes.iter().filter(|n| ineligible.contains(&n.spec.id.0)) {
+            let name = &node.spec.application_name;
+            if synchronous.contains(name) || (now.is_empty() && streaming.contains(name)) {
+                self.mark_eligible(node.spec.id, true)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Run {
+    /// The lost primary writes nothing any more: armed, and ended where it hangs. Elsewhere the epoch keeps clients away.
+    pub(super) async fn fence(&mut self) -> Result<(), Failure> {
+        let Some(old) = self.old.clone() else {
+            self.told
+                .lines
+                .push(format!("node {} is out of reach: only the epoch keeps clients from it", self.from.id));
+            return Ok(());
+        };
+        let bad =
+            |e: crate::node::NodeError| Failure::new("the lost primary could not be fenced").detail(e.to_string());
+        old.arm().map_err(bad)?;
+        if old.runs() {
+            crate::node::signal_immediate(&old.directory.0, false);
+            if !old.stopped_by(Instant::now() + IMMEDIATE).await {
+                crate::node::signal_immediate(&old.directory.0, true);
+                old.stopped_by(Instant::now() + IMMEDIATE).await;
+            }
+        }
+        if old.runs() {
+            return Err(Failure::new("the lost primary could not be fenced").detail("its process does not end"));
+        }
+        let others = self.siblings();
+        let nodes = others.iter().map(|s| s.id).chain([self.from.id]);
+        let slots: Vec<String> = nodes.map(super::prepare::slot_of).collect();
+        let sql = self.candidate()?;
+        for slot in &slots {
+            if let Err(error) = super::prepare::ensure_slot(sql, slot).await {
+                self.job.output(&format!("slot {slot}: {error}"));
+            }
+        }
+        // A name that nobody answers to would keep all writes waiting.
+        super::prepare::set_sync_names(sql, Some("")).await?;
+        if self.prepared.wanted.is_some() {
+            for node in self.siblings().iter().map(|s| s.id).chain([self.from.id]) {
+                self.eligible(node)?;
+            }
+        } else {
+            self.told.lines.push("no standby was synchronous: commits of the last moment may be lost".to_owned());
+        }
+        Ok(())
+    }
+
+    pub(super) fn failed_over(&self) -> String {
+        let id = self.from.id;
+        let mut lines = vec![format!(
+            "node {} is the primary, node {id} was lost; {:.1} s from its confirmed loss",
+            self.to.id,
+            self.began.elapsed().as_secs_f64()
+        )];
+        lines.extend(self.told.lines.iter().cloned());
+        lines.push(format!("`pgmend recover {id}` brings the lost node back as a standby"));
+        lines.join("\n")
+    }
+
+    fn eligible(&self, node: NodeId) -> Result<(), Failure> {
+        let marked = self.inner.mark_eligible(node, false);
+        marked.map_err(|e| Failure::new("the state directory cannot be written").detail(e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Host, MaintainCommands, SslMode};
+
+    fn survivor(id: u16, received: u64, eligible: bool) -> Survivor {
+        let spec = NodeSpec {
+            id: NodeId(id),
+            host: Host("h".into()),
+            port: 1,
+            data_directory: None,
+            weight: 1.0,
+            application_name: format!("n{id}"),
+            allow_failover: true,
+            always_primary: false,
+            start_command: None,
+            stop_command: None,
+            status_command: None,
+            sslmode: SslMode::Disable,
+            maintain: MaintainCommands::default(),
+        };
+        Survivor { spec: Arc::new(spec), received: Lsn(received), eligible }
+    }
+
+    fn elected(survivors: &[Survivor], set: Option<&str>) -> Option<u16> {
+        let set = set.map(|s| SyncNames::parse(s).unwrap());
+        elect(survivors, set.as_ref()).ok().map(|spec| spec.id.0)
+    }
+
+    #[test]
+    fn the_most_advanced_is_promoted_where_nothing_can_be_lost() {
+        let (one, two) = (survivor(1, 100, true), survivor(2, 200, true));
+        let both = [one.clone(), two.clone()];
+        assert_eq!(elected(&both, Some("")), Some(2), "nobody was synchronous");
+        assert_eq!(elected(&both, Some("ANY 1 (n1, n2)")), Some(2));
+        assert_eq!(
+            elected(std::slice::from_ref(&one), Some("ANY 1 (n1, n2)")),
+            None,
+            "the other may have what this one has not"
+        );
+        assert_eq!(elected(std::slice::from_ref(&one), Some("ANY 2 (n1, n2)")), Some(1));
+        assert_eq!(elected(std::slice::from_ref(&one), Some("n1")), Some(1));
+        assert_eq!(elected(std::slice::from_ref(&two), Some("n1")), None);
+        assert_eq!(elected(&both, None), None, "nobody knows who was synchronous");
+        assert_eq!(elected(&[], Some("")), None);
+    }
+
+    #[test]
+    fn who_may_lack_commits_is_passed_over() {
+        let (one, two) = (survivor(1, 100, true), survivor(2, 200, false));
+        assert_eq!(elected(&[one.clone(), two.clone()], Some("")), Some(1));
+        assert_eq!(elected(&[two], Some("")), None);
+    }
+}
