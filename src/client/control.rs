@@ -62,7 +62,8 @@ pub struct Control {
     /// Until when (coarse seconds) it may wait for a server connection.
     wait_until_s: Cell<Option<u64>>,
     overdue: Cell<bool>,
-    swept_s: Cell<u64>,
+    /// When (coarse seconds) it was last looked at.
+    swept_s: Cell<Option<u64>>,
     /// Since when (coarse seconds) it is closed while an answer is owed.
     pub closed_s: Cell<Option<u64>>,
     /// What it is at.
@@ -100,7 +101,7 @@ impl Control {
     /// To be called once a second: ends what lasts too long. `held`: at the gate, and that time does
     /// not count for who waits or has nothing to do.
     pub fn sweep(&self, now_s: u64, held: bool) {
-        let passed_s = now_s.saturating_sub(self.swept_s.replace(now_s));
+        let passed_s = self.swept_s.replace(Some(now_s)).map_or(0, |before| now_s.saturating_sub(before));
         if held {
             self.wait_until_s.set(self.wait_until_s.get().map(|end| end.saturating_add(passed_s)));
             self.activity.set(self.activity.get().held(passed_s));
@@ -147,5 +148,26 @@ impl Control {
     pub fn end(&self, ending: Ending) {
         self.ending.set(Some(ending));
         self.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_at_the_gate_counts_for_no_wait_but_time_before_a_session_came_does_not_count_either() {
+        let control = Control::default();
+        control.wait_until(Some(1010));
+        // The first look, at a clock that has run for long.
+        control.sweep(1000, true);
+        for now_s in 1001..1100 {
+            control.sweep(now_s, true);
+        }
+        assert!(!control.is_overdue(), "held for 99 s");
+        control.sweep(1108, false);
+        assert!(!control.is_overdue());
+        control.sweep(1109, false);
+        assert!(control.is_overdue(), "10 s that were not at the gate");
     }
 }

@@ -86,6 +86,12 @@ impl Session {
     pub(super) async fn give_up(&mut self, mut pooled: Box<Pooled>) -> Result<(), Fault> {
         let control = self.borrower.control.clone();
         control.drain.asked.set(false);
+        if let Some(pin) = &self.pin {
+            // That was found after its last transaction, and lasts.
+            control.drain.fix(pin.reasons().join(", "), self.core.sight().rounds, self.borrower.worker.now_s());
+            self.held = Some(pooled);
+            return Ok(());
+        }
         control.doing.set(Doing::Moving);
         let packed = self.pack(&mut pooled.conn).await;
         self.down.own().append(&mut pooled.conn.asides);
@@ -113,9 +119,6 @@ impl Session {
 
     /// Asks for everything, and changes what is known of the session only when all of it can be carried.
     async fn pack(&mut self, conn: &mut ServerConn) -> Result<Luggage, Kept> {
-        if let Some(pin) = &self.pin {
-            return Err(Kept::Reasons(pin.reasons()));
-        }
         if let Some(why) = self.core.uncarried() {
             return Err(Kept::Reasons(vec![why.to_owned()]));
         }
