@@ -215,6 +215,11 @@ impl Maintenance {
 
     /// Begins planned work and returns its job. Must be called inside the control plane's runtime.
     pub fn begin(&self, work: Planned) -> Result<u64, Refused> {
+        let mode = self.0.board.view().mode;
+        if mode.replicates() {
+            let detail = format!("this is for a primary and its standbys; in {mode} every node is written to");
+            return Err(Refused { message: "nothing was begun".to_owned(), detail: Some(detail), fatal: false });
+        }
         let running = self.0.jobs.list().into_iter().find(|j| j.outcome == crate::workflow::Outcome::Running);
         if let Some(other) = running {
             let detail = format!("job {} ({} of node {}) is running", other.id, other.kind, other.node);
