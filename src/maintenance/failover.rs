@@ -318,10 +318,14 @@ mod tests {
         let both = [one.clone(), two.clone()];
         assert_eq!(elected(&both, Some("")), Some(2), "nobody was synchronous");
         assert_eq!(elected(&both, Some("ANY 1 (n1, n2)")), Some(2));
-        assert_eq!(elected(&[one.clone()], Some("ANY 1 (n1, n2)")), None, "the other may have what this one has not");
-        assert_eq!(elected(&[one.clone()], Some("ANY 2 (n1, n2)")), Some(1));
-        assert_eq!(elected(&[one.clone()], Some("n1")), Some(1));
-        assert_eq!(elected(&[two.clone()], Some("n1")), None);
+        assert_eq!(
+            elected(std::slice::from_ref(&one), Some("ANY 1 (n1, n2)")),
+            None,
+            "the other may have what this one has not"
+        );
+        assert_eq!(elected(std::slice::from_ref(&one), Some("ANY 2 (n1, n2)")), Some(1));
+        assert_eq!(elected(std::slice::from_ref(&one), Some("n1")), Some(1));
+        assert_eq!(elected(std::slice::from_ref(&two), Some("n1")), None);
         assert_eq!(elected(&both, None), None, "nobody knows who was synchronous");
         assert_eq!(elected(&[], Some("")), None);
     }
