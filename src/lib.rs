@@ -20,6 +20,7 @@ pub mod net;
 pub mod node;
 pub mod pool;
 pub mod recovery;
+pub mod routing;
 pub mod server;
 pub mod store;
 pub mod telemetry;

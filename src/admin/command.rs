@@ -22,10 +22,13 @@ pub enum Command {
         #[serde(default)]
         accept_loss: bool,
     },
-    /// Put a node into routing.
+    /// Put a node into routing. In the replicating modes its data are compared with the main node's first.
     Attach {
         /// Which.
         node: NodeId,
+        /// Its data are taken as they are.
+        #[serde(default)]
+        accept_data: bool,
     },
     /// Take a node out of routing.
     Detach {
@@ -58,6 +61,9 @@ pub enum Command {
         /// Seconds after which the pause ends by itself; else by RESUME.
         #[serde(default)]
         at_most_s: Option<u64>,
+        /// With the rules that a recovery has for clients.
+        #[serde(default)]
+        drain: bool,
     },
     /// Take PAUSE or KILL back.
     Resume {
@@ -144,6 +150,9 @@ pub enum Reply {
         view: View,
         /// `open` or `held: reason`.
         gate: String,
+        /// Who keeps what the gate's orders wait for from ending; a bounded list.
+        #[serde(default)]
+        holdups: Vec<String>,
         /// Version of pgmend.
         version: String,
         /// Process id of the daemon.

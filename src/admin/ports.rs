@@ -14,8 +14,8 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Takes nodes into routing and out of it. The words of a failure are for people.
 pub trait NodePort: Send + Sync + 'static {
-    /// Puts a node into routing.
-    fn attach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>>;
+    /// Puts a node into routing; `accept_data`: an operator answers for its data.
+    fn attach(&self, node: NodeId, accept_data: bool, reason: String) -> BoxFuture<Result<(), String>>;
     /// Takes a node out of routing.
     fn detach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>>;
 }
@@ -24,6 +24,9 @@ pub trait NodePort: Send + Sync + 'static {
 pub trait RecoveryPort: Send + Sync + 'static {
     /// Begins a recovery; its job's number, or Pgpool-II's words of refusal.
     fn start(&self, node: NodeId, overwrite: bool, accept_loss: bool) -> Result<u64, CommandError>;
+    /// Begins an attach beside nodes that are kept equal: compared with the main node unless its data are accepted as they
+    /// are, while clients are held; its job's number.
+    fn attach(&self, node: NodeId, accept_data: bool) -> Result<u64, CommandError>;
     /// One job as it is now; `None` when nobody remembers it.
     fn job(&self, id: u64) -> Option<JobSnapshot>;
     /// All jobs that are remembered.

@@ -6,8 +6,9 @@ use super::{
 };
 use crate::base::NodeId;
 use crate::client::Pause;
-use crate::cluster::{Board, NodeStatus, Scope, View};
-use crate::workflow::JobSnapshot;
+use crate::cluster::{Board, MAX_HOLDUPS, NodeStatus, Scope, View};
+use crate::workflow::{JobSnapshot, Outcome};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -46,7 +47,7 @@ impl Admin {
         match command {
             Command::Status => Ok(self.status()),
             Command::Recover { node, overwrite, accept_loss } => self.recover(node, overwrite, accept_loss),
-            Command::Attach { node } => self.attach(node).await,
+            Command::Attach { node, accept_data } => self.attach(node, accept_data).await,
             Command::Detach { node } => self.detach(node).await,
             Command::Planned { work, dry_run: true } => Ok(Reply::Plan { plan: self.maintenance.plan(work).await? }),
             Command::Planned { work, dry_run: false } => {
@@ -57,7 +58,9 @@ impl Admin {
                 self.maintenance.set_failover(enabled).map(done).map_err(|why| failed("nothing was changed", why))
             }
             Command::BackedUp => self.maintenance.backed_up().map(done).map_err(|why| failed("nothing was noted", why)),
-            Command::Pause { database, timeout_s, at_most_s } => self.pause(database, timeout_s, at_most_s).await,
+            Command::Pause { database, timeout_s, at_most_s, drain } => {
+                self.pause(database, timeout_s, at_most_s, drain).await
+            }
             Command::Resume { database } => self.traffic.resume(Scope::of(database)).map(done),
             Command::Reconnect { database } => Ok(done(self.traffic.reconnect(Scope::of(database)))),
             Command::Kill { database } => self.traffic.kill(Scope::of(database)).await.map(done),
@@ -108,6 +111,7 @@ impl Admin {
         Reply::Status {
             view: View::clone(&now.view),
             gate: now.gate.to_string(),
+            holdups: holdups(&self.board),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             clients: self.daemon.clients(),
@@ -131,6 +135,7 @@ impl Admin {
         database: Option<String>,
         timeout_s: u64,
         at_most_s: Option<u64>,
+        drain: bool,
     ) -> Result<Reply, CommandError> {
         if timeout_s > MAX_PAUSE_TIMEOUT_S {
             let why = format!("expected a timeout of at most {MAX_PAUSE_TIMEOUT_S} seconds, got {timeout_s}");
@@ -138,19 +143,39 @@ impl Admin {
         }
         // A pause for longer than a year is one without an end.
         let at_most = at_most_s.filter(|s| *s < 365 * 24 * 3600).map(Duration::from_secs);
-        let pause = Pause { scope: Scope::of(database), timeout: Duration::from_secs(timeout_s), at_most };
+        let pause = Pause { scope: Scope::of(database), timeout: Duration::from_secs(timeout_s), at_most, drain };
         self.traffic.pause(pause).await.map(done)
     }
 
-    async fn attach(&self, node: NodeId) -> Result<Reply, CommandError> {
+    async fn attach(&self, node: NodeId, accept_data: bool) -> Result<Reply, CommandError> {
         let status = self.view().node(node).map(|n| n.status).ok_or_else(|| out_of_range("failback", node))?;
         // Pgpool-II too answers this with success: what was asked for holds already.
         if status.is_live() {
             return Ok(done(format!("node {node} was {status} already")));
         }
-        let attached = self.nodes.attach(node, "attached by an operator".to_owned()).await;
-        attached.map_err(|why| failed(&format!("node {node} was not attached"), why))?;
+        let not_attached = |why: String| failed(&format!("node {node} was not attached"), why);
+        let view = self.view();
+        if accept_data && !view.mode.replicates() {
+            return Err(not_attached(format!("nothing is compared in {}, so there is nothing to accept", view.mode)));
+        }
+        if view.mode.replicates() && view.nodes.iter().any(|n| n.status.is_live()) {
+            return self.attach_equal(node, accept_data).await;
+        }
+        let attached = self.nodes.attach(node, accept_data, "attached by an operator".to_owned()).await;
+        attached.map_err(not_attached)?;
         Ok(done(format!("node {node} is attached")))
+    }
+
+    /// Beside equals that serve it enters while clients are held; that is a job.
+    async fn attach_equal(&self, node: NodeId, accept_data: bool) -> Result<Reply, CommandError> {
+        let job = self.recovery.attach(node, accept_data)?;
+        match self.recovery.wait(job).await {
+            Some(job) if job.outcome == Outcome::Succeeded => Ok(done(job.message)),
+            ended => {
+                let why = ended.map_or_else(|| format!("job {job} was forgotten"), |job| job.message);
+                Err(failed(&format!("node {node} was not attached"), why))
+            }
+        }
     }
 
     async fn detach(&self, node: NodeId) -> Result<Reply, CommandError> {
@@ -259,6 +284,18 @@ impl super::pcp::Operator for PcpOperator {
     }
 }
 
+/// Of all orders in force; who holds several up is named once.
+fn holdups(board: &Board) -> Vec<String> {
+    let orders = board.read().gate.orders.clone();
+    let named: BTreeSet<(u64, String)> = orders
+        .iter()
+        .flat_map(|order| board.holdups(order.number))
+        .map(|who| (who.session, who.to_string()))
+        .take(MAX_HOLDUPS)
+        .collect();
+    named.into_iter().map(|(_, who)| who).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,7 +307,7 @@ mod tests {
         let p = std::process::id();
         let words = [
             (
-                Command::Attach { node: NodeId(3) },
+                Command::Attach { node: NodeId(3), accept_data: false },
                 "invalid failback request, node id: 3 is out of range. node id must be between [0 and 128]".to_owned(),
             ),
             (
@@ -306,8 +343,8 @@ mod tests {
     #[tokio::test]
     async fn orders_reach_their_ports() {
         let (fake, admin) = fake::admin();
-        admin.run(Command::Attach { node: NodeId(0) }).await.unwrap();
-        admin.run(Command::Attach { node: NodeId(1) }).await.unwrap();
+        admin.run(Command::Attach { node: NodeId(0), accept_data: false }).await.unwrap();
+        admin.run(Command::Attach { node: NodeId(1), accept_data: false }).await.unwrap();
         let error = admin.run(Command::Detach { node: NodeId(0) }).await.unwrap_err();
         assert_eq!(error.to_string(), "node 0 was not detached: the disk is full");
         let recover = Command::Recover { node: NodeId(1), overwrite: true, accept_loss: false };
@@ -321,7 +358,7 @@ mod tests {
         assert_eq!(orders, ["attach 1", "detach 0", "recover 1 true false", "cancel 7", "stop"]);
         fake.0.lock().unwrap().clear();
         let db = || "d".to_owned();
-        let pause = |timeout_s| Command::Pause { database: Some(db()), timeout_s, at_most_s: Some(9) };
+        let pause = |timeout_s| Command::Pause { database: Some(db()), timeout_s, at_most_s: Some(9), drain: false };
         admin.run(pause(7)).await.unwrap();
         assert!(admin.run(pause(3601)).await.unwrap_err().to_string().contains("at most 3600 seconds"));
         admin.run(Command::Resume { database: Some(db()) }).await.unwrap();

@@ -2,8 +2,8 @@
 
 use crate::admin::{BoxFuture, CommandError, MaintenancePort, NodePort, RecoveryPort, TrafficPort};
 use crate::base::NodeId;
-use crate::client::{OperateError, Pause, Plane};
-use crate::cluster::{NodeSpec, Scope, View};
+use crate::client::{Divergences, OperateError, Pause, Plane};
+use crate::cluster::{NodeSpec, Quiet, Scope, View};
 use crate::keeper::{Keeper, Memory, Recalled, SavedNode, ServerTlsOf};
 use crate::maintenance::{self, Maintenance, Plan, Planned, Rebuild, Verdict};
 use crate::recovery::{Attach, RecoverOptions, Recovery};
@@ -33,8 +33,10 @@ impl Memory for StoreMemory {
             status: n.status,
             reason: n.reason,
             changed_at_s: n.changed_at_s,
+            data: n.data,
         });
-        Recalled { generation: saved.generation, epoch: saved.epoch, nodes: nodes.collect() }
+        let nodes = nodes.collect();
+        Recalled { generation: saved.generation, epoch: saved.epoch, clean: saved.clean, nodes }
     }
 
     fn save(&self, view: &View) -> Result<(), String> {
@@ -44,9 +46,21 @@ impl Memory for StoreMemory {
             status: n.status,
             changed_at_s: n.changed_at_s,
             reason: n.reason.clone(),
+            data: n.data,
         });
-        let saved = Saved { generation: view.generation, epoch: view.epoch.clone(), nodes: nodes.collect() };
+        let nodes = nodes.collect();
+        let saved = Saved { generation: view.generation, epoch: view.epoch.clone(), clean: false, nodes };
         self.store.save(saved).map_err(|e| e.to_string())
+    }
+}
+
+/// What the data plane finds to differ is taken out by the keeper.
+pub struct KeeperDivergences(pub Keeper);
+
+impl Divergences for KeeperDivergences {
+    fn report(&self, node: NodeId, generation: u64, reason: String) -> BoxFuture<Result<u64, String>> {
+        let keeper = self.0.clone();
+        Box::pin(async move { keeper.report_diverged(node, generation, &reason).await.map_err(|e| e.to_string()) })
     }
 }
 
@@ -58,11 +72,12 @@ impl Attach for KeeperAttach {
         &self,
         node: NodeId,
         generation: u64,
+        quiet: Option<Quiet>,
         reason: String,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
-        Box::pin(
-            async move { self.0.attach_verified(node, generation, &reason).await.map(drop).map_err(|e| e.to_string()) },
-        )
+        Box::pin(async move {
+            self.0.attach_verified(node, generation, quiet, &reason).await.map(drop).map_err(|e| e.to_string())
+        })
     }
 }
 
@@ -70,9 +85,12 @@ impl Attach for KeeperAttach {
 pub struct KeeperPort(pub Keeper);
 
 impl NodePort for KeeperPort {
-    fn attach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>> {
+    fn attach(&self, node: NodeId, accept_data: bool, reason: String) -> BoxFuture<Result<(), String>> {
         let keeper = self.0.clone();
-        Box::pin(async move { keeper.attach(node, &reason).await.map_err(|e| e.to_string()) })
+        let attach = async move {
+            if accept_data { keeper.attach_accepted(node, &reason).await } else { keeper.attach(node, &reason).await }
+        };
+        Box::pin(async move { attach.await.map_err(|e| e.to_string()) })
     }
 
     fn detach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>> {
@@ -112,6 +130,16 @@ impl RecoveryPort for RecoveryJobs {
             detail: r.detail,
             fatal: r.fatal,
         })
+    }
+
+    fn attach(&self, node: NodeId, accept_data: bool) -> Result<u64, CommandError> {
+        let refused = |r: crate::recovery::Refused| CommandError {
+            message: r.message,
+            detail: r.detail,
+            hint: None,
+            fatal: r.fatal,
+        };
+        self.recovery.attach(node, accept_data).map_err(refused)
     }
 
     fn job(&self, id: u64) -> Option<JobSnapshot> {

@@ -60,11 +60,15 @@ pub enum Order {
         #[arg(long)]
         detach: bool,
     },
-    /// Put a node into routing.
+    /// Put a node into routing. Where pgmend writes to all nodes, its data are compared with the main node's first, while
+    /// clients are held.
     Attach {
         /// Number of the node.
         #[arg(value_parser = node)]
         node: NodeId,
+        /// Take its data as they are, without a comparison.
+        #[arg(long)]
+        accept_data: bool,
     },
     /// Take a node out of routing.
     Detach {
@@ -83,7 +87,7 @@ pub enum Order {
     /// Note that the backup is made that was due since the primary changed.
     BackedUp,
     /// Hold new transactions, and wait until those under way have ended and no server connection is open. Clients stay
-    /// connected and wait, at most for query_wait_timeout each; `resume` lets them go on.
+    /// connected and wait, at most for query_wait_timeout each (with --drain: until it ends); `resume` lets them go on.
     Pause {
         /// Only this database; else all.
         database: Option<String>,
@@ -94,6 +98,10 @@ pub enum Order {
         /// Resume by itself after so many seconds.
         #[arg(long, value_name = "SECONDS")]
         at_most: Option<u64>,
+        /// With the rules that a recovery has for clients (recovery_clients, client_idle_limit_in_recovery,
+        /// recovery_idle_in_transaction_limit, recovery_new_connections): shows what they would do, and really does it.
+        #[arg(long)]
+        drain: bool,
     },
     /// Take `pause` or `kill` back.
     Resume {

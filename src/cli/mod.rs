@@ -69,10 +69,10 @@ fn run(arguments: Arguments) -> ExitCode {
             follow = asked.follow;
             Command::Planned { work: asked.work, dry_run: asked.dry_run }
         }
-        Order::Attach { node } => Command::Attach { node },
+        Order::Attach { node, accept_data } => Command::Attach { node, accept_data },
         Order::Detach { node } => Command::Detach { node },
-        Order::Pause { database, timeout, at_most } => {
-            Command::Pause { database, timeout_s: timeout, at_most_s: at_most }
+        Order::Pause { database, timeout, at_most, drain } => {
+            Command::Pause { database, timeout_s: timeout, at_most_s: at_most, drain }
         }
         Order::Resume { database } => Command::Resume { database },
         Order::Reconnect { database } => Command::Reconnect { database },

@@ -11,12 +11,16 @@ pub fn reply(reply: &Reply, nodes_only: bool, now_s: u64) -> String {
     match reply {
         Reply::Done { message } => format!("{message}\n"),
         Reply::Status { view, .. } if nodes_only => nodes(view),
-        Reply::Status { view, gate, version, pid, clients, moved: _, pending_restart, verdict } => {
+        Reply::Status { view, gate, holdups, version, pid, clients, moved: _, pending_restart, verdict } => {
             let mut text = verdict.as_ref().map(one_verdict).unwrap_or_default();
             push(&mut text, format_args!("pgmend {version}, pid {pid}, {clients} clients, gate {gate}\n"));
+            let role = if view.mode.replicates() { "main node" } else { "primary" };
+            for who in holdups {
+                push(&mut text, format_args!("the gate waits for {who}\n"));
+            }
             match view.primary {
-                Some(primary) => push(&mut text, format_args!("primary: node {primary}\n")),
-                None => text.push_str("primary: none\n"),
+                Some(primary) => push(&mut text, format_args!("{role}: node {primary}\n")),
+                None => push(&mut text, format_args!("{role}: none\n")),
             }
             if !pending_restart.is_empty() {
                 push(&mut text, format_args!("waiting for a restart: {}\n", pending_restart.join(", ")));

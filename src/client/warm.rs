@@ -63,7 +63,7 @@ impl Worker {
         for control in self.sessions.borrow().values() {
             let Some((user, database)) = control.who.get() else { continue };
             if control.doing.get() != super::control::Doing::Away
-                && let Some(count) = busy.get_mut(&PoolKey { user: user.clone(), database: database.clone() })
+                && let Some(count) = busy.get_mut(&PoolKey::of_primary(user.clone(), database.clone()))
             {
                 *count += 1;
             }

@@ -135,7 +135,13 @@ mod tests {
 
     #[test]
     fn settled_when_every_worker_has_answered_and_opened() {
-        let board = Board::new(View { generation: 1, epoch: None, primary: None, nodes: Vec::new() });
+        let board = Board::new(View {
+            generation: 1,
+            mode: crate::cluster::Mode::default(),
+            epoch: None,
+            primary: None,
+            nodes: Vec::new(),
+        });
         let workers = [board.warmer(), board.warmer()];
         let version = board.version();
         let warm = board.warm(NodeId(1));

@@ -8,6 +8,7 @@
 mod actor;
 mod core;
 mod detect;
+mod equals;
 mod freeze;
 mod handle;
 mod memory;
@@ -17,7 +18,7 @@ mod settings;
 pub use self::core::FAILED_REASON;
 pub use detect::{Remark, Seen, Verdict, Witness, detect};
 pub use freeze::Freeze;
-pub use handle::{Keeper, KeeperError, PasswordOf, ServerTlsOf};
+pub use handle::{Compare, Comparing, Keeper, KeeperError, PasswordOf, ServerTlsOf};
 pub use memory::{Memory, Recalled, SavedNode, initial_view};
 pub use probe::{ProbeError, ProbeReport, StandbyReport};
 pub use settings::Settings;

@@ -145,7 +145,7 @@ impl Comeback<'_> {
                 return Err(format!("node {} is no longer the primary", self.primary.id));
             }
             let reason = format!("standby since job {}", self.job.id());
-            match self.inner.keeper.attach_verified(id, view.generation, &reason).await {
+            match self.inner.keeper.attach_verified(id, view.generation, None, &reason).await {
                 Ok(_) => return Ok(()),
                 Err(error) => last = error.to_string(),
             }

@@ -4,7 +4,7 @@ use super::LongTransactions;
 use super::facts::Transaction;
 use super::look;
 use super::run::{Run, Window};
-use crate::cluster::{Hold, Holder, Scope, Servers, Unquiet, Wanted};
+use crate::cluster::{Drain, Hold, Holder, Scope, Servers, Unquiet, Wanted};
 use crate::workflow::Failure;
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,8 @@ impl Run {
             reason: format!("switchover to node {}, job {}", self.to.id, self.job.id()),
             servers: Servers::Close,
             end_sessions: false,
+            // Sessions that keep a server between transactions give it up; nobody is cut, and the wait counts for no limit.
+            drain: Some(Drain { patient: true, ..Drain::GENTLE }),
             until: Some(until),
         };
         self.inner.board.hold(&wanted).map_err(|e| Failure::new("the gate cannot be held").detail(e.to_string()))

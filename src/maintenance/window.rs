@@ -264,6 +264,7 @@ impl Run {
             position: self.proof.map(|p| p.replayed),
             received: None,
             standbys: Vec::new(),
+            major: None,
         };
         let reason =
             format!("{} by job {}", if self.lost { super::FAILOVER } else { super::SWITCHOVER }, self.job.id());

@@ -46,7 +46,23 @@ impl Run {
         set_streaming(&directory.0, &owner, &self.streaming_settings())
             .map_err(|e| Failure::new("the copy could not be made a standby").detail(e.to_string()))?;
         self.how = if rewound { "pg_rewind" } else { "pg_basebackup" }.to_owned();
-        Ok(())
+        if self.mode.replicates() { self.follow(stop).await } else { Ok(()) }
+    }
+
+    /// With two stages the copy follows the source as a standby, so that the second one has little left to do.
+    async fn follow(&self, stop: &CancellationToken) -> Result<(), Failure> {
+        let postmaster = self.postmaster().ok_or_else(|| Failure::new("the preflight has not been done"))?;
+        self.record("FirstStage.Start", json!({ "program": postmaster.starter() }))?;
+        let started = postmaster.start(self.settings.timeout, self.lines(), stop).await;
+        started.map_err(|e| with_words(Failure::new("the copy could not be started"), &e))?;
+        stoppable(
+            async {
+                self.wait_for_login(std::time::Instant::now()).await?;
+                self.catch_up().await
+            },
+            stop,
+        )
+        .await
     }
 
     async fn plan_links(&self, directory: &DataDirectory) -> Result<Links, Failure> {

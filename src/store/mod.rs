@@ -179,6 +179,11 @@ impl Store {
         self.save(Saved { epoch, ..self.all() })
     }
 
+    /// Says that the daemon ends orderly, so that the next one need not doubt that the nodes are equal.
+    pub fn save_clean(&self) -> Result<(), StoreError> {
+        self.save(Saved { clean: true, ..self.all() })
+    }
+
     /// What planned work must not forget.
     pub fn upkeep(&self) -> Upkeep {
         self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -248,7 +253,14 @@ mod tests {
     }
 
     fn node(status: NodeStatus) -> SavedNode {
-        SavedNode { host: "h".into(), port: 5432, status, changed_at_s: 7, reason: "test".into() }
+        SavedNode {
+            host: "h".into(),
+            port: 5432,
+            status,
+            changed_at_s: 7,
+            reason: "test".into(),
+            data: Default::default(),
+        }
     }
 
     #[test]

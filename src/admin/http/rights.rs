@@ -76,7 +76,7 @@ mod tests {
         }
         let node = NodeId(1);
         let changes = [
-            Command::Attach { node },
+            Command::Attach { node, accept_data: false },
             Command::Detach { node },
             Command::Recover { node, overwrite: false, accept_loss: false },
             Command::Reload,

@@ -175,7 +175,7 @@ fn out_of_range(request: &str, text: &str, out: &mut Vec<u8>) -> Next {
 
 async fn attach(operator: &dyn Operator, body: &[u8], out: &mut Vec<u8>) -> Next {
     match node_of(&operator.view(), body) {
-        Ok(node) => done(operator.run(Command::Attach { node }).await, b'c', out),
+        Ok(node) => done(operator.run(Command::Attach { node, accept_data: false }).await, b'c', out),
         Err(text) => out_of_range("failback", &text, out),
     }
 }

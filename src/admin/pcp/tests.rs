@@ -3,7 +3,7 @@
 use super::{BoxFuture, Operator, bind};
 use crate::admin::{Command, CommandError, PcpSettings, Reply, StopMode};
 use crate::base::NodeId;
-use crate::cluster::{Host, NodeSpec, NodeStatus, NodeView, Role, SslMode, View};
+use crate::cluster::{DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Role, SslMode, View};
 use crate::maintenance::Planned;
 use crate::workflow::{JobSnapshot, Outcome, Progress};
 use std::net::TcpListener;
@@ -43,6 +43,7 @@ fn node(id: u16, role: Role, status: NodeStatus) -> NodeView {
         reachable: (id < 2).then_some(true),
         changed_at_s: 1_700_000_000,
         reason: String::new(),
+        data: DataState::Trusted,
         delay_bytes: (role == Role::Standby).then_some(4096),
         replication_state: (role == Role::Standby).then(|| "streaming".to_owned()),
         sync_state: (role == Role::Standby).then(|| "async".to_owned()),
@@ -99,6 +100,7 @@ impl Operator for Fake {
     fn view(&self) -> Arc<View> {
         Arc::new(View {
             generation: 1,
+            mode: Mode::default(),
             epoch: None,
             primary: Some(NodeId(0)),
             nodes: vec![
@@ -252,7 +254,7 @@ async fn stock_tools_command() {
     }
     let (one, two) = (NodeId(1), NodeId(2));
     let expected = [
-        Command::Attach { node: one },
+        Command::Attach { node: one, accept_data: false },
         Command::Detach { node: one },
         Command::Detach { node: two },
         Command::Reload,

@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod ledger;
 pub mod load;
+pub mod oracle;
 pub mod pgmend;
 pub mod pipeline;
 pub mod pki;
