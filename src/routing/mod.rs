@@ -4,7 +4,8 @@
 //!
 //! How it is used:
 //! 1. [`Parsed::of`] reads a text (a simple Query's string, or that of a Parse) with PostgreSQL's own parser. It is cheap to
-//!    clone and may be kept by its text. [`Unparsed`] goes to all nodes as it is, as a write of which nothing is known. It reads as with
+//!    clone and may be kept by its text. [`Unparsed`] goes to all nodes as it is, as a write of which nothing is known but
+//!    the words ([`Unparsed::unequal`]). It reads as with
 //!    `standard_conforming_strings` on: with it off, a text with a backslash is to be treated as unparsed.
 //! 2. [`Parsed::wants`], less what a [`Catalog`] knows ([`Catalog::lacks`]), makes one question ([`Wants::question`]) to the main
 //!    node, on a connection with the client's `search_path` and temporary tables; its rows go to [`Catalog::learn`].
@@ -13,6 +14,10 @@
 //!    `locks` are taken and `pgmend.now` is set whenever it is executed.
 //! 4. When `uses_now`, the transaction needs, on every node and before the text, one moment of the main node:
 //!    `set_config('pgmend.now', '2026-11-21 12:00:00.123456+00', true)` ([`NOW_SETTING`]).
+//!
+//! A catalog is of one database, `search_path`, role and set of temporary tables ([`Class::Set`] of those asks for another), and is
+//! out of date after [`Class::Ddl`], [`Class::Discard`], and anything that may run code: calls that are `Unequal` by kind `Function`
+//! or `Opaque`.
 //!
 //! Read `class`, `facts` (the one walk over a tree), `moments`, `insert`, then `plan`. `catalog` has the question.
 

@@ -27,6 +27,7 @@ mod recovery_data;
 mod recovery_limits;
 mod recovery_logins;
 mod replication;
+mod routing_catalog;
 mod server_tls;
 mod servers;
 mod session;
