@@ -523,7 +523,7 @@ pub(super) fn given(value: &NodeEnum, tokens: &Tokens) -> Option<(Given, Range<u
         }
         value => {
             let (text, at) = literal(value)?;
-            let range = tokens.range(tokens.at(at)?)?;
+            let range = tokens.literal(at)?;
             match MomentWord::of(text) {
                 Some(word) => Some((Given::Word(word), range)),
                 None => moments::names_a_moment(text).then_some((Given::Phrase, range)),

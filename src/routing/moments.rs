@@ -118,7 +118,7 @@ fn cast_call(call: &pb::FuncCall, tokens: &Tokens) -> Option<Option<Edit>> {
     if !is_temporal(name) || !names_a_moment(text) {
         return None;
     }
-    let edit = || Some(Edit { at: tokens.range(tokens.at(at)?)?, with: MomentWord::of(text)?.written() });
+    let edit = || Some(Edit { at: tokens.literal(at)?, with: MomentWord::of(text)?.written() });
     Some(edit())
 }
 
@@ -129,7 +129,7 @@ fn cast_of_word(cast: &pb::TypeCast, tokens: &Tokens) -> Option<Option<Edit>> {
     let name = plain_type(type_name)?;
     let edit = || {
         let word = MomentWord::of(text).filter(|_| type_name.array_bounds.is_empty())?.written();
-        let constant = tokens.range(tokens.at(at)?)?;
+        let constant = tokens.literal(at)?;
         let type_at = usize::try_from(type_name.location).ok()?;
         if type_at > at {
             return Some(Edit { at: constant, with: word });

@@ -141,6 +141,13 @@ impl Tokens {
         self.word(index).map(|word| word.start..word.end)
     }
 
+    /// The text of a literal that begins at `at`, with the UESCAPE behind it if there is one.
+    pub(super) fn literal(&self, at: usize) -> Option<Range<usize>> {
+        let index = self.at(at)?;
+        let last = if self.is(index + 1, Token::Uescape) { index + 2 } else { index };
+        Some(at..self.range(last)?.end)
+    }
+
     /// True when the word is this one.
     pub(super) fn is(&self, index: usize, token: Token) -> bool {
         self.word(index).is_some_and(|word| word.kind == token as i32)

@@ -100,6 +100,11 @@ fn literals_and_comments_stay() {
             r#"SELECT (NOW) AS "now", /* a */ (NOW) + '1 day'"#,
         ),
         ("SELECT schema1.now(), now(1), now(x => 2)", r#"ReadAll; Function: "schema1"."now""#, ""),
+        (
+            "SELECT U&'!006eow' UESCAPE '!' :: timestamptz, 'no'::text",
+            "Read",
+            r#"SELECT (NOW) :: timestamptz AS "timestamptz", 'no'::text"#,
+        ),
         ("SELECT 'now', 'today'::text, 'now'::varchar, 'tomorrow' || 'x'", "Read", ""),
     ];
     check(rows);
