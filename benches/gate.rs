@@ -9,7 +9,7 @@ use pgmend::auth::{HbaRules, Method, Secrets};
 use pgmend::base::NodeId;
 use pgmend::client::startup::{StartupContext, Turns};
 use pgmend::client::{Nudge, Plane, PlaneSettings, Worker};
-use pgmend::cluster::{Board, Holder, NodeStatus, NodeView, Role, Scope, Servers, View, Wanted};
+use pgmend::cluster::{Board, DataState, Holder, Mode, NodeStatus, NodeView, Role, Scope, Servers, View, Wanted};
 use pgmend::config;
 use std::hint::black_box;
 use std::path::Path;
@@ -28,16 +28,21 @@ fn worker() -> Rc<Worker> {
         reachable: Some(true),
         changed_at_s: 0,
         reason: String::new(),
+        data: DataState::Trusted,
         delay_bytes: None,
         replication_state: None,
         sync_state: None,
         position: None,
     });
-    let view = View { generation: 1, epoch: None, primary: Some(NodeId(0)), nodes: nodes.collect() };
+    let view =
+        View { generation: 1, mode: Mode::default(), epoch: None, primary: Some(NodeId(0)), nodes: nodes.collect() };
     let settings = PlaneSettings {
+        replication: config.replication.clone(),
         client: config.client,
         pool: config.pool,
         server: config.server,
+        drain: config.recovery.drain,
+        recovery_timeout: config.recovery.timeout,
         server_tls: pgmend::net::ServerTls::load(&Default::default()).expect("no files"),
         keepalive: Duration::from_secs(60),
     };
@@ -61,6 +66,7 @@ fn publish(board: &Arc<Board>, held: bool) {
         holder: Holder::Operator,
         reason: String::new(),
         servers: Servers::Keep,
+        drain: None,
         end_sessions: false,
         until: None,
     };
@@ -73,15 +79,16 @@ fn publish(board: &Arc<Board>, held: bool) {
 
 fn gate(criterion: &mut Criterion) {
     let worker = worker();
+    let key = pgmend::pool::PoolKey::of_primary("postgres".into(), "postgres".into());
     let board = &worker.plane.board;
     let mut group = criterion.benchmark_group("gate, one transaction");
-    group.bench_function("a worker's look, nothing moved", |b| b.iter(|| black_box(worker.way_for("postgres"))));
+    group.bench_function("a worker's look, nothing moved", |b| b.iter(|| black_box(worker.way_for(&key))));
     group.bench_function("the number alone", |b| b.iter(|| black_box(board.version())));
     group.bench_function("not done: view and gate read each time", |b| b.iter(|| black_box(board.read())));
     for (name, held) in [("held", true), ("open", false)] {
         let setup = || publish(board, held);
         group.bench_function(format!("a worker's first look after a change: {name}"), |b| {
-            b.iter_batched(setup, |()| black_box(worker.way_for("postgres")), BatchSize::PerIteration);
+            b.iter_batched(setup, |()| black_box(worker.way_for(&key)), BatchSize::PerIteration);
         });
     }
     group.finish();

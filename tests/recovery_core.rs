@@ -3,8 +3,10 @@
 //! Runs as root (servers then run as the user `postgres`) or as any user that may run PostgreSQL.
 
 use pgmend::base::{NodeId, Secret};
-use pgmend::cluster::{Board, Host, NodeSpec, NodeStatus, NodeView, Published, Role, SslMode, View};
-use pgmend::recovery::{Attach, RecoverOptions, Recovery, Runner, Settings};
+use pgmend::cluster::{
+    Board, DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Published, Quiet, Role, SslMode, View,
+};
+use pgmend::recovery::{Attach, RecoverOptions, Recovery, Runner, Settings, Unlogged};
 use pgmend::store::{self, Store};
 use pgmend::workflow::{JobSnapshot, Jobs, Outcome};
 use std::future::Future;
@@ -96,6 +98,7 @@ impl Cluster {
             stop_command: None,
             status_command: None,
             sslmode: SslMode::Prefer,
+            maintain: pgmend::cluster::MaintainCommands::default(),
         }
     }
 }
@@ -123,6 +126,7 @@ impl Attach for Keeper {
         &self,
         node: NodeId,
         generation: u64,
+        _: Option<Quiet>,
         _: String,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
         set_status(&self.0, node, NodeStatus::Up);
@@ -159,13 +163,15 @@ impl Bench {
             reachable: None,
             changed_at_s: 0,
             reason: String::new(),
+            data: DataState::Trusted,
             delay_bytes: None,
             replication_state: None,
             sync_state: None,
             position: None,
         };
         let nodes = vec![node(0, NodeStatus::Up), node(1, NodeStatus::Down)];
-        let board = Board::new(View { generation: 1, epoch: None, primary: Some(NodeId(0)), nodes });
+        let board =
+            Board::new(View { generation: 1, mode: Mode::default(), epoch: None, primary: Some(NodeId(0)), nodes });
         let directory = cluster.root.join("state");
         let store = Store::open(&store::Settings { directory, pgpool_status: false, discard_status: false }).unwrap();
         let jobs = Jobs::new(store.clone()).unwrap();
@@ -176,6 +182,8 @@ impl Bench {
             password_is_hash: false,
             database: "postgres".into(),
             first_stage_command: "copy.sh".into(),
+            second_stage_command: String::new(),
+            unlogged: Unlogged::Copy,
             timeout: Duration::from_secs(30),
             first_stage_timeout: Duration::ZERO,
             no_progress_timeout: Duration::from_secs(30),
@@ -183,6 +191,7 @@ impl Bench {
             replication_password: Secret::default(),
             bin_directory: Some(bin("").to_owned()),
             use_rewind: true,
+            drain: Default::default(),
         }));
         let now = settings.clone();
         let ask = Arc::new(move || now.lock().unwrap().clone());

@@ -140,6 +140,35 @@ fn pure_folders_do_no_io_and_read_no_clock() {
 }
 
 #[test]
+fn every_test_that_the_manual_names_exists() {
+    let tests: Vec<String> = all_rust()
+        .iter()
+        .flat_map(|file| read(file).lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|line| Some(line.trim_start().trim_start_matches("async ").strip_prefix("fn ")?.to_owned()))
+        .collect();
+    let page = read(Path::new("src/manual/protocol-hazards.md"));
+    // Of `folder::file::name` the name; what stands for `*` and `…` may be anything, and a file may be named as a whole.
+    let exists = |name: &str| {
+        let last = name.rsplit("::").next().unwrap_or_default();
+        let parts: Vec<&str> = last.split(['*', '…']).filter(|part| !part.is_empty()).collect();
+        let file = name.trim_end_matches("::*").replace("::", "/");
+        let is_file = [format!("src/{file}.rs"), format!("src/{file}/mod.rs"), format!("tests/it/{file}.rs")];
+        is_file.iter().any(|path| Path::new(path).exists())
+            || !parts.is_empty()
+                && tests.iter().any(|test| {
+                    let test = test.split('(').next().unwrap_or_default();
+                    match last == parts[0] {
+                        true => test == last,
+                        false => parts.iter().all(|part| test.contains(part)),
+                    }
+                })
+    };
+    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|word| word.contains("::")).collect();
+    assert!(named.len() > 20, "the page names its tests: {named:?}");
+    assert_none(named.into_iter().filter(|name| !exists(name)).map(|name| format!("{name}: no such test")).collect());
+}
+
+#[test]
 fn no_path_of_a_developers_machine() {
     // Written in two halves so that this file does not find itself.
     let words = [concat!("/wo", "rk/"), concat!("/ho", "me/"), concat!("/tmp", "/w/")];

@@ -2,6 +2,7 @@
 
 use crate::base::NodeId;
 use crate::cluster::View;
+use crate::maintenance::{Plan, Planned, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// What an operator asks for.
@@ -21,16 +22,34 @@ pub enum Command {
         #[serde(default)]
         accept_loss: bool,
     },
-    /// Put a node into routing.
+    /// Put a node into routing. In the replicating modes its data are compared with the main node's first.
     Attach {
         /// Which.
         node: NodeId,
+        /// Its data are taken as they are.
+        #[serde(default)]
+        accept_data: bool,
     },
     /// Take a node out of routing.
     Detach {
         /// Which.
         node: NodeId,
     },
+    /// Planned work, such as a switchover; answers with a job.
+    Planned {
+        /// What.
+        work: Planned,
+        /// Change nothing; answers with a plan.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Automatic failover on or off.
+    Failover {
+        /// On.
+        enabled: bool,
+    },
+    /// The backup that was due is made.
+    BackedUp,
     /// Hold new transactions and wait until no server connection is open.
     Pause {
         /// Only this database; else all.
@@ -42,6 +61,9 @@ pub enum Command {
         /// Seconds after which the pause ends by itself; else by RESUME.
         #[serde(default)]
         at_most_s: Option<u64>,
+        /// With the rules that a recovery has for clients.
+        #[serde(default)]
+        drain: bool,
     },
     /// Take PAUSE or KILL back.
     Resume {
@@ -128,6 +150,9 @@ pub enum Reply {
         view: View,
         /// `open` or `held: reason`.
         gate: String,
+        /// Who keeps what the gate's orders wait for from ending; a bounded list.
+        #[serde(default)]
+        holdups: Vec<String>,
         /// Version of pgmend.
         version: String,
         /// Process id of the daemon.
@@ -138,11 +163,19 @@ pub enum Reply {
         moved: u64,
         /// Configuration keys that wait for a restart.
         pending_restart: Vec<String>,
+        /// The cluster in one word, and why.
+        #[serde(default)]
+        verdict: Option<Verdict>,
     },
     /// A job was started or looked at.
     Job {
         /// Its state.
         job: crate::workflow::JobSnapshot,
+    },
+    /// What would be done.
+    Plan {
+        /// Steps and reasons.
+        plan: Plan,
     },
     /// Several jobs, newest first.
     Jobs {

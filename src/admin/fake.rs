@@ -1,9 +1,10 @@
 //! Stand-ins for the daemon's other parts, for the tests of the surfaces.
 
-use super::{Admin, BoxFuture, CommandError, Daemon, NodePort, RecoveryPort, StopMode, TrafficPort};
+use super::{Admin, BoxFuture, CommandError, Daemon, MaintenancePort, NodePort, RecoveryPort, StopMode, TrafficPort};
 use crate::base::NodeId;
 use crate::client::Pause;
-use crate::cluster::{Board, Host, NodeSpec, NodeStatus, NodeView, Role, Scope, SslMode, View};
+use crate::cluster::{Board, DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Role, Scope, SslMode, View};
+use crate::maintenance::{Judgement, Plan, Planned, Verdict};
 use crate::workflow::{JobSnapshot, Outcome, Progress};
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +34,7 @@ fn job(id: u64) -> JobSnapshot {
 }
 
 impl NodePort for Fake {
-    fn attach(&self, node: NodeId, _reason: String) -> BoxFuture<Result<(), String>> {
+    fn attach(&self, node: NodeId, _accept_data: bool, _reason: String) -> BoxFuture<Result<(), String>> {
         self.note(format!("attach {node}"));
         Box::pin(async { Ok(()) })
     }
@@ -46,6 +47,10 @@ impl NodePort for Fake {
 impl RecoveryPort for Fake {
     fn start(&self, node: NodeId, overwrite: bool, accept_loss: bool) -> Result<u64, CommandError> {
         self.note(format!("recover {node} {overwrite} {accept_loss}"));
+        Ok(7)
+    }
+    fn attach(&self, node: NodeId, accept_data: bool) -> Result<u64, CommandError> {
+        self.note(format!("attach {node} {accept_data}"));
         Ok(7)
     }
     fn job(&self, id: u64) -> Option<JobSnapshot> {
@@ -87,6 +92,29 @@ impl TrafficPort for Fake {
     }
 }
 
+impl MaintenancePort for Fake {
+    fn begin(&self, work: Planned) -> Result<u64, CommandError> {
+        self.note(format!("begin {work:?}"));
+        Ok(7)
+    }
+    fn verdict(&self) -> Option<Verdict> {
+        None
+    }
+    fn set_failover(&self, enabled: bool) -> Result<String, String> {
+        self.note(format!("failover {enabled}"));
+        Ok("done".into())
+    }
+    fn backed_up(&self) -> Result<String, String> {
+        self.note("backed up".into());
+        Ok("done".into())
+    }
+    fn plan(&self, work: Planned) -> BoxFuture<Result<Plan, CommandError>> {
+        self.note(format!("plan {work:?}"));
+        let plan = Plan { title: "plan".into(), judgement: Judgement::default(), steps: Vec::new() };
+        Box::pin(async { Ok(plan) })
+    }
+}
+
 impl Daemon for Fake {
     fn reload(&self) -> Result<String, String> {
         Err("pgmend.toml:3: no".into())
@@ -123,12 +151,14 @@ fn node(id: u16, status: NodeStatus, role: Role, weight: f64) -> NodeView {
             stop_command: None,
             status_command: None,
             sslmode: SslMode::Disable,
+            maintain: crate::cluster::MaintainCommands::default(),
         }),
         status,
         role,
         reachable: (id != 2).then_some(id == 0),
         changed_at_s: 1_709_210_096,
         reason: String::new(),
+        data: DataState::Trusted,
         delay_bytes: (id == 1).then_some(42),
         replication_state: (id == 1).then(|| "streaming".into()),
         sync_state: (id == 1).then(|| "async".into()),
@@ -143,7 +173,7 @@ pub(crate) fn admin() -> (Arc<Fake>, Arc<Admin>) {
         node(1, NodeStatus::Down, Role::Standby, 2.0),
         node(2, NodeStatus::Waiting, Role::Unknown, 0.0),
     ];
-    let board = Board::new(View { generation: 1, epoch: None, primary: Some(NodeId(0)), nodes });
+    let board = Board::new(View { generation: 1, mode: Mode::default(), epoch: None, primary: Some(NodeId(0)), nodes });
     let fake = Arc::new(Fake::default());
-    (fake.clone(), Admin::new(board, fake.clone(), fake.clone(), fake.clone(), fake))
+    (fake.clone(), Admin::new(board, fake.clone(), fake.clone(), fake.clone(), fake.clone(), fake))
 }

@@ -14,6 +14,6 @@ mod run;
 mod settings;
 pub use command::{Command, CommandError, MAX_PAUSE_TIMEOUT_S, PAUSE_TIMEOUT_S, Reply, StopMode};
 pub use pool_commands::PoolAnswers;
-pub use ports::{BoxFuture, Daemon, NodePort, RecoveryPort, TrafficPort};
+pub use ports::{BoxFuture, Daemon, MaintenancePort, NodePort, RecoveryPort, TrafficPort};
 pub use run::{Admin, PcpOperator};
 pub use settings::{PcpSettings, Settings};

@@ -157,11 +157,24 @@ fn node_row(view: &View, node: &NodeView, total: f64) -> Vec<String> {
         }
         .to_owned(),
         format!("{share:.6}"),
-        if is_primary { "primary" } else { "standby" }.to_owned(),
-        match node.role {
-            Role::Primary => "primary",
-            Role::Standby => "standby",
-            Role::Unknown => "unknown",
+        match (view.mode.replicates(), is_primary) {
+            (true, true) => "main",
+            (true, false) => "replica",
+            (false, true) => "primary",
+            (false, false) => "standby",
+        }
+        .to_owned(),
+        match (view.mode.replicates(), node.role) {
+            (_, Role::Unknown) => "unknown",
+            (true, Role::Primary) => {
+                if is_primary {
+                    "main"
+                } else {
+                    "replica"
+                }
+            }
+            (false, Role::Primary) => "primary",
+            (_, Role::Standby) => "standby",
         }
         .to_owned(),
         // Statements are not counted per node.

@@ -4,6 +4,7 @@ use super::{CommandError, StopMode};
 use crate::base::NodeId;
 use crate::client::Pause;
 use crate::cluster::Scope;
+use crate::maintenance::{Plan, Planned, Verdict};
 use crate::workflow::JobSnapshot;
 use std::future::Future;
 use std::pin::Pin;
@@ -13,8 +14,8 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Takes nodes into routing and out of it. The words of a failure are for people.
 pub trait NodePort: Send + Sync + 'static {
-    /// Puts a node into routing.
-    fn attach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>>;
+    /// Puts a node into routing; `accept_data`: an operator answers for its data.
+    fn attach(&self, node: NodeId, accept_data: bool, reason: String) -> BoxFuture<Result<(), String>>;
     /// Takes a node out of routing.
     fn detach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>>;
 }
@@ -23,6 +24,9 @@ pub trait NodePort: Send + Sync + 'static {
 pub trait RecoveryPort: Send + Sync + 'static {
     /// Begins a recovery; its job's number, or Pgpool-II's words of refusal.
     fn start(&self, node: NodeId, overwrite: bool, accept_loss: bool) -> Result<u64, CommandError>;
+    /// Begins an attach beside nodes that are kept equal: compared with the main node unless its data are accepted as they
+    /// are, while clients are held; its job's number.
+    fn attach(&self, node: NodeId, accept_data: bool) -> Result<u64, CommandError>;
     /// One job as it is now; `None` when nobody remembers it.
     fn job(&self, id: u64) -> Option<JobSnapshot>;
     /// All jobs that are remembered.
@@ -31,6 +35,20 @@ pub trait RecoveryPort: Send + Sync + 'static {
     fn cancel(&self, id: u64) -> Result<(), String>;
     /// The job once it has ended; `None` when nobody remembers it.
     fn wait(&self, id: u64) -> BoxFuture<Option<JobSnapshot>>;
+}
+
+/// Planned work on the cluster.
+pub trait MaintenancePort: Send + Sync + 'static {
+    /// Begins it; its job's number.
+    fn begin(&self, work: Planned) -> Result<u64, CommandError>;
+    /// The cluster in one word.
+    fn verdict(&self) -> Option<Verdict>;
+    /// Automatic failover on or off; a line for people.
+    fn set_failover(&self, enabled: bool) -> Result<String, String>;
+    /// The backup that was due is made; a line for people.
+    fn backed_up(&self) -> Result<String, String>;
+    /// What it would do.
+    fn plan(&self, work: Planned) -> BoxFuture<Result<Plan, CommandError>>;
 }
 
 /// What may be ordered of the data plane. Each answers with a line for people.

@@ -1,12 +1,14 @@
 //! Carries operators' commands out, whichever surface they came by, and refuses them in Pgpool-II's words.
 
 use super::{
-    BoxFuture, Command, CommandError, Daemon, MAX_PAUSE_TIMEOUT_S, NodePort, RecoveryPort, Reply, StopMode, TrafficPort,
+    BoxFuture, Command, CommandError, Daemon, MAX_PAUSE_TIMEOUT_S, MaintenancePort, NodePort, RecoveryPort, Reply,
+    StopMode, TrafficPort,
 };
 use crate::base::NodeId;
 use crate::client::Pause;
-use crate::cluster::{Board, NodeStatus, Scope, View};
-use crate::workflow::JobSnapshot;
+use crate::cluster::{Board, MAX_HOLDUPS, NodeStatus, Scope, View};
+use crate::workflow::{JobSnapshot, Outcome};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +22,7 @@ pub struct Admin {
     nodes: Arc<dyn NodePort>,
     recovery: Arc<dyn RecoveryPort>,
     traffic: Arc<dyn TrafficPort>,
+    maintenance: Arc<dyn MaintenancePort>,
     daemon: Arc<dyn Daemon>,
     started_at_s: u64,
 }
@@ -31,11 +34,12 @@ impl Admin {
         nodes: Arc<dyn NodePort>,
         recovery: Arc<dyn RecoveryPort>,
         traffic: Arc<dyn TrafficPort>,
+        maintenance: Arc<dyn MaintenancePort>,
         daemon: Arc<dyn Daemon>,
     ) -> Arc<Admin> {
         // A clock before 1970 is shown as 1970; nothing depends on it.
         let started_at_s = SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
-        Arc::new(Admin { board, nodes, recovery, traffic, daemon, started_at_s })
+        Arc::new(Admin { board, nodes, recovery, traffic, maintenance, daemon, started_at_s })
     }
 
     /// Carries a command out. Dropping the future may leave it half done, so surfaces run it to its end.
@@ -43,9 +47,20 @@ impl Admin {
         match command {
             Command::Status => Ok(self.status()),
             Command::Recover { node, overwrite, accept_loss } => self.recover(node, overwrite, accept_loss),
-            Command::Attach { node } => self.attach(node).await,
+            Command::Attach { node, accept_data } => self.attach(node, accept_data).await,
             Command::Detach { node } => self.detach(node).await,
-            Command::Pause { database, timeout_s, at_most_s } => self.pause(database, timeout_s, at_most_s).await,
+            Command::Planned { work, dry_run: true } => Ok(Reply::Plan { plan: self.maintenance.plan(work).await? }),
+            Command::Planned { work, dry_run: false } => {
+                let id = self.maintenance.begin(work)?;
+                self.job(id)
+            }
+            Command::Failover { enabled } => {
+                self.maintenance.set_failover(enabled).map(done).map_err(|why| failed("nothing was changed", why))
+            }
+            Command::BackedUp => self.maintenance.backed_up().map(done).map_err(|why| failed("nothing was noted", why)),
+            Command::Pause { database, timeout_s, at_most_s, drain } => {
+                self.pause(database, timeout_s, at_most_s, drain).await
+            }
             Command::Resume { database } => self.traffic.resume(Scope::of(database)).map(done),
             Command::Reconnect { database } => Ok(done(self.traffic.reconnect(Scope::of(database)))),
             Command::Kill { database } => self.traffic.kill(Scope::of(database)).await.map(done),
@@ -96,11 +111,13 @@ impl Admin {
         Reply::Status {
             view: View::clone(&now.view),
             gate: now.gate.to_string(),
+            holdups: holdups(&self.board),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             clients: self.daemon.clients(),
             moved: self.daemon.moved(),
             pending_restart: self.daemon.pending_restart(),
+            verdict: self.maintenance.verdict(),
         }
     }
 
@@ -118,6 +135,7 @@ impl Admin {
         database: Option<String>,
         timeout_s: u64,
         at_most_s: Option<u64>,
+        drain: bool,
     ) -> Result<Reply, CommandError> {
         if timeout_s > MAX_PAUSE_TIMEOUT_S {
             let why = format!("expected a timeout of at most {MAX_PAUSE_TIMEOUT_S} seconds, got {timeout_s}");
@@ -125,19 +143,39 @@ impl Admin {
         }
         // A pause for longer than a year is one without an end.
         let at_most = at_most_s.filter(|s| *s < 365 * 24 * 3600).map(Duration::from_secs);
-        let pause = Pause { scope: Scope::of(database), timeout: Duration::from_secs(timeout_s), at_most };
+        let pause = Pause { scope: Scope::of(database), timeout: Duration::from_secs(timeout_s), at_most, drain };
         self.traffic.pause(pause).await.map(done)
     }
 
-    async fn attach(&self, node: NodeId) -> Result<Reply, CommandError> {
+    async fn attach(&self, node: NodeId, accept_data: bool) -> Result<Reply, CommandError> {
         let status = self.view().node(node).map(|n| n.status).ok_or_else(|| out_of_range("failback", node))?;
         // Pgpool-II too answers this with success: what was asked for holds already.
         if status.is_live() {
             return Ok(done(format!("node {node} was {status} already")));
         }
-        let attached = self.nodes.attach(node, "attached by an operator".to_owned()).await;
-        attached.map_err(|why| failed(&format!("node {node} was not attached"), why))?;
+        let not_attached = |why: String| failed(&format!("node {node} was not attached"), why);
+        let view = self.view();
+        if accept_data && !view.mode.replicates() {
+            return Err(not_attached(format!("nothing is compared in {}, so there is nothing to accept", view.mode)));
+        }
+        if view.mode.replicates() && view.nodes.iter().any(|n| n.status.is_live()) {
+            return self.attach_equal(node, accept_data).await;
+        }
+        let attached = self.nodes.attach(node, accept_data, "attached by an operator".to_owned()).await;
+        attached.map_err(not_attached)?;
         Ok(done(format!("node {node} is attached")))
+    }
+
+    /// Beside equals that serve it enters while clients are held; that is a job.
+    async fn attach_equal(&self, node: NodeId, accept_data: bool) -> Result<Reply, CommandError> {
+        let job = self.recovery.attach(node, accept_data)?;
+        match self.recovery.wait(job).await {
+            Some(job) if job.outcome == Outcome::Succeeded => Ok(done(job.message)),
+            ended => {
+                let why = ended.map_or_else(|| format!("job {job} was forgotten"), |job| job.message);
+                Err(failed(&format!("node {node} was not attached"), why))
+            }
+        }
     }
 
     async fn detach(&self, node: NodeId) -> Result<Reply, CommandError> {
@@ -246,6 +284,18 @@ impl super::pcp::Operator for PcpOperator {
     }
 }
 
+/// Of all orders in force; who holds several up is named once.
+fn holdups(board: &Board) -> Vec<String> {
+    let orders = board.read().gate.orders.clone();
+    let named: BTreeSet<(u64, String)> = orders
+        .iter()
+        .flat_map(|order| board.holdups(order.number))
+        .map(|who| (who.session, who.to_string()))
+        .take(MAX_HOLDUPS)
+        .collect();
+    named.into_iter().map(|(_, who)| who).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,7 +307,7 @@ mod tests {
         let p = std::process::id();
         let words = [
             (
-                Command::Attach { node: NodeId(3) },
+                Command::Attach { node: NodeId(3), accept_data: false },
                 "invalid failback request, node id: 3 is out of range. node id must be between [0 and 128]".to_owned(),
             ),
             (
@@ -293,8 +343,8 @@ mod tests {
     #[tokio::test]
     async fn orders_reach_their_ports() {
         let (fake, admin) = fake::admin();
-        admin.run(Command::Attach { node: NodeId(0) }).await.unwrap();
-        admin.run(Command::Attach { node: NodeId(1) }).await.unwrap();
+        admin.run(Command::Attach { node: NodeId(0), accept_data: false }).await.unwrap();
+        admin.run(Command::Attach { node: NodeId(1), accept_data: false }).await.unwrap();
         let error = admin.run(Command::Detach { node: NodeId(0) }).await.unwrap_err();
         assert_eq!(error.to_string(), "node 0 was not detached: the disk is full");
         let recover = Command::Recover { node: NodeId(1), overwrite: true, accept_loss: false };
@@ -308,7 +358,7 @@ mod tests {
         assert_eq!(orders, ["attach 1", "detach 0", "recover 1 true false", "cancel 7", "stop"]);
         fake.0.lock().unwrap().clear();
         let db = || "d".to_owned();
-        let pause = |timeout_s| Command::Pause { database: Some(db()), timeout_s, at_most_s: Some(9) };
+        let pause = |timeout_s| Command::Pause { database: Some(db()), timeout_s, at_most_s: Some(9), drain: false };
         admin.run(pause(7)).await.unwrap();
         assert!(admin.run(pause(3601)).await.unwrap_err().to_string().contains("at most 3600 seconds"));
         admin.run(Command::Resume { database: Some(db()) }).await.unwrap();
@@ -316,6 +366,11 @@ mod tests {
         admin.run(Command::Kill { database: None }).await.unwrap();
         admin.run(Command::Disable { database: db() }).await.unwrap();
         admin.run(Command::Enable { database: db() }).await.unwrap();
+        let work = crate::maintenance::Planned::Begin { node: NodeId(1) };
+        admin.run(Command::Planned { work: work.clone(), dry_run: false }).await.unwrap();
+        admin.run(Command::Planned { work, dry_run: true }).await.unwrap();
+        let planned: Vec<String> = fake.0.lock().unwrap().drain(6..).collect();
+        assert_eq!(planned, ["begin Begin { node: NodeId(1) }", "plan Begin { node: NodeId(1) }"]);
         let all = ["reconnect all databases", "kill all databases", "disable d true", "disable d false"];
         assert_eq!(
             *fake.0.lock().unwrap(),

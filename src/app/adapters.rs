@@ -1,13 +1,14 @@
 //! Joins folders that do not know each other: keeper and recovery with the store, the operators' ports with both.
 
-use crate::admin::{BoxFuture, CommandError, NodePort, RecoveryPort, TrafficPort};
+use crate::admin::{BoxFuture, CommandError, MaintenancePort, NodePort, RecoveryPort, TrafficPort};
 use crate::base::NodeId;
-use crate::client::{OperateError, Pause, Plane};
-use crate::cluster::{Scope, View};
-use crate::keeper::{Keeper, Memory, Recalled, SavedNode};
+use crate::client::{Divergences, OperateError, Pause, Plane};
+use crate::cluster::{NodeSpec, Quiet, Scope, View};
+use crate::keeper::{Keeper, Memory, Recalled, SavedNode, ServerTlsOf};
+use crate::maintenance::{self, Maintenance, Plan, Planned, Rebuild, Verdict};
 use crate::recovery::{Attach, RecoverOptions, Recovery};
 use crate::store::{self, Saved, Store};
-use crate::workflow::{JobSnapshot, Jobs};
+use crate::workflow::{JobSnapshot, Jobs, Outcome};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,8 +33,10 @@ impl Memory for StoreMemory {
             status: n.status,
             reason: n.reason,
             changed_at_s: n.changed_at_s,
+            data: n.data,
         });
-        Recalled { generation: saved.generation, epoch: saved.epoch, nodes: nodes.collect() }
+        let nodes = nodes.collect();
+        Recalled { generation: saved.generation, epoch: saved.epoch, clean: saved.clean, nodes }
     }
 
     fn save(&self, view: &View) -> Result<(), String> {
@@ -43,9 +46,21 @@ impl Memory for StoreMemory {
             status: n.status,
             changed_at_s: n.changed_at_s,
             reason: n.reason.clone(),
+            data: n.data,
         });
-        let saved = Saved { generation: view.generation, epoch: view.epoch.clone(), nodes: nodes.collect() };
+        let nodes = nodes.collect();
+        let saved = Saved { generation: view.generation, epoch: view.epoch.clone(), clean: false, nodes };
         self.store.save(saved).map_err(|e| e.to_string())
+    }
+}
+
+/// What the data plane finds to differ is taken out by the keeper.
+pub struct KeeperDivergences(pub Keeper);
+
+impl Divergences for KeeperDivergences {
+    fn report(&self, node: NodeId, generation: u64, reason: String) -> BoxFuture<Result<u64, String>> {
+        let keeper = self.0.clone();
+        Box::pin(async move { keeper.report_diverged(node, generation, &reason).await.map_err(|e| e.to_string()) })
     }
 }
 
@@ -57,11 +72,12 @@ impl Attach for KeeperAttach {
         &self,
         node: NodeId,
         generation: u64,
+        quiet: Option<Quiet>,
         reason: String,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
-        Box::pin(
-            async move { self.0.attach_verified(node, generation, &reason).await.map(drop).map_err(|e| e.to_string()) },
-        )
+        Box::pin(async move {
+            self.0.attach_verified(node, generation, quiet, &reason).await.map(drop).map_err(|e| e.to_string())
+        })
     }
 }
 
@@ -69,9 +85,12 @@ impl Attach for KeeperAttach {
 pub struct KeeperPort(pub Keeper);
 
 impl NodePort for KeeperPort {
-    fn attach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>> {
+    fn attach(&self, node: NodeId, accept_data: bool, reason: String) -> BoxFuture<Result<(), String>> {
         let keeper = self.0.clone();
-        Box::pin(async move { keeper.attach(node, &reason).await.map_err(|e| e.to_string()) })
+        let attach = async move {
+            if accept_data { keeper.attach_accepted(node, &reason).await } else { keeper.attach(node, &reason).await }
+        };
+        Box::pin(async move { attach.await.map_err(|e| e.to_string()) })
     }
 
     fn detach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>> {
@@ -86,10 +105,20 @@ pub struct RecoveryJobs {
     pub recovery: Recovery,
     /// Remembers them.
     pub jobs: Jobs,
+    /// While it runs, nobody else begins a recovery.
+    pub maintenance: Maintenance,
 }
 
 impl RecoveryPort for RecoveryJobs {
     fn start(&self, node: NodeId, overwrite: bool, accept_loss: bool) -> Result<u64, CommandError> {
+        if self.maintenance.is_running() {
+            return Err(CommandError {
+                message: "failed to process PCP request at the moment".to_owned(),
+                detail: Some("promote node operation is in progress".to_owned()),
+                hint: Some("`pgmend jobs` shows it".to_owned()),
+                fatal: false,
+            });
+        }
         let options = RecoverOptions { overwrite, accept_loss };
         self.recovery.start(node, options).map_err(|r| CommandError {
             hint: r.message.ends_with("is alive").then(|| {
@@ -101,6 +130,16 @@ impl RecoveryPort for RecoveryJobs {
             detail: r.detail,
             fatal: r.fatal,
         })
+    }
+
+    fn attach(&self, node: NodeId, accept_data: bool) -> Result<u64, CommandError> {
+        let refused = |r: crate::recovery::Refused| CommandError {
+            message: r.message,
+            detail: r.detail,
+            hint: None,
+            fatal: r.fatal,
+        };
+        self.recovery.attach(node, accept_data).map_err(refused)
     }
 
     fn job(&self, id: u64) -> Option<JobSnapshot> {
@@ -118,6 +157,71 @@ impl RecoveryPort for RecoveryJobs {
     fn wait(&self, id: u64) -> BoxFuture<Option<JobSnapshot>> {
         let jobs = self.jobs.clone();
         Box::pin(async move { jobs.wait(id).await })
+    }
+}
+
+/// What a switchover needs of recoveries.
+pub struct RebuildByRecovery {
+    /// Rebuilds.
+    pub recovery: Recovery,
+    /// Where it is seen.
+    pub jobs: Jobs,
+    /// How servers log in to each other.
+    pub settings: Arc<dyn Fn() -> crate::recovery::Settings + Send + Sync>,
+    /// Authorities and certificates, for their connections.
+    pub tls: ServerTlsOf,
+}
+
+impl Rebuild for RebuildByRecovery {
+    fn streaming(&self, source: &NodeSpec, target: &NodeSpec) -> Vec<(&'static str, String)> {
+        crate::recovery::streaming(&(self.settings)(), source, target, &(self.tls)().settings)
+    }
+
+    fn rebuild(&self, node: NodeId) -> Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>> {
+        Box::pin(async move {
+            let id = self.recovery.start(node, RecoverOptions::default()).map_err(|e| e.to_string())?;
+            match self.jobs.wait(id).await {
+                Some(job) if job.outcome == Outcome::Succeeded => Ok(job.message),
+                Some(job) => Err(job.message),
+                None => Err(format!("job {id} is not remembered")),
+            }
+        })
+    }
+}
+
+/// Operators' planned work.
+pub struct MaintenanceJobs(pub Maintenance);
+
+impl MaintenancePort for MaintenanceJobs {
+    fn begin(&self, work: Planned) -> Result<u64, CommandError> {
+        self.0.begin(work).map_err(not_begun)
+    }
+
+    fn verdict(&self) -> Option<Verdict> {
+        Some(self.0.verdict())
+    }
+
+    fn set_failover(&self, enabled: bool) -> Result<String, String> {
+        self.0.set_failover(enabled)
+    }
+
+    fn backed_up(&self) -> Result<String, String> {
+        self.0.backed_up()
+    }
+
+    fn plan(&self, work: Planned) -> BoxFuture<Result<Plan, CommandError>> {
+        let maintenance = self.0.clone();
+        Box::pin(async move { maintenance.plan(work).await.map_err(not_begun) })
+    }
+}
+
+fn not_begun(refused: maintenance::Refused) -> CommandError {
+    let maintenance::Refused { message, detail, fatal } = refused;
+    CommandError {
+        message,
+        detail,
+        hint: Some("`pgmend nodes` and `pgmend jobs` tell how things stand".to_owned()),
+        fatal,
     }
 }
 

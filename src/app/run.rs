@@ -1,6 +1,9 @@
 //! A daemon's life: read, lock, listen, serve, and end as it was told.
 
-use super::adapters::{KeeperAttach, KeeperPort, PlanePort, RecoveryJobs, StoreMemory};
+use super::adapters::{
+    KeeperAttach, KeeperDivergences, KeeperPort, MaintenanceJobs, PlanePort, RebuildByRecovery, RecoveryJobs,
+    StoreMemory,
+};
 use super::data_plane::DataPlane;
 use super::runtime_config::{LoginSurroundings, RuntimeConfig, plane_settings, startup_context};
 use super::stop::End;
@@ -11,7 +14,8 @@ use crate::client::Plane;
 use crate::client::startup::StartupContext;
 use crate::cluster::{Board, NodeSpec, NodeView, Published, View};
 use crate::config::{Config, Source};
-use crate::keeper::{Keeper, ServerTlsOf, initial_view};
+use crate::keeper::{Compare, Keeper, ServerTlsOf, initial_view};
+use crate::maintenance::{self, Maintenance};
 use crate::net::{Inherited, ServerTls, Shared};
 use crate::recovery::Recovery;
 use crate::store::Store;
@@ -81,7 +85,7 @@ fn try_run(source: Source, options: RunOptions) -> Result<(), String> {
             let store = Store::open(&config.store).map_err(text)?;
             let bound = Bound::bind(&config, &mut Inherited::default())?;
             let memory = Arc::new(StoreMemory { store: store.clone(), discard: config.store.discard_status });
-            let board = Board::new(initial_view(&config.nodes, &*memory, unix_seconds()));
+            let board = Board::new(initial_view(&config.nodes, config.mode, &*memory, unix_seconds()));
             let (startup, secrets) = startup_context(&config, load_secrets(&config)?, around(&board))?;
             let runtime = RuntimeConfig::new(source, config.clone(), secrets, server_tls.clone());
             let before = None;
@@ -90,7 +94,8 @@ fn try_run(source: Source, options: RunOptions) -> Result<(), String> {
         Some(mut inheritance) => {
             let bound = Bound::bind(&config, &mut inheritance.listeners)?;
             // The board gets its true view below; what can fail comes first.
-            let board = Board::new(View { generation: 0, nodes: Vec::new(), primary: None, epoch: None });
+            let board =
+                Board::new(View { generation: 0, mode: config.mode, nodes: Vec::new(), primary: None, epoch: None });
             let (startup, secrets) = startup_context(&config, load_secrets(&config)?, around(&board))?;
             // Nothing has changed up to here; from here on the daemon is this process.
             let (view, gate, lock, before) = inheritance.take()?;
@@ -115,8 +120,12 @@ fn load_secrets(config: &Config) -> Result<Secrets, String> {
 /// The view of the process before goes on where the nodes are the same; so nobody waits for the first probes.
 fn view_after(view: View, config: &Config, memory: &StoreMemory) -> View {
     let is_same = |(seen, spec): (&NodeView, &NodeSpec)| seen.spec.host == spec.host && seen.spec.port == spec.port;
-    if memory.discard || view.nodes.len() != config.nodes.len() || !view.nodes.iter().zip(&config.nodes).all(is_same) {
-        return initial_view(&config.nodes, memory, unix_seconds());
+    if memory.discard
+        || view.mode != config.mode
+        || view.nodes.len() != config.nodes.len()
+        || !view.nodes.iter().zip(&config.nodes).all(is_same)
+    {
+        return initial_view(&config.nodes, config.mode, memory, unix_seconds());
     }
     let nodes = view.nodes.into_iter().zip(&config.nodes);
     View { nodes: nodes.map(|(seen, spec)| NodeView { spec: Arc::new(spec.clone()), ..seen }).collect(), ..view }
@@ -195,6 +204,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         config.health.clone(),
         tls.clone(),
         Arc::new(move |user: &str| passwords.password_of(user)),
+        comparer(runtime.clone()),
         keeper_token.clone(),
     );
     let jobs = Jobs::new(store.clone()).map_err(|e| e.to_string())?;
@@ -205,9 +215,13 @@ async fn serve(parts: Parts) -> Result<(), String> {
         store.clone(),
         jobs.clone(),
         Arc::new(move || with_passwords(&recovery_settings)),
-        tls,
+        tls.clone(),
     );
+    let maintenance = maintenance(&board, &keeper, &store, &jobs, &runtime, &recovery, tls);
     recovery.cleanup_within(CLEANUP_PATIENCE).await;
+    for finding in maintenance.clean_up_after_crash().await {
+        tracing::warn!(event = "maintenance.found_after_crash", "{finding}");
+    }
     let data = Arc::new(DataPlane::start(plane.clone(), listeners, config.listen.workers).map_err(text)?);
     let (stops, stop_orders) = mpsc::channel(STOPS);
     let daemon = Arc::new(ThisDaemon {
@@ -220,8 +234,9 @@ async fn serve(parts: Parts) -> Result<(), String> {
     if let Some(before) = before {
         begin_with(before, &links).await?;
     }
+    let predecessor = links.clone();
     let giver = Arc::new(Giver {
-        store,
+        store: store.clone(),
         jobs: jobs.clone(),
         keeper: keeper.clone(),
         keeper_token,
@@ -230,10 +245,14 @@ async fn serve(parts: Parts) -> Result<(), String> {
         links,
         shared: shared.into(),
     });
-    let nodes = Arc::new(KeeperPort(keeper));
-    let recoveries = Arc::new(RecoveryJobs { recovery, jobs: jobs.clone() });
-    let admin = Admin::new(board, nodes, recoveries, Arc::new(PlanePort(plane.clone())), daemon.clone());
+    let nodes = Arc::new(KeeperPort(keeper.clone()));
+    tokio::spawn(maintenance.clone().watch(control.child_token()));
+    let recoveries = Arc::new(RecoveryJobs { recovery, jobs: jobs.clone(), maintenance: maintenance.clone() });
+    let (traffic, planned) = (Arc::new(PlanePort(plane.clone())), Arc::new(MaintenanceJobs(maintenance)));
+    let admin = Admin::new(board, nodes, recoveries, traffic, planned, daemon.clone());
     let answers: Box<dyn crate::client::PoolCommands> = Box::new(PoolAnswers::new(admin.clone()));
+    let divergences: Box<dyn crate::client::Divergences> = Box::new(KeeperDivergences(keeper.clone()));
+    plane.divergences.store(Some(Arc::new(divergences)));
     plane.commands.store(Some(Arc::new(answers)));
     tokio::spawn(admin::http::serve(api, admin.clone(), config.admin.clone(), surfaces.clone()));
     if let Some(bound) = pcp {
@@ -245,10 +264,54 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let pid = sd_notify::NotifyState::MainPid(std::process::id());
     let _ = sd_notify::notify(false, &[pid, sd_notify::NotifyState::Ready]);
     let end = End { daemon, orders: stop_orders, jobs, giver };
-    end.when_it_comes(&config.store.directory).await?;
+    let orderly = end.when_it_comes(&config.store.directory).await?;
     control.cancel();
+    // A process before us that still has clients may be in the middle of a write.
+    if orderly && config.mode.replicates() && !predecessor.has_before() {
+        // The keeper's own saves would take it back.
+        keeper.ended().await;
+        store.save_clean().map_err(text)?;
+    }
     tracing::info!(event = "daemon.stopped");
     Ok(())
+}
+
+/// Planned work, with all that it stands on.
+fn maintenance(
+    board: &Arc<Board>,
+    keeper: &Keeper,
+    store: &Store,
+    jobs: &Jobs,
+    runtime: &Arc<RuntimeConfig>,
+    recovery: &Recovery,
+    tls: ServerTlsOf,
+) -> Maintenance {
+    let (limits, access, streaming) = (runtime.clone(), runtime.clone(), runtime.clone());
+    let rebuild = RebuildByRecovery {
+        recovery: recovery.clone(),
+        jobs: jobs.clone(),
+        settings: Arc::new(move || with_passwords(&streaming)),
+        tls: tls.clone(),
+    };
+    Maintenance::new(maintenance::Surroundings {
+        board: board.clone(),
+        keeper: keeper.clone(),
+        store: store.clone(),
+        jobs: jobs.clone(),
+        settings: Arc::new(move || limits.now().maintenance.clone()),
+        access: Arc::new(move || {
+            let recovery = with_passwords(&access);
+            maintenance::Access {
+                user: recovery.user,
+                password: recovery.password,
+                database: recovery.database,
+                bin_directory: recovery.bin_directory,
+                start_timeout: recovery.timeout,
+            }
+        }),
+        tls,
+        rebuild: Arc::new(rebuild),
+    })
 }
 
 /// Tells once a day of certificates that have ended or soon will. The start and each reload have told it themselves.
@@ -273,6 +336,20 @@ async fn begin_with(before: UnixStream, links: &Arc<Links>) -> Result<(), String
     takeover::serving(&mut stream).await.map_err(|e| format!("takeover: the process before has gone: {e}"))?;
     tokio::spawn(links.clone().converse(Side::Before, stream));
     Ok(())
+}
+
+/// Compares nodes as `recovery_user`.
+fn comparer(runtime: Arc<RuntimeConfig>) -> Compare {
+    Arc::new(move |main, other| {
+        let settings = with_passwords(&runtime);
+        let login = crate::recovery::compare::Login {
+            user: settings.user,
+            password: settings.password,
+            database: settings.database,
+            tls: runtime.server_tls(),
+        };
+        Box::pin(async move { crate::recovery::compare::compare(&login, &main, &other).await })
+    })
 }
 
 /// The recovery settings with passwords from the secret files where the configuration gives none.

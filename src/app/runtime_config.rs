@@ -48,7 +48,8 @@ pub fn startup_context(
     let ldap_ca = config.auth.ldap_ca_file.clone().filter(|_| hba.need_ldap_tls());
     let ldap_tls = ldap_ca.map(|ca| {
         let files = ServerTlsSettings { ca_file: Some(ca), ..ServerTlsSettings::default() };
-        ServerTls::load(&files).and_then(|tls| tls.config(SslMode::VerifyFull)).map_err(|e| e.to_string())
+        let side = ServerTls::load(&files).and_then(|tls| tls.config(SslMode::VerifyFull));
+        side.map(|side| side.own().clone()).map_err(|e| e.to_string())
     });
     let ldap_tls = ldap_tls.transpose()?;
     let LoginSurroundings { board, server_tls, control } = around;
@@ -58,7 +59,8 @@ pub fn startup_context(
             Some(StoredSecret::Md5(_) | StoredSecret::Scram(_)) | None => Secret::default(),
         };
         let (secrets, control, with_roles) = (secrets.clone(), control.clone(), hba.need_roles());
-        AuthQuery::new(settings, Around { board, tls: server_tls, password, secrets, control, with_roles })
+        let names = config.pool.databases.iter().map(|(name, d)| (name.clone(), d.dbname.clone())).collect();
+        AuthQuery::new(settings, Around { board, tls: server_tls, password, secrets, control, with_roles, names })
     });
     let login_timeout = config.client.login_timeout;
     let (turns, aside) = (Turns::new(config.client.max_logins), Some(control));
@@ -87,9 +89,12 @@ fn derive_in_background(secrets: &Arc<Secrets>) -> Result<(), String> {
 /// The data plane's part.
 pub fn plane_settings(config: &Config, server_tls: Arc<ServerTls>) -> PlaneSettings {
     PlaneSettings {
+        replication: config.replication.clone(),
         client: config.client.clone(),
         pool: config.pool.clone(),
         server: config.server.clone(),
+        drain: config.recovery.drain,
+        recovery_timeout: config.recovery.timeout,
         server_tls,
         keepalive: config.listen.keepalive,
     }

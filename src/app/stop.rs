@@ -51,8 +51,8 @@ impl Signals {
 }
 
 impl End {
-    /// Waits for the end, whichever it is, and carries it out.
-    pub async fn when_it_comes(mut self, directory: &Path) -> Result<(), String> {
+    /// Waits for the end, whichever it is, and carries it out. True when nothing was broken off and nobody has taken over.
+    pub async fn when_it_comes(mut self, directory: &Path) -> Result<bool, String> {
         let mut signals = Signals::listen()?;
         let giver = self.giver.clone();
         let given = async {
@@ -68,6 +68,7 @@ impl End {
             mode = until_stopped(&self.daemon, &mut self.orders, &mut signals) => Some(mode),
             () = given => None,
         };
+        let ours = ordered.is_some();
         let mode = match ordered {
             Some(mode) => {
                 let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
@@ -77,8 +78,7 @@ impl End {
         };
         // Nothing of ours keeps a socket open on which nobody accepts.
         self.giver.forget_sockets();
-        self.stop(mode, &mut signals).await;
-        Ok(())
+        Ok(self.stop(mode, &mut signals).await && ours)
     }
 
     /// Another process is the daemon now: this one keeps its clients until they leave, or for `takeover_timeout`; and until
@@ -102,8 +102,8 @@ impl End {
     }
 
     /// Smart: until the last client has ended its transaction, or a harder order comes, or `shutdown_timeout` has passed.
-    /// Fast: until clients were told.
-    async fn stop(&mut self, mode: StopMode, signals: &mut Signals) {
+    /// Fast: until clients were told. True when the data plane came to its end.
+    async fn stop(&mut self, mode: StopMode, signals: &mut Signals) -> bool {
         let data = self.daemon.data.clone();
         tracing::info!(event = "daemon.stopping", ?mode, clients = data.clients());
         data.close_doors();
@@ -122,13 +122,15 @@ impl End {
             }
         }
         if mode == StopMode::Immediate {
-            return;
+            return false;
         }
         if !data.is_finished() {
             data.order(|| Order::StopFast);
             let _ = tokio::time::timeout(FAST_STOP, until_finished(&self.daemon)).await;
         }
+        let finished = data.is_finished();
         self.jobs.stop(JOBS_STOP).await;
+        finished
     }
 }
 

@@ -31,8 +31,8 @@ pub struct QuerySettings {
     pub user: String,
     /// `auth_query`: gives name and secret of the user `$1`.
     pub query: String,
-    /// `auth_dbname`.
-    pub database: String,
+    /// `auth_dbname`; `None`: the database that the client asks for.
+    pub database: Option<String>,
     /// An answer serves for so long; zero: each login asks.
     pub cache_time: Duration,
 }

@@ -118,7 +118,8 @@ mod tests {
         let serving = tokio::spawn(http::serve(http::bind(&settings).unwrap(), admin, settings, stop.clone()));
         let status = send(&socket, &Command::Status).await.unwrap();
         assert!(matches!(status, Reply::Status { clients: 2, .. }), "{status:?}");
-        let attached = send(&socket, &Command::Attach { node: crate::base::NodeId(1) }).await.unwrap();
+        let attached =
+            send(&socket, &Command::Attach { node: crate::base::NodeId(1), accept_data: false }).await.unwrap();
         assert_eq!(attached, Reply::Done { message: "node 1 is attached".into() });
         assert_eq!(*fake.0.lock().unwrap(), ["attach 1"]);
         let refused = send(&socket, &Command::Job { id: 8 }).await.unwrap_err();

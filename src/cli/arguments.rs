@@ -1,5 +1,6 @@
 //! The command line of `pgmend`.
 
+use super::planned::PlannedOrder;
 use crate::admin::{MAX_PAUSE_TIMEOUT_S, PAUSE_TIMEOUT_S, StopMode};
 use crate::base::NodeId;
 use crate::config::Source;
@@ -40,8 +41,8 @@ pub enum Order {
     Run(Run),
     /// Check a configuration without starting.
     Check(Files),
-    /// State of the daemon and the cluster.
-    Status,
+    /// State of the daemon and the cluster: one word, and why.
+    Status(StatusHow),
     /// The nodes.
     Nodes,
     /// Rebuild a node from the primary while clients go on working, and follow it.
@@ -59,11 +60,15 @@ pub enum Order {
         #[arg(long)]
         detach: bool,
     },
-    /// Put a node into routing.
+    /// Put a node into routing. Where pgmend writes to all nodes, its data are compared with the main node's first, while
+    /// clients are held.
     Attach {
         /// Number of the node.
         #[arg(value_parser = node)]
         node: NodeId,
+        /// Take its data as they are, without a comparison.
+        #[arg(long)]
+        accept_data: bool,
     },
     /// Take a node out of routing.
     Detach {
@@ -71,8 +76,18 @@ pub enum Order {
         #[arg(value_parser = node)]
         node: NodeId,
     },
+    #[command(flatten)]
+    Planned(PlannedOrder),
+    /// Automatic promotion of a standby and detaching of lost nodes: on or off, also over a restart.
+    Failover {
+        /// On or off.
+        #[arg(value_enum)]
+        action: FailoverAction,
+    },
+    /// Note that the backup is made that was due since the primary changed.
+    BackedUp,
     /// Hold new transactions, and wait until those under way have ended and no server connection is open. Clients stay
-    /// connected and wait, at most for query_wait_timeout each; `resume` lets them go on.
+    /// connected and wait, at most for query_wait_timeout each (with --drain: until it ends); `resume` lets them go on.
     Pause {
         /// Only this database; else all.
         database: Option<String>,
@@ -83,6 +98,10 @@ pub enum Order {
         /// Resume by itself after so many seconds.
         #[arg(long, value_name = "SECONDS")]
         at_most: Option<u64>,
+        /// With the rules that a recovery has for clients (recovery_clients, client_idle_limit_in_recovery,
+        /// recovery_idle_in_transaction_limit, recovery_new_connections): shows what they would do, and really does it.
+        #[arg(long)]
+        drain: bool,
     },
     /// Take `pause` or `kill` back.
     Resume {
@@ -125,6 +144,26 @@ pub enum Order {
         #[command(subcommand)]
         action: JobAction,
     },
+}
+
+/// How the state is shown.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct StatusHow {
+    /// For monitors: exit with 0 only when the word is "switchable", else with 1 (3: the daemon cannot be reached).
+    #[arg(long)]
+    pub check: bool,
+    /// Again and again, with what a running job does, until Ctrl-C.
+    #[arg(long, conflicts_with = "check")]
+    pub watch: bool,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailoverAction {
+    /// On.
+    Enable,
+    /// Off.
+    Disable,
 }
 
 /// What to do with a job.
@@ -229,7 +268,7 @@ impl Files {
     }
 }
 
-fn node(text: &str) -> Result<NodeId, String> {
+pub fn node(text: &str) -> Result<NodeId, String> {
     text.parse().map(NodeId).map_err(|_| "expected the number of a node, from 0".to_owned())
 }
 

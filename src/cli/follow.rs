@@ -52,6 +52,34 @@ pub async fn follow(socket: &Path, mut job: JobSnapshot, json: bool) -> ExitCode
     if job.outcome == Outcome::Succeeded { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
 }
 
+/// The state and what runs, again and again, until Ctrl-C or until the daemon is gone.
+pub async fn watch(socket: &Path) -> ExitCode {
+    let terminal = std::io::stdout().is_terminal();
+    let mut last = String::new();
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    loop {
+        let mut text = match api::send(socket, &Command::Status).await {
+            Ok(reply) => print::reply(&reply, false, super::now_s()),
+            Err(error) => return super::failed_call(&error),
+        };
+        if let Ok(Reply::Jobs { jobs }) = api::send(socket, &Command::Jobs).await {
+            for job in jobs.iter().filter(|job| job.outcome == Outcome::Running) {
+                text.push_str(&format!("job {}: {} of node {}: {}\n", job.id, job.kind, job.node, print::stage(job)));
+            }
+        }
+        if text != last {
+            // Home and clear on a terminal; elsewhere one state after the other.
+            let clear = if terminal { "\x1b[H\x1b[2J" } else { "" };
+            println!("{clear}{text}");
+            last = text;
+        }
+        tokio::select! {
+            _ = &mut interrupt => return ExitCode::SUCCESS,
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+    }
+}
+
 fn lost(display: &mut Display, id: u64, why: &str) -> ExitCode {
     display.end();
     eprintln!("pgmend: lost sight of job {id}: {why}");

@@ -4,12 +4,14 @@ mod api;
 mod arguments;
 mod follow;
 mod pgpool;
+mod planned;
 mod print;
 
 use crate::admin::{Command, Reply};
 use crate::app::RunOptions;
 use crate::config::Source;
-use arguments::{Arguments, JobAction, Order, Run};
+use crate::maintenance::Word;
+use arguments::{Arguments, FailoverAction, JobAction, Order, Run};
 use clap::Parser;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -48,17 +50,29 @@ fn fail(message: impl std::fmt::Display) -> ExitCode {
 
 fn run(arguments: Arguments) -> ExitCode {
     let Arguments { socket, config, json, order } = arguments;
-    let follow = matches!(order, Order::Recover { detach: false, .. });
+    let mut follow = matches!(order, Order::Recover { detach: false, .. });
+    let (mut check, mut watch) = (false, false);
     let nodes_only = matches!(order, Order::Nodes);
     let command = match order {
         Order::Run(run) => return daemon(run),
         Order::Check(check) => return check_configuration(&check.source()),
-        Order::Status | Order::Nodes => Command::Status,
+        Order::Status(how) => {
+            (check, watch) = (how.check, how.watch);
+            Command::Status
+        }
+        Order::Nodes => Command::Status,
+        Order::Failover { action } => Command::Failover { enabled: action == FailoverAction::Enable },
+        Order::BackedUp => Command::BackedUp,
         Order::Recover { node, overwrite, accept_loss, .. } => Command::Recover { node, overwrite, accept_loss },
-        Order::Attach { node } => Command::Attach { node },
+        Order::Planned(order) => {
+            let asked = order.asked();
+            follow = asked.follow;
+            Command::Planned { work: asked.work, dry_run: asked.dry_run }
+        }
+        Order::Attach { node, accept_data } => Command::Attach { node, accept_data },
         Order::Detach { node } => Command::Detach { node },
-        Order::Pause { database, timeout, at_most } => {
-            Command::Pause { database, timeout_s: timeout, at_most_s: at_most }
+        Order::Pause { database, timeout, at_most, drain } => {
+            Command::Pause { database, timeout_s: timeout, at_most_s: at_most, drain }
         }
         Order::Resume { database } => Command::Resume { database },
         Order::Reconnect { database } => Command::Reconnect { database },
@@ -79,11 +93,24 @@ fn run(arguments: Arguments) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(format!("cannot start: {error}")),
     };
+    if watch {
+        return runtime.block_on(follow::watch(&socket));
+    }
     let reply = match runtime.block_on(api::send(&socket, &command)) {
         Ok(reply) => reply,
         Err(error) => return failed_call(&error),
     };
     match reply {
+        Reply::Status { ref verdict, .. } if check => {
+            let good = verdict.as_ref().is_some_and(|v| v.word == Word::Switchable);
+            show(&reply, nodes_only, json);
+            if good { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
+        }
+        Reply::Plan { plan } => {
+            let possible = plan.judgement.against.is_empty();
+            show(&Reply::Plan { plan }, nodes_only, json);
+            if possible { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
+        }
         Reply::Job { job } if follow => runtime.block_on(follow::follow(&socket, job, json)),
         reply => {
             show(&reply, nodes_only, json);

@@ -2,6 +2,7 @@
 
 use crate::admin::Reply;
 use crate::cluster::View;
+use crate::maintenance::{Plan, Verdict};
 use crate::workflow::{JobSnapshot, Outcome};
 use std::fmt::Write;
 
@@ -10,17 +11,23 @@ pub fn reply(reply: &Reply, nodes_only: bool, now_s: u64) -> String {
     match reply {
         Reply::Done { message } => format!("{message}\n"),
         Reply::Status { view, .. } if nodes_only => nodes(view),
-        Reply::Status { view, gate, version, pid, clients, moved: _, pending_restart } => {
-            let mut text = format!("pgmend {version}, pid {pid}, {clients} clients, gate {gate}\n");
+        Reply::Status { view, gate, holdups, version, pid, clients, moved: _, pending_restart, verdict } => {
+            let mut text = verdict.as_ref().map(one_verdict).unwrap_or_default();
+            push(&mut text, format_args!("pgmend {version}, pid {pid}, {clients} clients, gate {gate}\n"));
+            let role = if view.mode.replicates() { "main node" } else { "primary" };
+            for who in holdups {
+                push(&mut text, format_args!("the gate waits for {who}\n"));
+            }
             match view.primary {
-                Some(primary) => push(&mut text, format_args!("primary: node {primary}\n")),
-                None => text.push_str("primary: none\n"),
+                Some(primary) => push(&mut text, format_args!("{role}: node {primary}\n")),
+                None => push(&mut text, format_args!("{role}: none\n")),
             }
             if !pending_restart.is_empty() {
                 push(&mut text, format_args!("waiting for a restart: {}\n", pending_restart.join(", ")));
             }
             text + &nodes(view)
         }
+        Reply::Plan { plan } => one_plan(plan),
         Reply::Job { job } => one_job(job, now_s),
         Reply::Jobs { jobs } => all_jobs(jobs, now_s),
     }
@@ -68,6 +75,42 @@ fn all_jobs(jobs: &[JobSnapshot], now_s: u64) -> String {
         ]
     });
     table(&head, rows.collect())
+}
+
+fn one_verdict(verdict: &Verdict) -> String {
+    let mut text = format!("{}\n", verdict.word);
+    for reason in &verdict.reasons {
+        push(&mut text, format_args!("  because {reason}\n"));
+    }
+    for remark in &verdict.remarks {
+        push(&mut text, format_args!("  note: {remark}\n"));
+    }
+    let rows = verdict
+        .nodes
+        .iter()
+        .map(|n| vec![n.node.to_string(), n.role.clone(), n.host.clone(), n.process.clone(), n.disk.clone()]);
+    text.push_str(&table(&["node", "role", "host", "process", "disk"], rows.collect()));
+    text
+}
+
+fn one_plan(plan: &Plan) -> String {
+    let mut text = format!("{}\n", plan.title);
+    let head = ["step", "what it does", "taken back by", "takes", "clients"];
+    let rows = plan.steps.iter().map(|step| {
+        let clients = if step.clients_wait { "wait" } else { "work" };
+        vec![step.name.clone(), step.what.clone(), step.undo.clone(), step.takes.clone(), clients.to_owned()]
+    });
+    text.push_str(&table(&head, rows.collect()));
+    for remark in &plan.judgement.remarks {
+        push(&mut text, format_args!("remark: {remark}\n"));
+    }
+    if plan.judgement.against.is_empty() {
+        text.push_str("nothing stands against it\n");
+    }
+    for reason in &plan.judgement.against {
+        push(&mut text, format_args!("against it: {reason}\n"));
+    }
+    text
 }
 
 fn one_job(job: &JobSnapshot, now_s: u64) -> String {

@@ -23,6 +23,8 @@ pub enum Limit {
 pub struct Activity {
     /// Between transactions, waiting for the client.
     pub idle_s: Option<u64>,
+    /// Seconds of that which count for no limit of the client's own: it was held.
+    held_s: u64,
     transaction_s: Option<u64>,
     query_s: Option<u64>,
     pause_s: Option<u64>,
@@ -47,6 +49,11 @@ impl Activity {
         Activity { idle_s: Some(now_s), ..Activity::default() }
     }
 
+    /// The same, when so many statements are finished.
+    pub fn after(self, rounds: u32) -> Activity {
+        Activity { rounds, ..self }
+    }
+
     /// Waiting for a server connection, which has a limit of its own.
     pub fn waiting() -> Activity {
         Activity::default()
@@ -57,8 +64,11 @@ impl Activity {
         let rounds = sight.rounds;
         if sight.clean {
             // A transaction that begins and ends between two looks has been no pause of the client.
-            let idle_s = self.idle_s.filter(|_| self.rounds == rounds).or(Some(now_s));
-            return Activity { idle_s, rounds, ..Activity::default() };
+            let (idle_s, held_s) = match self.idle_s.filter(|_| self.rounds == rounds) {
+                Some(since) => (since, self.held_s),
+                None => (now_s, 0),
+            };
+            return Activity { idle_s: Some(idle_s), held_s, rounds, ..Activity::default() };
         }
         let begun = self.transaction_s.or(Some(now_s));
         if sight.settled {
@@ -70,6 +80,21 @@ impl Activity {
         Activity { transaction_s: begun, query_s, rounds, ..Activity::default() }
     }
 
+    /// A time has passed that does not count for who has nothing to do.
+    pub fn held(self, passed_s: u64) -> Activity {
+        Activity { held_s: self.held_s.saturating_add(passed_s), ..self }
+    }
+
+    /// Since when it pauses inside a transaction.
+    pub fn pause_s(&self) -> Option<u64> {
+        self.pause_s
+    }
+
+    /// Statements finished so far, at the last look.
+    pub fn rounds(&self) -> u32 {
+        self.rounds
+    }
+
     /// The first limit that is passed. A session gets up to two seconds more than its limit, never less.
     pub fn passed(&self, limits: &Limits, now_s: u64) -> Option<Limit> {
         let past = |since: Option<u64>, limit_s: u64| {
@@ -79,7 +104,7 @@ impl Activity {
             (self.query_s, limits.query_s, Limit::Query),
             (self.pause_s, limits.idle_transaction_s, Limit::IdleTransaction),
             (self.transaction_s, limits.transaction_s, Limit::Transaction),
-            (self.idle_s, limits.client_idle_s, Limit::ClientIdle),
+            (self.idle_s.map(|since| since.saturating_add(self.held_s)), limits.client_idle_s, Limit::ClientIdle),
         ]
         .into_iter()
         .find_map(|(since, limit_s, limit)| past(since, limit_s).then_some(limit))
@@ -166,6 +191,15 @@ mod tests {
         let clean = Activity::waiting().seen(sight(true, true, 1), 100).seen(sight(true, true, 1), 110);
         assert_eq!(clean.passed(&LIMITS, 121), Some(Limit::ClientIdle));
         assert_eq!(clean.seen(sight(true, true, 2), 115).passed(&LIMITS, 121), None);
+    }
+
+    #[test]
+    fn who_is_held_is_not_idle_meanwhile() {
+        let held = Activity::idle(100).held(1).held(30);
+        assert_eq!((held.passed(&LIMITS, 151), held.passed(&LIMITS, 152)), (None, Some(Limit::ClientIdle)));
+        let bound = Activity::waiting().seen(sight(true, true, 1), 100).held(30).seen(sight(true, true, 1), 130);
+        assert_eq!((bound.passed(&LIMITS, 150), bound.passed(&LIMITS, 151)), (None, Some(Limit::ClientIdle)));
+        assert_eq!(bound.seen(sight(true, true, 2), 140).passed(&LIMITS, 161), Some(Limit::ClientIdle), "idle anew");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::control::{Control, Doing, End, Ending};
 use super::worker::Worker;
-use crate::cluster::{GateOrder, Remains, Report, Scope, Servers};
+use crate::cluster::{GateOrder, Holdup, MAX_HOLDUPS, Remains, Report, Scope, Servers};
 use std::time::Instant;
 
 impl Worker {
@@ -16,6 +16,7 @@ impl Worker {
             self.pools.borrow().values().for_each(|pool| pool.drop_outdated());
         }
         if gate.is_open() && gate.last == seen {
+            self.drain(&gate);
             // Sets what transactions look at, and so whether to come back before the next change.
             self.way();
             return;
@@ -25,12 +26,15 @@ impl Worker {
         for order in gate.orders.iter().filter(|order| order.number > seen && order.wanted.end_sessions) {
             self.end_sessions(&order.wanted.scope);
         }
-        let remains = gate.orders.iter().map(|order| (order.number, self.remains(order))).collect();
-        self.seat.report(Report { seen: gate.last, remains });
+        self.drain(&gate);
+        let mut holdups = Vec::new();
+        let remains = gate.orders.iter().map(|order| (order.number, self.remains(order, &mut holdups))).collect();
+        self.seat.report(Report { seen: gate.last, remains, holdups });
         self.way();
     }
 
-    fn remains(&self, order: &GateOrder) -> Remains {
+    fn remains(&self, order: &GateOrder, holdups: &mut Vec<(u64, Holdup)>) -> Remains {
+        let named_before = holdups.len();
         let mut remains = Remains::default();
         for (key, pool) in self.pools.borrow().iter().filter(|(key, _)| order.wanted.scope.covers(&key.database)) {
             if order.wanted.servers == Servers::Close {
@@ -45,7 +49,14 @@ impl Worker {
                 Doing::Waiting => remains.held += 1,
                 Doing::Working => remains.in_flight += 1,
                 Doing::InTransaction => remains.idle_in_transaction += 1,
+                Doing::Bound if control.drain.is_fixed() => remains.not_movable += 1,
                 Doing::Bound => remains.pinned += 1,
+                Doing::Moving => remains.moving += 1,
+            }
+            if holdups.len() - named_before < MAX_HOLDUPS
+                && let Some(who) = control.holdup()
+            {
+                holdups.push((order.number, who));
             }
         }
         remains

@@ -8,6 +8,7 @@ use crate::base::Secret;
 use crate::cluster::{Board, NodeSpec};
 use crate::net::ServerTls;
 use crate::server::sql::{Row, Sql, SqlError, SqlTarget};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,7 +47,7 @@ pub enum LookupError {
     Sql {
         /// `auth_user`.
         user: String,
-        /// `auth_dbname`.
+        /// Where it was asked.
         database: String,
         /// What it said.
         why: SqlError,
@@ -64,6 +65,7 @@ pub struct AuthQuery {
     settings: QuerySettings,
     password: Secret,
     with_roles: bool,
+    names: DatabaseNames,
     board: Arc<Board>,
     tls: Arc<ServerTls>,
     secrets: Arc<Secrets>,
@@ -99,23 +101,44 @@ pub struct Around {
     pub control: Handle,
     /// Rules name roles.
     pub with_roles: bool,
+    /// What databases are called on the servers.
+    pub names: DatabaseNames,
+}
+
+/// `dbname` by the name of the database's section; empty where the section has none.
+pub type DatabaseNames = BTreeMap<String, Option<String>>;
+
+/// Who is asked for, and where.
+#[derive(Clone, Debug)]
+struct Question {
+    user: String,
+    database: String,
 }
 
 /// A connection that waits for the next question.
 struct Idle {
     sql: Sql,
     place: (String, u16),
+    database: String,
     since: Instant,
+}
+
+impl Question {
+    /// Under which the answer is remembered; no name holds a zero byte.
+    fn key(&self) -> String {
+        format!("{}\0{}", self.user, self.database)
+    }
 }
 
 impl AuthQuery {
     /// Nothing is connected yet.
     pub fn new(settings: QuerySettings, around: Around) -> Arc<AuthQuery> {
-        let Around { board, tls, password, secrets, control, with_roles } = around;
+        let Around { board, tls, password, secrets, control, with_roles, names } = around;
         Arc::new(AuthQuery {
             settings,
             password,
             with_roles,
+            names,
             board,
             tls,
             secrets,
@@ -131,46 +154,58 @@ impl AuthQuery {
 
     /// What the server knows of a user, by an answer that is young enough, or asked now. Waits for a primary; the
     /// caller limits the time.
-    pub async fn ask(self: &Arc<Self>, user: &str) -> Result<(Arc<Answer>, Shapes), LookupError> {
+    pub async fn ask(self: &Arc<Self>, user: &str, database: &str) -> Result<(Arc<Answer>, Shapes), LookupError> {
         let max_age_ms = u64::try_from(self.settings.cache_time.as_millis()).unwrap_or(u64::MAX);
-        self.ask_within(user, max_age_ms).await
+        self.ask_within(self.question(user, database), max_age_ms).await
     }
 
     /// As [`AuthQuery::ask`], whatever is remembered.
-    pub async fn ask_anew(self: &Arc<Self>, user: &str) -> Result<(Arc<Answer>, Shapes), LookupError> {
-        self.ask_within(user, 0).await
+    pub async fn ask_anew(self: &Arc<Self>, user: &str, database: &str) -> Result<(Arc<Answer>, Shapes), LookupError> {
+        self.ask_within(self.question(user, database), 0).await
     }
 
-    async fn ask_within(self: &Arc<Self>, user: &str, max_age_ms: u64) -> Result<(Arc<Answer>, Shapes), LookupError> {
-        if let Some(known) = self.known(user, max_age_ms) {
+    /// Where `auth_dbname` says, or in the client's own database.
+    fn question(&self, user: &str, database: &str) -> Question {
+        let named = || self.names.get(database).or_else(|| self.names.get("*")).cloned().flatten();
+        let database = self.settings.database.clone().or_else(named).unwrap_or_else(|| database.to_owned());
+        Question { user: user.to_owned(), database }
+    }
+
+    async fn ask_within(
+        self: &Arc<Self>,
+        question: Question,
+        max_age_ms: u64,
+    ) -> Result<(Arc<Answer>, Shapes), LookupError> {
+        if let Some(known) = self.known(&question, max_age_ms) {
             return Ok(known);
         }
-        let (query, name) = (self.clone(), user.to_owned());
+        let query = self.clone();
         let task = self.control.spawn(async move {
             let _turn = query.turns.acquire().await.map_err(|_| LookupError::Dropped)?;
             // Somebody else may have asked for the same name while this waited.
-            if let Some(known) = query.known(&name, max_age_ms) {
+            if let Some(known) = query.known(&question, max_age_ms) {
                 return Ok(known);
             }
-            query.look_up(&name).await
+            query.look_up(&question).await
         });
         AbortOnDropHandle::new(task).await.map_err(|_| LookupError::Dropped)?
     }
 
-    fn known(&self, user: &str, max_age_ms: u64) -> Option<(Arc<Answer>, Shapes)> {
+    fn known(&self, question: &Question, max_age_ms: u64) -> Option<(Arc<Answer>, Shapes)> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.of(user, self.now_ms(), max_age_ms).map(|answer| (answer, answers.shapes()))
+        answers.of(&question.key(), self.now_ms(), max_age_ms).map(|answer| (answer, answers.shapes()))
     }
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    async fn look_up(self: &Arc<Self>, user: &str) -> Result<(Arc<Answer>, Shapes), LookupError> {
+    async fn look_up(self: &Arc<Self>, question: &Question) -> Result<(Arc<Answer>, Shapes), LookupError> {
         // As of now: the server's answer is at least as young.
         let asked_ms = self.now_ms();
-        let (secret, roles) = self.ask_the_primary(user).await?;
-        let (secrets, name, costly) = (self.secrets.clone(), user.to_owned(), self.costly.load(Ordering::Relaxed));
+        let (secret, roles) = self.ask_the_primary(question).await?;
+        let (secrets, name, costly) =
+            (self.secrets.clone(), question.user.clone(), self.costly.load(Ordering::Relaxed));
         let read = move || Answer::read(&name, secret.as_deref(), roles, &secrets, costly);
         // A plain password takes milliseconds; the turns bound how many at once.
         let answer = tokio::task::spawn_blocking(read).await.map_err(|_| LookupError::Dropped)?;
@@ -179,23 +214,26 @@ impl AuthQuery {
             self.costly.store(true, Ordering::Relaxed);
         }
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.put(user, answer.clone(), asked_ms);
+        answers.put(&question.key(), answer.clone(), asked_ms);
         Ok((answer, answers.shapes()))
     }
 
     /// Secret and roles. Until a primary can be reached it is tried again; what the primary refuses is an error.
-    async fn ask_the_primary(self: &Arc<Self>, user: &str) -> Result<(Option<String>, Vec<String>), LookupError> {
+    async fn ask_the_primary(
+        self: &Arc<Self>,
+        question: &Question,
+    ) -> Result<(Option<String>, Vec<String>), LookupError> {
         let mut board = self.board.watch();
         loop {
             board.borrow_and_update();
             let view = self.board.view();
             if let Some(node) = view.primary_spec() {
-                match tokio::time::timeout(PATIENCE, self.ask_node(node, user)).await {
+                match tokio::time::timeout(PATIENCE, self.ask_node(node, question)).await {
                     Ok(Err(LookupError::Sql { why, .. })) if is_passing(&why) => {
                         tracing::debug!(event = "auth_query.again", %why);
                     }
                     Ok(outcome) => return outcome,
-                    Err(_) => return Err(self.failed(SqlError::Timeout(PATIENCE))),
+                    Err(_) => return Err(self.failed(question, SqlError::Timeout(PATIENCE))),
                 }
             }
             // A change of the view ends the pause early.
@@ -206,11 +244,11 @@ impl AuthQuery {
     async fn ask_node(
         self: &Arc<Self>,
         node: &NodeSpec,
-        user: &str,
+        question: &Question,
     ) -> Result<(Option<String>, Vec<String>), LookupError> {
         let place = (node.host.0.clone(), node.port);
-        let rows = match self.take(&place) {
-            Some(sql) => match self.questions(&sql, user).await {
+        let rows = match self.take(&place, &question.database) {
+            Some(sql) => match self.questions(&sql, &question.user).await {
                 // It was closed while nobody looked.
                 Err(SqlError::Lost(_)) => None,
                 outcome => Some((sql, outcome)),
@@ -220,16 +258,17 @@ impl AuthQuery {
         let (sql, outcome) = match rows {
             Some(asked) => asked,
             None => {
-                let sql = Sql::connect(&self.target(node), PATIENCE).await.map_err(|why| self.failed(why))?;
-                let outcome = self.questions(&sql, user).await;
+                let target = self.target(node, &question.database);
+                let sql = Sql::connect(&target, PATIENCE).await.map_err(|why| self.failed(question, why))?;
+                let outcome = self.questions(&sql, &question.user).await;
                 (sql, outcome)
             }
         };
-        let (rows, roles) = outcome.map_err(|why| self.failed(why))?;
+        let (rows, roles) = outcome.map_err(|why| self.failed(question, why))?;
         self.ask_all(&sql).await;
-        self.put_back(Idle { sql, place, since: Instant::now() });
+        self.put_back(Idle { sql, place, database: question.database.clone(), since: Instant::now() });
         let roles = roles.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
-        Ok((secret_in(rows, user).map_err(LookupError::Answer)?, roles))
+        Ok((secret_in(rows, &question.user).map_err(LookupError::Answer)?, roles))
     }
 
     async fn questions(&self, sql: &Sql, user: &str) -> Result<(Vec<Row>, Vec<Row>), SqlError> {
@@ -257,29 +296,33 @@ impl AuthQuery {
         self.asked_all.get_or_init(ask).await;
     }
 
-    fn target(&self, node: &NodeSpec) -> SqlTarget {
-        let QuerySettings { user, database, .. } = &self.settings;
-        let mut target = SqlTarget::of(node, database, user, &self.password, self.tls.clone());
+    fn target(&self, node: &NodeSpec, database: &str) -> SqlTarget {
+        let mut target = SqlTarget::of(node, database, &self.settings.user, &self.password, self.tls.clone());
         target.application_name = "pgmend auth_query".to_owned();
         target.options = format!("-c search_path=pg_catalog -c statement_timeout={}", PATIENCE.as_millis());
         target
     }
 
-    fn failed(&self, why: SqlError) -> LookupError {
-        LookupError::Sql { user: self.settings.user.clone(), database: self.settings.database.clone(), why }
+    fn failed(&self, question: &Question, why: SqlError) -> LookupError {
+        LookupError::Sql { user: self.settings.user.clone(), database: question.database.clone(), why }
     }
 
-    fn take(&self, place: &(String, u16)) -> Option<Sql> {
+    fn take(&self, place: &(String, u16), database: &str) -> Option<Sql> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // Those to a former primary are of no use any more.
         idle.retain(|one| one.place == *place);
-        idle.pop().map(|one| one.sql)
+        let at = idle.iter().rposition(|one| one.database == database)?;
+        Some(idle.remove(at).sql)
     }
 
-    /// The turns bound how many there are. The first one starts the sweep, which ends with the last.
+    /// The first one starts the sweep, which ends with the last.
     fn put_back(self: &Arc<Self>, one: Idle) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let first = idle.is_empty();
+        if idle.len() >= AT_ONCE {
+            // Of different databases there would be more and more.
+            idle.remove(0);
+        }
         idle.push(one);
         if first {
             let query = Arc::downgrade(self);

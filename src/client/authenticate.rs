@@ -14,16 +14,26 @@ use crate::wire::startup::Startup;
 use crate::wire::{WireError, frame, frontend};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 /// Greatest answer to an authentication request, bytes (PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH).
 const MAX_ANSWER: usize = 65_535;
+/// Between two looks whether a client that waits for the server is still there.
+const LOOK: Duration = Duration::from_secs(1);
 /// Derivations at once: each takes a core for milliseconds, and guessers must not take them all from the clients within.
 static DERIVATIONS: Semaphore = Semaphore::const_new(2);
 /// Questions to the operating system who a user id is, at once; some systems ask a server.
 static NAMES: Semaphore = Semaphore::const_new(4);
+
+/// Who logs in, and to what.
+#[derive(Clone, Copy)]
+struct Who<'a> {
+    user: &'a str,
+    database: &'a str,
+}
 
 /// Asks for the proof that the rules demand. `out` may hold what must go before it.
 pub(super) async fn authenticate(
@@ -36,7 +46,9 @@ pub(super) async fn authenticate(
     // Replication of a database is ruled as a session in it is.
     let replication = packet.parameter("replication").is_some_and(|v| v != "database") && replication(packet)?;
     let asks = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database, roles: &[], replication };
-    let known = if ctx.hba.need_roles_of(&asks) { ask(user, ctx).await? } else { None };
+    // Replication of the whole server is of no database.
+    let who = Who { user, database: if replication { "postgres" } else { database } };
+    let known = if ctx.hba.need_roles_of(&asks) { ask(stream, who, ctx).await? } else { None };
     let roles = known.as_ref().map_or(&[][..], |(answer, _)| &answer.roles);
     let asks = Ask { roles, ..asks };
     let demand = ctx.hba.decide(&asks);
@@ -44,21 +56,21 @@ pub(super) async fn authenticate(
         return Err(refused("28000", "connection requires a valid client certificate"));
     }
     let secret = match demand.method {
-        Method::Trust | Method::Cert => of_files(user, ctx),
+        Method::Trust | Method::Cert => ctx.secrets.for_servers(user),
         Method::Peer => {
             by_peer(stream, user, demand, roles).await?;
-            of_files(user, ctx)
+            ctx.secrets.for_servers(user)
         }
-        Method::Password => by_password(stream, user, out, ctx).await?,
+        Method::Password => by_password(stream, who, out, ctx).await?,
         Method::Scram => {
-            let candidate = candidate(user, ctx).await?;
-            by_scram(stream, user, candidate, out, ctx).await?
+            let candidate = candidate(stream, who, ctx).await?;
+            by_scram(stream, who, candidate, out, ctx).await?
         }
         Method::Md5 => {
-            let candidate = candidate(user, ctx).await?;
+            let candidate = candidate(stream, who, ctx).await?;
             match candidate.scram_by_md5() {
-                true => by_scram(stream, user, candidate, out, ctx).await?,
-                false => by_md5(stream, user, candidate, out, ctx).await?,
+                true => by_scram(stream, who, candidate, out, ctx).await?,
+                false => by_md5(stream, who, candidate, out, ctx).await?,
             }
         }
         Method::Ldap => by_ldap(stream, user, demand, out, ctx).await?,
@@ -81,19 +93,19 @@ fn no_entry(ask: &Ask<'_>) -> StartupError {
     refused("28000", format!("no pg_hba.conf entry for {rest}"))
 }
 
-/// What the files hold of a user who was let in without a password.
-fn of_files(user: &str, ctx: &StartupContext) -> ServerSecret {
-    match ctx.secrets.lookup(user) {
-        Some(StoredSecret::Plain(password)) => ServerSecret::Password(password.clone()),
-        Some(StoredSecret::Md5(text)) => ServerSecret::Md5(text.clone()),
-        Some(StoredSecret::Scram(_)) | None => ServerSecret::None,
-    }
-}
-
 /// What the server knows of a user; `None` when it is not to be asked.
-async fn ask(user: &str, ctx: &StartupContext) -> Result<Option<(Arc<Answer>, Shapes)>, StartupError> {
+async fn ask(
+    client: &Stream,
+    who: Who<'_>,
+    ctx: &StartupContext,
+) -> Result<Option<(Arc<Answer>, Shapes)>, StartupError> {
     let Some(query) = &ctx.query else { return Ok(None) };
-    match query.ask(user).await {
+    let answer = tokio::select! {
+        biased;
+        answer = query.ask(who.user, who.database) => answer,
+        () = gone(client) => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+    };
+    match answer {
         Ok(known) => Ok(Some(known)),
         Err(error) => {
             // The same for every name: it tells nothing of who exists.
@@ -103,19 +115,26 @@ async fn ask(user: &str, ctx: &StartupContext) -> Result<Option<(Arc<Answer>, Sh
     }
 }
 
+/// Ends when the client has gone, who gives up his place: the server may be away for long.
+pub(super) async fn gone(client: &Stream) {
+    while !client.is_read_closed() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// A user of a file, or one whom the server knows, or one who looks like somebody.
-async fn candidate(user: &str, ctx: &StartupContext) -> Result<Candidate, StartupError> {
-    let known = if ctx.secrets.lookup(user).is_none() { ask(user, ctx).await? } else { None };
+async fn candidate(client: &Stream, who: Who<'_>, ctx: &StartupContext) -> Result<Candidate, StartupError> {
+    let known = if ctx.secrets.lookup(who.user).is_none() { ask(client, who, ctx).await? } else { None };
     let (answer, shapes) = known.unzip();
-    Ok(Candidate::new(ctx.secrets.clone(), user, answer, shapes.unwrap_or_default()))
+    Ok(Candidate::new(ctx.secrets.clone(), who.user, answer, shapes.unwrap_or_default()))
 }
 
 /// After a failed login of a user of no file: the password may have changed since the server was asked. Unknown users
 /// cost the same question.
-async fn candidate_anew(user: &str, ctx: &StartupContext) -> Option<Candidate> {
-    let query = ctx.query.as_ref().filter(|_| ctx.secrets.lookup(user).is_none())?;
-    let (answer, shapes) = query.ask_anew(user).await.ok()?;
-    Some(Candidate::new(ctx.secrets.clone(), user, Some(answer), shapes))
+async fn candidate_anew(who: Who<'_>, ctx: &StartupContext) -> Option<Candidate> {
+    let query = ctx.query.as_ref().filter(|_| ctx.secrets.lookup(who.user).is_none())?;
+    let (answer, shapes) = query.ask_anew(who.user, who.database).await.ok()?;
+    Some(Candidate::new(ctx.secrets.clone(), who.user, Some(answer), shapes))
 }
 
 fn check_certificate(stream: &Stream, user: &str, demand: &Demand, roles: &[String]) -> Result<(), StartupError> {
@@ -188,15 +207,16 @@ fn wrong_password(user: &str) -> StartupError {
 
 async fn by_password(
     stream: &mut Stream,
-    user: &str,
+    who: Who<'_>,
     out: &mut Vec<u8>,
     ctx: &StartupContext,
 ) -> Result<ServerSecret, StartupError> {
+    let user = who.user;
     let password = ask_for_password(stream, out).await?;
-    if fits(candidate(user, ctx).await?, user, &password).await? {
+    if fits(candidate(stream, who, ctx).await?, user, &password).await? {
         return Ok(ServerSecret::Password(password));
     }
-    if let Some(anew) = candidate_anew(user, ctx).await
+    if let Some(anew) = candidate_anew(who, ctx).await
         && fits(anew, user, &password).await?
     {
         return Ok(ServerSecret::Password(password));
@@ -220,11 +240,12 @@ async fn fits(candidate: Candidate, user: &str, password: &Secret) -> Result<boo
 
 async fn by_md5(
     stream: &mut Stream,
-    user: &str,
+    who: Who<'_>,
     candidate: Candidate,
     out: &mut Vec<u8>,
     ctx: &StartupContext,
 ) -> Result<ServerSecret, StartupError> {
+    let user = who.user;
     let mut salt = [0u8; 4];
     random(&mut salt)?;
     backend::auth_md5(out, salt);
@@ -234,7 +255,7 @@ async fn by_md5(
     if let Some(secret) = md5_fits(&candidate, user, answer, salt) {
         return Ok(secret);
     }
-    let anew = candidate_anew(user, ctx).await;
+    let anew = candidate_anew(who, ctx).await;
     anew.and_then(|anew| md5_fits(&anew, user, answer, salt)).ok_or_else(|| wrong_password(user))
 }
 
@@ -257,11 +278,12 @@ fn md5_fits(candidate: &Candidate, user: &str, answer: &str, salt: [u8; 4]) -> O
 
 async fn by_scram(
     stream: &mut Stream,
-    user: &str,
+    who: Who<'_>,
     candidate: Candidate,
     out: &mut Vec<u8>,
     ctx: &StartupContext,
 ) -> Result<ServerSecret, StartupError> {
+    let user = who.user;
     let failed = |error: AuthError| match error {
         AuthError::WrongPassword => wrong_password(user),
         other => refused("08P01", other.to_string()),
@@ -290,7 +312,7 @@ async fn by_scram(
     let done = match server.last(&read_answer(stream).await?) {
         Err(AuthError::WrongPassword) => {
             // This exchange is bound to the salt that it began with; the next one gets the new secret.
-            candidate_anew(user, ctx).await;
+            candidate_anew(who, ctx).await;
             return Err(wrong_password(user));
         }
         done => done.map_err(failed)?,

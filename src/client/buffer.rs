@@ -82,6 +82,26 @@ impl Buffer {
         }
     }
 
+    /// Bytes that were read before, by somebody else.
+    pub fn put(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        // With room for more, as the last message may not be whole.
+        self.reserve(BUFFER.max(self.bytes().len() + bytes.len() + 1));
+        if let Some(room) = self.data.get_mut(self.end..self.end + bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.end += bytes.len();
+        }
+    }
+
+    /// Takes everything behind the first `count` bytes away.
+    pub fn split_off(&mut self, count: usize) -> Vec<u8> {
+        let tail = self.bytes().get(count..).unwrap_or_default().to_vec();
+        self.end -= tail.len();
+        tail
+    }
+
     /// Makes room for a message of `total` bytes that must be held whole.
     pub fn reserve(&mut self, total: usize) {
         self.compact();
@@ -143,5 +163,11 @@ mod tests {
         buffer.consume(3);
         buffer.release();
         assert!(buffer.is_empty() && buffer.data.is_empty());
+        buffer.put(b"he");
+        buffer.consume(1);
+        buffer.put(b"llo");
+        assert_eq!((buffer.bytes(), buffer.is_full()), (b"ello".as_slice(), false));
+        assert_eq!((buffer.split_off(1), buffer.bytes()), (b"llo".to_vec(), b"e".as_slice()));
+        assert_eq!(buffer.split_off(1), b"");
     }
 }

@@ -6,6 +6,7 @@ use crate::server::{self, Target};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
@@ -30,6 +31,19 @@ pub struct CancelTarget {
 struct State {
     target: Option<CancelTarget>,
     in_flight: u32,
+    /// In the replicating modes: the slots of the client's servers, one for each node.
+    followers: Vec<Arc<CancelSlot>>,
+    /// The client's statement waits for a server: a cancel is for pgmend itself.
+    waiting: Waiting,
+}
+
+/// A statement that no server has seen yet.
+#[derive(Debug, Default)]
+enum Waiting {
+    #[default]
+    No,
+    Yes(Waker),
+    Cancelled,
 }
 
 /// One client's slot: which server a cancel would go to.
@@ -55,6 +69,27 @@ impl CancelSlot {
         listed.lock().target = target;
     }
 
+    /// A cancel of the client goes to the servers of these slots too.
+    pub fn lead(&self, followers: Vec<Arc<CancelSlot>>) {
+        self.lock().followers = followers;
+    }
+
+    /// The client's statement waits. Ready: it was cancelled.
+    pub fn poll_wait(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        match &state.waiting {
+            Waiting::Cancelled => return Poll::Ready(()),
+            Waiting::Yes(waker) if waker.will_wake(cx.waker()) => {}
+            Waiting::Yes(_) | Waiting::No => state.waiting = Waiting::Yes(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// It waits no more. True: it was cancelled.
+    pub fn end_wait(&self) -> bool {
+        matches!(std::mem::take(&mut self.lock().waiting), Waiting::Cancelled)
+    }
+
     /// The client has borrowed this server.
     pub fn borrowed(&self, target: CancelTarget) {
         self.lock().target = Some(target);
@@ -75,6 +110,28 @@ impl CancelSlot {
                 return;
             }
             landed.await;
+        }
+    }
+
+    /// Sends a cancel to the server that the client has now, if it has one and none is on its way.
+    pub async fn carry_out(self: &Arc<Self>) {
+        let (target, _in_flight) = {
+            let mut state = self.lock();
+            let Some(target) = state.target.clone() else {
+                if let Waiting::Yes(waker) = &state.waiting {
+                    waker.wake_by_ref();
+                    state.waiting = Waiting::Cancelled;
+                }
+                return;
+            };
+            if state.in_flight >= MAX_IN_FLIGHT {
+                return;
+            }
+            state.in_flight += 1;
+            (target, InFlight(self.clone()))
+        };
+        if let Err(error) = server::send_cancel(&target.server, target.pid, &target.key, CANCEL_TIMEOUT).await {
+            tracing::warn!(event = "cancel.failed", %error);
         }
     }
 
@@ -143,21 +200,15 @@ impl Cancels {
         }
     }
 
-    /// Carries a cancel request out. A client without a server: nothing happens, as with PostgreSQL. False: the key is unknown.
+    /// Carries a cancel request out. A client without a server: if its statement waits for one it never gets there, else
+    /// nothing happens, as with PostgreSQL. False: the key is unknown.
     pub async fn cancel(&self, pid: u32, key: &[u8]) -> bool {
         let same = self.lock().get(&pid).cloned().unwrap_or_default();
         let Some(slot) = same.into_iter().find(|slot| bool::from(slot.key.as_slice().ct_eq(key))) else { return false };
-        let (target, _in_flight) = {
-            let mut state = slot.lock();
-            let Some(target) = state.target.clone() else { return true };
-            if state.in_flight >= MAX_IN_FLIGHT {
-                return true;
-            }
-            state.in_flight += 1;
-            (target, InFlight(slot.clone()))
-        };
-        if let Err(error) = server::send_cancel(&target.server, target.pid, &target.key, CANCEL_TIMEOUT).await {
-            tracing::warn!(event = "cancel.failed", %error);
+        let followers = slot.lock().followers.clone();
+        slot.carry_out().await;
+        for follower in followers {
+            follower.carry_out().await;
         }
         true
     }

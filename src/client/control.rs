@@ -1,6 +1,7 @@
 //! The handle by which a worker reaches one of its sessions.
 
 use super::activity::{Activity, Limit, Limits};
+use super::drain::{Drained, Draining};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -25,6 +26,8 @@ pub enum End {
     Vanished,
     /// KILL.
     Killed,
+    /// A drain's limit.
+    Drained(Drained),
 }
 
 /// What a session is at, as far as the gate is concerned.
@@ -41,6 +44,8 @@ pub enum Doing {
     InTransaction,
     /// It keeps a server between transactions.
     Bound,
+    /// The server that it keeps is asked whether it can be given up.
+    Moving,
 }
 
 /// The handle by which the worker reaches a session: its waker, and what it shall do.
@@ -57,12 +62,15 @@ pub struct Control {
     /// Until when (coarse seconds) it may wait for a server connection.
     wait_until_s: Cell<Option<u64>>,
     overdue: Cell<bool>,
+    swept_s: Cell<u64>,
     /// Since when (coarse seconds) it is closed while an answer is owed.
     pub closed_s: Cell<Option<u64>>,
     /// What it is at.
     pub doing: Cell<Doing>,
     /// Its database, once it has logged in.
     pub database: OnceCell<Rc<str>>,
+    /// Its part in a drain.
+    pub drain: Draining,
 }
 
 impl Control {
@@ -89,9 +97,19 @@ impl Control {
         self.overdue.get()
     }
 
-    /// To be called once a second: ends what lasts too long.
-    pub fn sweep(&self, now_s: u64) {
+    /// To be called once a second: ends what lasts too long. `held`: at the gate, and that time does
+    /// not count for who waits or has nothing to do.
+    pub fn sweep(&self, now_s: u64, held: bool) {
+        let passed_s = now_s.saturating_sub(self.swept_s.replace(now_s));
+        if held {
+            self.wait_until_s.set(self.wait_until_s.get().map(|end| end.saturating_add(passed_s)));
+            self.activity.set(self.activity.get().held(passed_s));
+        }
         if self.wait_until_s.get().is_some_and(|end| now_s >= end) && !self.overdue.replace(true) {
+            self.wake();
+        }
+        if self.doing.get() == Doing::Waiting {
+            // It looks whether its client is still there.
             self.wake();
         }
         if self.closed_s.get().is_some_and(|since| now_s > since) && self.ending.get().is_none() {
@@ -106,9 +124,22 @@ impl Control {
         self.end(if limit == Limit::ClientIdle { Ending::Clean(end) } else { Ending::Now(end) });
     }
 
-    fn wake(&self) {
+    /// Makes the session look at what it shall do.
+    pub fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
+        }
+    }
+
+    /// True when it has been told to end.
+    pub fn is_ending(&self) -> bool {
+        self.ending.get().is_some()
+    }
+
+    /// The client has closed its connection, or its direction of it; what it asked for may not take long any more.
+    pub fn note_closed(&self, now_s: u64) {
+        if self.closed_s.get().is_none() {
+            self.closed_s.set(Some(now_s));
         }
     }
 

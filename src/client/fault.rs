@@ -2,6 +2,7 @@
 
 use super::activity::Limit;
 use super::control::End;
+use super::drain::Drained;
 use super::tally::TooMany;
 use crate::wire::backend::ErrorFields;
 use std::time::Duration;
@@ -42,6 +43,15 @@ pub enum Fault {
     /// KILL.
     #[error("terminating connection due to administrator command (KILL)")]
     Killed,
+    /// A drain's limit.
+    #[error("{0}")]
+    Drained(Drained),
+    /// The gate is held, and who comes now is not wanted.
+    #[error("new connections are not accepted now: {0}")]
+    Recovering(String),
+    /// A cancel came while the statement was held: an answer, not an end.
+    #[error("canceling statement due to user request")]
+    Cancelled,
     /// The server refused the login; its own words are passed on.
     #[error("the server refused the login: {}", .0.message)]
     Refused(Box<ErrorFields>),
@@ -78,6 +88,7 @@ impl From<End> for Fault {
             End::Limit(limit, seconds) => Fault::TimeLimit(limit, seconds),
             End::Vanished => Fault::ClientGone,
             End::Killed => Fault::Killed,
+            End::Drained(why) => Fault::Drained(why),
         }
     }
 }
@@ -124,6 +135,9 @@ impl Fault {
             }
             Fault::Held(..) => ("57P03", Some("An operator or a job holds the gate; see \"pgmend status\".")),
             Fault::Disabled(_) => ("57P03", None),
+            Fault::Drained(why) => return Some(why.response()),
+            Fault::Recovering(_) => ("57P03", Some("Try again in a moment (recovery_new_connections = \"reject\").")),
+            Fault::Cancelled => ("57014", None),
         };
         Some(ErrorFields {
             severity: "FATAL".into(),

@@ -7,13 +7,14 @@ use super::fault::Fault;
 use super::params;
 use super::worker::{Route, Way, Worker};
 use crate::cluster::Servers;
+use crate::net::Stream;
 use crate::pool::{Asked, Grant, Local, Permit, Pooled, Refusal};
 use crate::server::{self, Login, ParamSet, RouteId, ServerConn, ServerError, SimpleError};
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -21,8 +22,13 @@ use tokio::time::Instant;
 const RETRY: Duration = Duration::from_millis(200);
 /// Bound on bringing a connection to a client's parameters, or on its reset.
 const OWN_STATEMENT: Duration = Duration::from_secs(10);
+/// Bound on finding out whether a node whose connection was lost is still there.
+const PROBE: Duration = Duration::from_secs(2);
 /// "Never" for a wait without a limit.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Looked at whenever a client that waits for long is: something that ends the wait.
+pub type Watch<'a> = dyn FnMut(&mut Context<'_>) -> Poll<Fault> + 'a;
 
 /// Everything that borrowing needs to know of a client.
 #[derive(Debug)]
@@ -42,9 +48,28 @@ pub struct Borrower {
 }
 
 impl Borrower {
+    /// As [`Borrower::lease`], for a client that may go away while it waits: it gives up its place.
+    pub async fn lease_for(&self, client: &Stream, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
+        let mut leasing = pin!(self.lease(wanted));
+        poll_fn(|cx| {
+            let leased = leasing.as_mut().poll(cx);
+            // The worker's sweep makes sure that this is looked at, and ends who has been away for a while.
+            if leased.is_pending() && client.is_read_closed() {
+                self.control.note_closed(self.worker.now_s());
+            }
+            leased
+        })
+        .await
+    }
+
     /// A connection to the primary with the client's parameters. Fast when an idle one is at hand; else waits, within
     /// `query_wait_timeout`, for the gate, a primary, and a place.
     pub async fn lease(&self, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
+        self.lease_watching(wanted, &mut |_| Poll::Pending).await
+    }
+
+    /// The same; where the wait is not the usual one for a place in a busy pool, `watch` may end it, and so may a cancel.
+    pub async fn lease_watching(&self, wanted: &ParamSet, watch: &mut Watch<'_>) -> Result<Box<Pooled>, Fault> {
         self.control.doing.set(Doing::Waiting);
         if let Way::Open(route) = self.way()
             && let Some(pooled) = self.pool.take(route.id)
@@ -59,17 +84,17 @@ impl Borrower {
         // The usual wait, in a busy pool: for the next connection that comes back. It needs no timer and no watch.
         let since_s = self.worker.now_s();
         let first = match self.way() {
-            Way::Open(route) => match self.place(route.id, limit).await? {
+            Way::Open(route) => match self.place(route.id, limit, watch).await? {
                 Grant::Conn(pooled) if self.leads_to(&route, &pooled) => {
                     return self.ready(pooled, wanted, &route).await;
                 }
                 other => Some(other),
             },
-            Way::Blocked(_) | Way::Held(..) => None,
+            Way::Blocked(_) | Way::Held { .. } => None,
         };
         let waited = Duration::from_secs(self.worker.now_s().saturating_sub(since_s));
         // What is rare is boxed, here and elsewhere, so that an idle client's task need not have room for it.
-        Box::pin(self.wait_or_end(wanted, limit, limit.saturating_sub(waited), first)).await
+        Box::pin(self.wait_or_end(wanted, limit, limit.saturating_sub(waited), first, watch)).await
     }
 
     async fn wait_or_end(
@@ -78,33 +103,59 @@ impl Borrower {
         limit: Duration,
         left: Duration,
         first: Option<Grant>,
+        watch: &mut Watch<'_>,
     ) -> Result<Box<Pooled>, Fault> {
         let waiting = self.wait(wanted, Instant::now() + left, limit, first);
-        let ended = poll_fn(|cx| self.control.check(cx, true).map_or(Poll::Pending, Poll::Ready));
-        tokio::select! {
+        let ended = poll_fn(|cx| {
+            if let Some(end) = self.control.check(cx, true) {
+                return Poll::Ready(end.into());
+            }
+            if self.slot.poll_wait(cx).is_ready() {
+                return Poll::Ready(Fault::Cancelled);
+            }
+            watch(cx)
+        });
+        let outcome = tokio::select! {
             biased;
-            end = ended => Err(end.into()),
+            fault = ended => Err(fault),
             outcome = waiting => outcome,
+        };
+        match outcome {
+            Ok(pooled) if self.slot.end_wait() => {
+                self.give_back(pooled, true, false);
+                Err(Fault::Cancelled)
+            }
+            Ok(pooled) => Ok(pooled),
+            Err(fault) => {
+                self.slot.end_wait();
+                Err(fault)
+            }
         }
+    }
+
+    /// True when a transaction that begins now is held at the gate, as of the last look.
+    pub fn is_held(&self) -> bool {
+        self.worker.is_held(&self.pool.shared.key.database)
     }
 
     /// True when there is an idle connection here, or room for one more.
     pub fn is_served_at_once(&self) -> bool {
         match self.way() {
             Way::Open(route) => self.pool.idle() > 0 || self.pool.shared.has_room(route.id.node),
-            Way::Blocked(_) | Way::Held(..) => false,
+            Way::Blocked(_) | Way::Held { .. } => false,
         }
     }
 
     async fn wait(
         &self,
         wanted: &ParamSet,
-        deadline: Instant,
+        mut deadline: Instant,
         limit: Duration,
         mut first: Option<Grant>,
     ) -> Result<Box<Pooled>, Fault> {
         let mut board = self.worker.plane.board.watch();
         let mut why = String::new();
+        let mut held = None;
         loop {
             board.borrow_and_update();
             let way = self.way();
@@ -113,24 +164,36 @@ impl Borrower {
                 if let Some(Grant::Conn(pooled)) = first.take() {
                     self.shelve(pooled);
                 }
+                if matches!(way, Way::Held { .. }) {
+                    held.get_or_insert_with(Instant::now);
+                }
+                if let Way::Held { patient: true, .. } = way {
+                    let since = Instant::now();
+                    if board.changed().await.is_ok() {
+                        deadline += since.elapsed();
+                        continue;
+                    }
+                }
                 let changed = tokio::time::timeout_at(deadline, board.changed()).await;
                 match way {
                     _ if matches!(changed, Ok(Ok(()))) => continue,
-                    Way::Held(reason, _) => return Err(Fault::Held(limit, reason.to_string())),
+                    Way::Held { why: reason, .. } => return Err(Fault::Held(limit, reason.to_string())),
                     Way::Blocked(reason) if why.is_empty() => return Err(Fault::NoPrimary(limit, reason.to_string())),
                     Way::Blocked(_) | Way::Open(_) => return Err(Fault::NoPrimary(limit, why)),
                 }
             };
             let Some(grant) = first.take() else {
                 if let Some(pooled) = self.pool.take(route.id) {
+                    self.stalled(held);
                     return self.ready(pooled, wanted, &route).await;
                 }
                 // The way is looked at again, as the wait may have been long.
-                first = Some(self.place(route.id, limit).await?);
+                first = Some(self.place(route.id, limit, &mut |_| Poll::Pending).await?);
                 continue;
             };
             match grant {
                 Grant::Conn(pooled) if pooled.conn.route == route.id => {
+                    self.stalled(held);
                     return self.ready(pooled, wanted, &route).await;
                 }
                 Grant::Conn(_of_an_old_route) => {}
@@ -150,8 +213,15 @@ impl Borrower {
         }
     }
 
+    /// The client has been held since then, and goes on.
+    fn stalled(&self, held: Option<Instant>) {
+        if let Some(since) = held {
+            self.worker.plane.board.stalls.record(since.elapsed());
+        }
+    }
+
     fn way(&self) -> Way {
-        self.worker.way_for(&self.pool.shared.key.database)
+        self.worker.way_for(&self.pool.shared.key)
     }
 
     /// True when the way still is what it was before a wait, and the connection goes there.
@@ -160,7 +230,7 @@ impl Borrower {
     }
 
     /// A place in the pool's budget, or a connection that somebody gave back. The worker's sweep bounds the wait.
-    async fn place(&self, route: RouteId, limit: Duration) -> Result<Grant, Fault> {
+    async fn place(&self, route: RouteId, limit: Duration, watch: &mut Watch<'_>) -> Result<Grant, Fault> {
         let (id, mut grant, held_up) = match self.pool.shared.ask(route.node) {
             Asked::Permit(permit) => return Ok(Grant::Permit(permit)),
             Asked::Full => return Err(Fault::QueueFull(self.pool.shared.rules().max_waiting)),
@@ -176,7 +246,14 @@ impl Borrower {
             if let Some(end) = self.control.check(cx, true) {
                 return Poll::Ready(Err(end.into()));
             }
-            if self.control.is_overdue() { Poll::Ready(Err(Fault::QueueTimeout(limit))) } else { Poll::Pending }
+            if self.control.is_overdue() {
+                return Poll::Ready(Err(Fault::QueueTimeout(limit)));
+            }
+            // It may have closed only its own direction: the worker ends who has been away for a while.
+            if watch(cx).is_ready() {
+                self.control.note_closed(self.worker.now_s());
+            }
+            Poll::Pending
         })
         .await;
         self.control.wait_until(None);
@@ -253,10 +330,32 @@ impl Borrower {
         Ok(pooled)
     }
 
+    /// Lets cancels reach a borrowed connection.
+    pub fn expose(&self, pooled: &Pooled) {
+        if let Way::Open(route) = self.way() {
+            let conn = &pooled.conn;
+            let target = CancelTarget { server: route.target.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
+            self.slot.borrowed(target);
+        }
+    }
+
+    /// Whether the node answers now, a refusal included. A node without a way does not.
+    pub async fn answers(&self) -> bool {
+        let Way::Open(route) = self.way() else { return false };
+        match server::connect(&route.target, &self.login, PROBE).await {
+            Ok(_) => true,
+            Err(error) => !error.is_passing(),
+        }
+    }
+
     /// Gives a connection back. Unless it is clean it is closed; `reset` says whether the session ended with it.
     pub fn give_back(&self, pooled: Box<Pooled>, clean: bool, reset: bool) {
         let no_cancel = self.slot.returned();
         if !clean || pooled.conn.broken {
+            return;
+        }
+        // Nobody will use it any more: it need not be reset.
+        if reset && matches!(self.way(), Way::Held { servers: Servers::Close, .. }) {
             return;
         }
         let statement = reset.then(|| self.worker.plane.settings.load().server.reset_query.clone());
@@ -287,7 +386,7 @@ impl Borrower {
     /// the budget stays taken until then, so that the server is not asked for more than the pool may have.
     pub fn abandon(&self, pooled: Box<Pooled>) {
         self.slot.returned();
-        let Way::Open(route) = self.worker.way() else { return };
+        let Way::Open(route) = self.way() else { return };
         if route.id != pooled.conn.route || pooled.conn.broken {
             return;
         }
@@ -307,10 +406,14 @@ impl Borrower {
 
 /// Puts a clean connection where the next client finds it, unless the primary has changed or the connection is too old.
 fn shelve(worker: &Worker, pool: &Local, pooled: Box<Pooled>) {
-    match worker.way_for(&pool.shared.key.database) {
+    if !pooled.conn.unread.is_empty() {
+        // What a server says unasked is the last client's, and the last message may not be whole.
+        return;
+    }
+    match worker.way_for(&pool.shared.key) {
         Way::Open(route) if route.id != pooled.conn.route => {}
-        Way::Held(_, Servers::Close) => {}
-        Way::Open(_) | Way::Blocked(_) | Way::Held(_, Servers::Keep) => pool.put(pooled, worker.now_s()),
+        Way::Held { servers: Servers::Close, .. } => {}
+        Way::Open(_) | Way::Blocked(_) | Way::Held { servers: Servers::Keep, .. } => pool.put(pooled, worker.now_s()),
     }
 }
 

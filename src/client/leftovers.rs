@@ -1,9 +1,9 @@
 //! What a transaction has left in its server's session, as the server itself tells: settings go with the client, anything
 //! else binds it to this server.
 
-use super::params::literal;
 use super::scan::{self, Traces};
-use crate::server::{self, ParamSet, Row, ServerConn, SimpleError};
+use super::worker::Worker;
+use crate::server::{self, ParamSet, Row, ServerConn, SimpleError, literal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -117,6 +117,28 @@ pub async fn ask<'a>(
         ));
     }
     Ok(read(server::query(conn, &sql, ASK).await?))
+}
+
+/// What a transaction with these traces has left, or `None` when it can be nothing. `pinned`: the client is bound already,
+/// and may have become free.
+pub async fn after(
+    worker: &Worker,
+    database: &str,
+    user: &str,
+    conn: &mut ServerConn,
+    traces: Traces,
+    pinned: bool,
+    custom: impl IntoIterator<Item = String>,
+) -> Result<Option<Leftovers>, SimpleError> {
+    let functions = match worker.functions(database) {
+        Some(known) => known,
+        None => worker.learn_functions(database, functions(conn).await?),
+    };
+    if !pinned && !functions.must_ask(traces) {
+        return Ok(None);
+    }
+    let custom: Vec<String> = custom.into_iter().collect();
+    ask(conn, user, custom.iter().chain(&functions.names)).await.map(Some)
 }
 
 fn read(rows: Vec<Row>) -> Leftovers {

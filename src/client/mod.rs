@@ -1,7 +1,7 @@
 //! One client from accept to close.
 //!
 //! Read `startup`, then `session` (the client's life), `relay` (the hot path) and `core` (its protocol state, without IO);
-//! `worker` holds the sessions of one thread, `control` its handle on each, `attend` its part in holding the gate; `plane` is
+//! `worker` holds the sessions of one thread, `control` its handle on each, `attend` and `drain` its part in holding the gate; `plane` is
 //! what all threads share, `operate` what may be ordered of it. Knows nothing of operators.
 
 mod activity;
@@ -13,16 +13,20 @@ mod cancel;
 mod commands;
 mod control;
 pub mod core;
+mod divergence;
+mod drain;
 mod fault;
 mod ldap;
 mod lease;
 mod leftovers;
 mod listen;
 mod operate;
+mod own_limit;
 mod params;
 mod pins;
 mod plane;
 mod relay;
+pub mod replicated;
 mod replication;
 mod scan;
 mod session;
@@ -30,11 +34,13 @@ mod settings;
 pub mod startup;
 mod tally;
 mod topup;
+mod warm;
 mod worker;
 
 pub use cancel::Elsewhere;
 pub use commands::{Answer, PoolCommands};
 pub use core::Statements;
+pub use divergence::Divergences;
 pub use operate::{OperateError, Pause};
 pub use plane::{Admitted, Plane, PlaneSettings};
 pub use settings::Settings;

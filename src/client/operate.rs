@@ -3,7 +3,7 @@
 //! The words and their meanings are PgBouncer's (<https://www.pgbouncer.org/usage.html#process-controlling-commands>).
 
 use super::plane::Plane;
-use crate::cluster::{GateError, Hold, Holder, Scope, Servers, Unquiet, Wanted};
+use crate::cluster::{Drain, GateError, Hold, Holder, Scope, Servers, Unquiet, Wanted};
 use std::time::{Duration, Instant};
 
 /// Between two looks whether it is quiet.
@@ -22,6 +22,8 @@ pub struct Pause {
     pub timeout: Duration,
     /// How long the pause lasts at most once it is quiet; `None` = until RESUME.
     pub at_most: Option<Duration>,
+    /// With the rules of a recovery for clients, to see what they do.
+    pub drain: bool,
 }
 
 /// An order that was not carried out.
@@ -57,12 +59,14 @@ impl Plane {
     /// Holds new transactions and waits until no server connection of these databases is open. Returns how long that took.
     /// When it breaks off or takes too long, the gate is open again.
     pub async fn pause(&self, pause: Pause) -> Result<Duration, OperateError> {
-        let Pause { scope, timeout, at_most } = pause;
-        let hold = self.hold(&scope, format!("PAUSE of {scope}"), false, Some(Instant::now() + timeout + GRACE))?;
+        let Pause { scope, timeout, at_most, drain } = pause;
+        let rules = if drain { self.settings.load().drain } else { Drain::GENTLE };
+        let until = Some(Instant::now() + timeout + GRACE);
+        let hold = self.hold(&scope, format!("PAUSE of {scope}"), rules, false, until)?;
         let began = Instant::now();
         if let Err(left) = quiet_within(&hold, timeout).await {
             let became = "the gate is open again";
-            return Err(OperateError::NotQuiet { scope, timeout, became, left: left.to_string() });
+            return Err(OperateError::NotQuiet { scope, timeout, became, left: told(left, &hold) });
         }
         if !hold.stand(at_most.map(|at_most| Instant::now() + at_most)) {
             let left = Unquiet::Ended.to_string();
@@ -98,7 +102,7 @@ impl Plane {
 
     /// Ends all sessions and server connections at once. New ones wait until RESUME.
     pub async fn kill(&self, scope: &Scope) -> Result<Duration, OperateError> {
-        let hold = self.hold(scope, format!("KILL of {scope}"), true, None)?;
+        let hold = self.hold(scope, format!("KILL of {scope}"), Drain::GENTLE, true, None)?;
         let began = Instant::now();
         let quiet = quiet_within(&hold, KILL_WAIT).await;
         hold.stand(None);
@@ -120,6 +124,7 @@ impl Plane {
         &self,
         scope: &Scope,
         reason: String,
+        drain: Drain,
         end_sessions: bool,
         until: Option<Instant>,
     ) -> Result<Hold, OperateError> {
@@ -134,11 +139,18 @@ impl Plane {
             holder: Holder::Operator,
             reason,
             servers: Servers::Close,
+            drain: Some(drain),
             end_sessions,
             until,
         };
         Ok(self.board.hold(&wanted)?)
     }
+}
+
+/// What is left, and of whom.
+fn told(left: Unquiet, hold: &Hold) -> String {
+    let who: Vec<String> = hold.holdups().iter().map(ToString::to_string).collect();
+    if who.is_empty() { left.to_string() } else { format!("{left} ({})", who.join("; ")) }
 }
 
 async fn quiet_within(hold: &Hold, timeout: Duration) -> Result<(), Unquiet> {

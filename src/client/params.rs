@@ -1,7 +1,7 @@
 //! A client's run-time parameters: what it gave at startup and changed since, and the statements that bring a server
 //! connection to them.
 
-use crate::server::ParamSet;
+use crate::server::{ParamSet, identifier, literal};
 use std::collections::BTreeMap;
 
 /// Parameters whose changes PostgreSQL reports and a client may change: what a client keeps when it gets another server.
@@ -96,7 +96,7 @@ pub fn difference(applied: &ParamSet, wanted: &ParamSet, unsure: bool) -> Option
         sql.push_str("RESET ALL;");
     } else {
         for name in applied.keys().filter(|n| *n != ROLE && !wanted.contains_key(*n)) {
-            sql.push_str(&format!("RESET {};", identifier(name)));
+            sql.push_str(&format!("RESET {};", parameter(name)));
         }
     }
     let known = |name: &String| applied.get(name).filter(|_| !unsure);
@@ -116,13 +116,8 @@ fn set(name: &str, value: &str) -> String {
 }
 
 /// A parameter's name, quoted part by part (`myapp.user`).
-fn identifier(name: &str) -> String {
-    name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
-}
-
-/// A literal that reads the same whatever `standard_conforming_strings` is.
-pub fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+fn parameter(name: &str) -> String {
+    name.split('.').map(identifier).collect::<Vec<_>>().join(".")
 }
 
 #[cfg(test)]
@@ -155,8 +150,8 @@ mod tests {
         assert_eq!(
             difference(&set(&[("role", "a")]), &set(&[("role", "b"), ("z", "1")]), true).as_deref(),
             Some(
-                "RESET ROLE;RESET ALL;SELECT pg_catalog.set_config(E'z', E'1', false);\
-                 SELECT pg_catalog.set_config(E'role', E'b', false);"
+                "RESET ROLE;RESET ALL;SELECT pg_catalog.set_config('z', '1', false);\
+                 SELECT pg_catalog.set_config('role', 'b', false);"
             )
         );
         assert_eq!(difference(&set(&[]), &set(&[]), true).as_deref(), Some("RESET ALL;"));
@@ -167,7 +162,7 @@ mod tests {
         assert_eq!(difference(&set(&[("a", "1")]), &set(&[("a", "1")]), false), None);
         assert_eq!(
             difference(&set(&[("a", "1"), ("b.c", "2")]), &set(&[("a", r"it's\")]), false),
-            Some(r#"RESET "b"."c";SELECT pg_catalog.set_config(E'a', E'it''s\\', false);"#.to_owned())
+            Some(r#"RESET "b"."c";SELECT pg_catalog.set_config('a',  E'it''s\\', false);"#.to_owned())
         );
     }
 }

@@ -78,6 +78,11 @@ impl Pins {
 }
 
 impl Pinned {
+    /// Why, in words.
+    pub fn reasons(&self) -> Vec<String> {
+        self.pins.lock().pins.get(&self.id).map(|pin| pin.reasons.clone()).unwrap_or_default()
+    }
+
     /// The reasons have changed.
     pub fn update(&self, reasons: Vec<String>) {
         if let Some(pin) = self.pins.lock().pins.get_mut(&self.id) {
@@ -99,7 +104,7 @@ mod tests {
     #[test]
     fn pins_are_listed_limited_and_taken_off() {
         let pins = Arc::new(Pins::default());
-        let key = |user: &str| PoolKey { user: user.into(), database: "d".into() };
+        let key = |user: &str| PoolKey::of_primary(user.into(), "d".into());
         let first = pins.pin(&key("a"), 7, vec!["cursor c".into()], 1).unwrap();
         assert_eq!(pins.pin(&key("a"), 8, Vec::new(), 1).err(), Some(1));
         let other = pins.pin(&key("b"), 8, Vec::new(), 1).unwrap();

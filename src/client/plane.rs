@@ -2,12 +2,16 @@
 
 use super::cancel::{Cancels, Elsewhere};
 use super::commands::PoolCommands;
+use super::control::Control;
 use super::core::Statements;
+use super::divergence::Divergences;
 use super::listen::Listeners;
+use super::own_limit::{self, Bounds, Told};
 use super::pins::Pins;
+use super::replicated::Snapshots;
 use super::startup::StartupContext;
 use super::tally::Tally;
-use crate::cluster::{Board, OpenServers, Scope};
+use crate::cluster::{Board, Drain, OpenServers, Scope};
 use crate::net::ServerTls;
 use crate::pool::{Budget, PoolKey, SharedPool};
 use crate::{client, pool, server};
@@ -26,6 +30,12 @@ pub struct PlaneSettings {
     pub pool: pool::Settings,
     /// Servers.
     pub server: server::Settings,
+    /// The replicating modes.
+    pub replication: super::replicated::Settings,
+    /// What becomes of clients while a recovery holds the gate.
+    pub drain: Drain,
+    /// `recovery_timeout`.
+    pub recovery_timeout: std::time::Duration,
     /// TLS towards servers.
     pub server_tls: Arc<ServerTls>,
     /// TCP keepalive, both sides.
@@ -52,6 +62,10 @@ pub struct Plane {
     pub pins: Arc<Pins>,
     /// `SHOW POOL_*`.
     pub commands: ArcSwapOption<Box<dyn PoolCommands>>,
+    /// Snapshot isolation's coordinator.
+    pub snapshots: Arc<Snapshots>,
+    /// Who takes out a node that differs.
+    pub divergences: ArcSwapOption<Box<dyn Divergences>>,
     /// Clients connected, those that log in included.
     pub clients: AtomicUsize,
     /// Sessions so far: the last one's number.
@@ -112,6 +126,8 @@ impl Plane {
             listeners: Listeners::default(),
             pins: Arc::default(),
             commands: ArcSwapOption::empty(),
+            snapshots: Arc::default(),
+            divergences: ArcSwapOption::empty(),
             clients: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
             replications: Arc::default(),
@@ -161,6 +177,19 @@ impl Plane {
         }
         self.budget.set_node_limits(settings.pool.max_node_connections, settings.pool.max_new_connections);
         self.budget.tick();
+    }
+
+    /// The answer to a statement of pgmend's own, if it is one.
+    pub(super) fn answer(&self, sql: &str, database: &str, control: &Control) -> Option<Told> {
+        if sql.eq_ignore_ascii_case("show pins") {
+            return Some(Told::Rows(self.pins.answer()));
+        }
+        let settings = self.settings.load();
+        let is_admin = control.who.get().is_some_and(|(user, _)| settings.client.admin_users.contains(user));
+        let bounds =
+            Bounds { configured: settings.drain.idle_limit, recovery_timeout: settings.recovery_timeout, is_admin };
+        own_limit::answer(sql, &control.drain, &bounds)
+            .or_else(|| self.commands.load_full().and_then(|c| c.answer(sql, database)).map(Told::Rows))
     }
 
     /// Carries a cancel request out, wherever its client is.

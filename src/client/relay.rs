@@ -32,6 +32,11 @@ impl Lane {
         self.direct == 0 && self.out_at == self.out.len()
     }
 
+    /// What was read and not decided on.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        self.input.split_off(self.direct)
+    }
+
     /// Gives memory back that nothing is in.
     pub fn release(&mut self) {
         self.input.release();
@@ -105,6 +110,8 @@ pub enum Ended {
     Client,
     /// A statement that pgmend answers itself is next; the server is free and stays borrowed.
     Command,
+    /// The client is between transactions, and asked to give its server up.
+    Boundary,
 }
 
 /// For how long an exchange goes on.
@@ -255,6 +262,13 @@ impl Relay<'_> {
     /// The transaction ended earlier, while bytes that mean nothing any more (the tail of a failed COPY) were on their way.
     fn is_over(&self, state: &Exchange) -> bool {
         state.worked && self.core.is_clean() && self.up.is_sent() && self.down.is_sent() && self.down.input.is_empty()
+    }
+
+    /// True when nothing is on its way: the client could go on with another server.
+    pub fn is_at_boundary(&self, state: &Exchange) -> bool {
+        let up = self.up.is_sent() && self.up.input.is_empty();
+        let down = self.down.is_sent() && self.down.input.is_empty();
+        self.until != Until::Transaction && !state.client_closed && up && down && self.core.is_clean()
     }
 
     fn receive(&mut self, state: &mut Exchange, cx: &mut Context<'_>) -> Result<bool, Fault> {

@@ -1,6 +1,7 @@
 //! A replication connection: pg_basebackup, pg_receivewal, a standby, a subscriber. It is not pooled: it has a connection of
 //! its own to the primary for as long as it lives, with the client's own startup parameters, and bytes pass as they are.
 
+use super::authenticate::gone;
 use super::cancel::CancelTarget;
 use super::control::{Control, End};
 use super::fault::Fault;
@@ -38,12 +39,14 @@ async fn serve(worker: &Rc<Worker>, new: &mut NewSession, control: &Control) -> 
         database: new.database.clone(),
         secret: new.secret.clone(),
         parameters: std::mem::take(&mut new.parameters),
+        certificate_of: worker.plane.settings.load().pool.certificate_of(&new.database),
     };
     let opening = open(worker, &login);
     let (connected, route) = tokio::select! {
         biased;
         end = told_to_end(control, || true) => return Err(end.into()),
         opened = opening => opened?,
+        () = gone(&new.stream) => return Err(Fault::ClientGone),
     };
     let no_random = |e| Fault::Limit(format!("no random numbers: {e}"));
     let listing = worker.plane.cancels.register(new.minor, Some(connected.pid)).map_err(no_random)?;
@@ -89,7 +92,7 @@ async fn open(worker: &Worker, login: &Login) -> Result<(Connected, Rc<Route>), 
                     }
                 };
             }
-            Way::Blocked(why) | Way::Held(why, _) => why,
+            Way::Blocked(why) | Way::Held { why, .. } => why,
         };
         let changed = match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline, board.changed()).await.is_ok_and(|c| c.is_ok()),

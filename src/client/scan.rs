@@ -10,7 +10,7 @@ use harmless::is_harmless;
 
 /// What a text may do to its session: a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Traces(u8);
+pub struct Traces(u16);
 
 impl Traces {
     /// Nothing that matters.
@@ -29,6 +29,8 @@ impl Traces {
     pub const CREATES: Traces = Traces(64);
     /// It names a moment (`'now'`, `'today'`), which PostgreSQL makes a value when it analyses the text.
     pub const MOMENT: Traces = Traces(128);
+    /// It listens to a channel.
+    pub const LISTENS: Traces = Traces(256);
     /// It may leave something: settings, temporary tables, locks, cursors, statements, channels.
     pub const LEAVES: Traces = Traces(32);
 
@@ -305,6 +307,7 @@ impl Scan {
             b"drop" => self.note(Traces::FREES.with(Traces::ALTERS)),
             b"alter" => self.note(Traces::ALTERS),
             b"create" => self.note(Traces::CREATES.with(Traces::LEAVES)),
+            b"listen" => self.note(Traces::LEAVES.with(Traces::LISTENS)),
             b"set" => self.kind = Kind::Set,
             b"declare" => self.kind = Kind::Declare,
             _ => self.note(Traces::LEAVES),
@@ -557,7 +560,6 @@ mod tests {
                 "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
                 "PREPARE p AS SELECT 1",
                 "EXECUTE p",
-                "LISTEN c",
                 "DO $$ begin end $$",
                 "SELECT 'unterminated",
                 "SELECT 1; DISCARD ALL",
@@ -608,6 +610,7 @@ mod tests {
         all(Traces::FREES.with(Traces::ALTERS), &["drop table t"]);
         all(Traces::ALTERS, &["alter table t add b int"]);
         all(Traces::CREATES.with(Traces::LEAVES), &["CREATE TABLE t AS TABLE u"]);
+        all(Traces::LISTENS.with(Traces::LEAVES), &["LISTEN c", "begin; listen \"C\"; end"]);
         all(
             Traces::LOCAL,
             &[

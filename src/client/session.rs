@@ -1,39 +1,45 @@
 //! A client's life: login, greeting, one transaction after the other, farewell.
 
+mod moving;
+
 use super::activity::{Activity, Limit, Limits};
 use super::cancel::{CancelSlot, Listing};
+use super::commands::own_statement;
 use super::control::{Control, Doing};
 use super::core::{Core, Front, Rules};
 use super::fault::Fault;
 use super::lease::Borrower;
 use super::leftovers::{self, Leftovers};
-use super::listen::Subscription;
+use super::listen::{Since, Subscription};
 use super::params;
 use super::pins::Pinned;
 use super::relay::{Ended, Exchange, Lane, Relay, Until};
+use super::replicated::{self, Newcomer};
 use super::replication;
 use super::scan::Traces;
 use super::startup::{self, Arrival, NewSession};
 use super::tally::Counted;
 use super::worker::Worker;
 use crate::auth::ServerSecret;
+use crate::cluster::Newcomers;
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode, Pooled};
 use crate::server::{Login, ParamSet, ServerConn, SimpleError};
 use crate::wire::{backend, frame, frontend};
+use moving::Luggage;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 /// Bound on telling a client why its session ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// What may outlive a transaction.
-const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Traces::WRITES);
+pub(super) const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Traces::WRITES);
 /// A statement of Pgpool-II's own is at most this long.
 const MAX_COMMAND: usize = 1024;
 
@@ -43,9 +49,13 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>, bey
     let Some(new) = Box::pin(arrive(&worker, stream, &control, beyond)).await else { return };
     let Opened { mut stream, counted, outcome } = Box::pin(open(worker, new, control)).await;
     let fault = match outcome {
-        Ok(mut session) => {
+        // In the middle of a message nothing of ours would be understood.
+        Ok(Kind::One(mut session)) => {
             let ended = session.run(&mut stream).await;
-            // In the middle of a message nothing of ours would be understood.
+            ended.err().filter(|_| session.is_between_answers())
+        }
+        Ok(Kind::Several(mut session)) => {
+            let ended = session.run(&mut stream).await;
             ended.err().filter(|_| session.is_between_answers())
         }
         Err(fault) => Some(fault),
@@ -83,7 +93,15 @@ async fn arrive(
 struct Opened {
     stream: Stream,
     counted: Option<Counted>,
-    outcome: Result<Box<Session>, Fault>,
+    outcome: Result<Kind, Fault>,
+}
+
+/// How a client is served.
+enum Kind {
+    /// By the primary.
+    One(Box<Session>),
+    /// By several nodes that pgmend keeps equal.
+    Several(Box<replicated::Session>),
 }
 
 async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> Opened {
@@ -95,15 +113,26 @@ async fn open(worker: Rc<Worker>, new: NewSession, control: Rc<Control>) -> Open
         Err(too_many) => return Opened { stream, counted: None, outcome: Err(Fault::TooMany(too_many)) },
     };
     let login = login(&worker, &user, &database, secret);
-    let key = PoolKey { user: login.user.clone(), database: database.clone() };
+    let key = PoolKey::of_primary(login.user.clone(), database.clone());
     control.limits.set(Limits::of(&rules));
     // Nobody else sets them: a control serves one login.
     let _ = control.database.set(key.database.as_str().into());
     let _ = control.who.set((user, database));
-    if worker.plane.board.read().gate.disabled.contains(&key.database) {
+    let gate = worker.plane.board.read().gate.clone();
+    control.drain.came_at.set(gate.last);
+    if gate.disabled.contains(&key.database) {
         return Opened { stream, counted: None, outcome: Err(Fault::Disabled(key.database)) };
     }
-    let outcome = begin(worker, &mut stream, key, login, &parameters, minor, control).await;
+    if let Some((order, _)) = gate.drains(&key.database).filter(|(_, rules)| rules.newcomers == Newcomers::Reject) {
+        let why = order.wanted.reason.clone();
+        return Opened { stream, counted: None, outcome: Err(Fault::Recovering(why)) };
+    }
+    let outcome = if worker.plane.board.view().mode.replicates() {
+        let new = Newcomer { key, login, parameters, minor };
+        replicated::Session::begin(worker, new, control, &mut stream).await.map(Kind::Several)
+    } else {
+        begin(worker, &mut stream, key, login, &parameters, minor, control).await.map(Kind::One)
+    };
     Opened { stream, counted: Some(counted), outcome }
 }
 
@@ -119,8 +148,9 @@ fn login(worker: &Worker, user: &str, database: &str, secret: ServerSecret) -> L
             (role, secret)
         }
     };
+    let certificate_of = settings.pool.certificate_of(database);
     let database = section.and_then(|s| s.dbname.clone()).unwrap_or_else(|| database.to_owned());
-    Login { user: role, database, secret, parameters: Vec::new() }
+    Login { user: role, database, secret, parameters: Vec::new(), certificate_of }
 }
 
 pub(super) async fn farewell(stream: &mut Stream, fault: &Fault) {
@@ -150,6 +180,8 @@ struct Session {
     /// Its channels, in transaction pooling.
     subscription: Option<Subscription>,
     max_pins: usize,
+    /// What a server that was given up had of its session.
+    luggage: Option<Box<Luggage>>,
     database: String,
     _listing: Listing,
 }
@@ -175,13 +207,16 @@ async fn begin(
     let login = Rc::new(login);
     pool.remember_login(&login);
     let id = plane.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+    control.drain.session.set(id);
     let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control, id };
     let (greeting, held) = match mode {
         PoolMode::Session if borrower.is_served_at_once() => {
-            let pooled = borrower.lease(&wanted).await?;
+            let pooled = borrower.lease_for(stream, &wanted).await?;
             (remember(&borrower, &wanted, &pooled), Some(pooled))
         }
-        PoolMode::Session | PoolMode::Transaction | PoolMode::Statement => (greeting(&borrower, &wanted).await?, None),
+        PoolMode::Session | PoolMode::Transaction | PoolMode::Statement => {
+            (greeting(&borrower, stream, &wanted).await?, None)
+        }
     };
     let server_pid = held.as_ref().map(|p| p.conn.pid);
     let listing =
@@ -207,6 +242,7 @@ async fn begin(
         pin: None,
         subscription: None,
         max_pins: settings.pool.max_pins,
+        luggage: None,
         database: key.database,
         _listing: listing,
     });
@@ -226,10 +262,14 @@ async fn begin(
 
 /// The parameters that a server reports to this client at its start. Asked of a server once for each set of wishes and
 /// route, then remembered; `application_name` is left out of that, as any value of it is valid.
-async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<String, String>>, Fault> {
+pub(super) async fn greeting(
+    borrower: &Borrower,
+    client: &Stream,
+    wanted: &ParamSet,
+) -> Result<Arc<HashMap<String, String>>, Fault> {
     let mut wishes = (**wanted).clone();
     let application_name = wishes.remove("application_name");
-    if let super::worker::Way::Open(route) = borrower.worker.way()
+    if let super::worker::Way::Open(route) = borrower.worker.way_of(&borrower.pool.shared.key)
         && let Some(known) = borrower.pool.shared.greeting(route.id, &wishes)
     {
         let Some(name) = application_name else { return Ok(known) };
@@ -237,7 +277,7 @@ async fn greeting(borrower: &Borrower, wanted: &ParamSet) -> Result<Arc<HashMap<
         own.insert("application_name".into(), name);
         return Ok(Arc::new(own));
     }
-    let pooled = borrower.lease(wanted).await?;
+    let pooled = borrower.lease_for(client, wanted).await?;
     let reported = remember(borrower, wanted, &pooled);
     borrower.give_back(pooled, true, false);
     Ok(reported)
@@ -250,6 +290,12 @@ fn remember(borrower: &Borrower, wanted: &ParamSet, pooled: &Pooled) -> Arc<Hash
     let reported = Arc::new(pooled.conn.reported.clone());
     borrower.pool.shared.remember_greeting(pooled.conn.route, wishes, reported.clone());
     reported
+}
+
+/// What the shared listener has for the client goes on its way.
+fn hear(subscription: Option<&Subscription>, down: &mut Lane, cx: &Context<'_>) -> Result<(), Fault> {
+    let in_time = subscription.is_none_or(|s| s.inbox.take(down.own(), cx));
+    if in_time { Ok(()) } else { Err(Fault::Limit("too many notifications waited for this client".into())) }
 }
 
 impl Session {
@@ -275,19 +321,26 @@ impl Session {
                 None => {
                     match self.next(client).await? {
                         Front::Work => {}
-                        Front::Terminate | Front::More | Front::Stray(_) => return Ok(()),
+                        Front::Terminate | Front::More | Front::Stray(_) | Front::Refused(_) => return Ok(()),
                     }
                     if self.command() || self.answered_alone()? {
                         continue;
                     }
-                    self.borrower.lease(self.core.wanted()).await?
+                    match self.borrow_server(client).await {
+                        Ok(pooled) => pooled,
+                        Err(Fault::Cancelled) => {
+                            self.refuse();
+                            continue;
+                        }
+                        Err(fault) => return Err(fault),
+                    }
                 }
             };
             let ended = self.exchange(client, &mut pooled).await;
             match ended {
                 Ok(Ended::Transaction) if self.pin.is_none() && !self.core.traces().touches(LASTING) => {
                     if self.core.traces() != Traces::NONE {
-                        self.unlisten().await;
+                        self.unlisten(&[]).await;
                         self.core.forget_traces();
                     }
                     self.borrower.give_back(pooled, self.core.is_clean(), false);
@@ -299,6 +352,7 @@ impl Session {
                         self.core.pass_command();
                     }
                 }
+                Ok(Ended::Boundary) => Box::pin(self.give_up(pooled)).await?,
                 Ok(Ended::Client) => {
                     self.held = Some(pooled);
                     return Ok(());
@@ -308,7 +362,9 @@ impl Session {
                         Fault::Shutdown | Fault::TimeLimit(Limit::ClientIdle, _) if self.up.is_sent() => {
                             self.held = Some(pooled)
                         }
-                        Fault::ClientGone | Fault::Killed | Fault::TimeLimit(..) if !self.core.is_settled() => {
+                        Fault::ClientGone | Fault::Killed | Fault::TimeLimit(..) | Fault::Drained(_)
+                            if !self.core.is_settled() =>
+                        {
                             self.borrower.abandon(pooled)
                         }
                         // What the server has seen of the last batch is not known: it is closed.
@@ -323,7 +379,6 @@ impl Session {
     /// After a transaction that may have left something: the server is asked. Settings go with the client; anything else
     /// binds it to this server for as long as it lasts.
     async fn settle(&mut self, mut pooled: Box<Pooled>) -> Result<(), Fault> {
-        self.unlisten().await;
         let traces = self.core.traces();
         let left = match self.leftovers(&mut pooled.conn, traces).await {
             Ok(left) => left,
@@ -333,16 +388,24 @@ impl Session {
                 Some(Leftovers { pins: vec![format!("unknown: {}", error.message)], ..Leftovers::default() })
             }
         };
+        let listens = left.as_ref().map(|l| l.channels.as_slice()).unwrap_or_default();
+        self.unlisten(listens).await;
         let Some(mut left) = left else {
+            self.core.due_fakes(self.down.own());
             self.core.forget_traces();
             self.borrower.give_back(pooled, self.core.is_clean(), false);
             return Ok(());
         };
         let worker = self.borrower.worker.clone();
         if left.pins.is_empty() && !left.channels.is_empty() {
-            let (login, channels) = (&self.borrower.login, left.channels.clone());
-            let listeners = &worker.plane.listeners;
-            let taken = listeners.take_over(&worker, login, &mut pooled.conn, channels, &mut self.subscription).await;
+            let login = &self.borrower.login;
+            // Of a bound client's channels some may be older.
+            let since = match self.core.listens_secretly() && self.pin.is_none() {
+                true => Since::Now,
+                false => Since::Listen,
+            };
+            let (listeners, all) = (&worker.plane.listeners, left.channels.clone());
+            let taken = listeners.take_over(&worker, login, &mut pooled.conn, all, since, &mut self.subscription).await;
             match taken {
                 Ok(true) => left.channels.clear(),
                 Ok(false) => tracing::warn!(event = "listener.unreachable", database = %self.database),
@@ -350,6 +413,7 @@ impl Session {
             }
         }
         let reasons = left.reasons();
+        self.core.due_fakes(self.down.own());
         self.down.own().append(&mut pooled.conn.asides);
         let known = !left.pins.iter().any(|p| p.starts_with("unknown"));
         if known {
@@ -379,28 +443,21 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the channels that the client has ended itself.
-    async fn unlisten(&mut self) {
+    /// Ends the channels that the client has ended itself and has not begun anew.
+    async fn unlisten(&mut self, but: &[String]) {
         let ended = self.core.take_unlistened();
         if let Some(subscription) = &mut self.subscription {
             for channel in ended {
-                subscription.unlisten(channel).await;
+                subscription.unlisten(channel, but).await;
             }
         }
     }
 
     /// What is left, or `None` when nothing can be.
     async fn leftovers(&mut self, conn: &mut ServerConn, traces: Traces) -> Result<Option<Leftovers>, SimpleError> {
-        let worker = &self.borrower.worker;
-        let functions = match worker.functions(&self.database) {
-            Some(known) => known,
-            None => worker.learn_functions(&self.database, leftovers::functions(conn).await?),
-        };
-        if self.pin.is_none() && !functions.must_ask(traces) {
-            return Ok(None);
-        }
-        let custom = self.core.custom().chain(&functions.names);
-        leftovers::ask(conn, &self.borrower.login.user, custom).await.map(Some)
+        let custom: Vec<String> = self.core.custom().cloned().collect();
+        let Borrower { worker, login, .. } = &self.borrower;
+        leftovers::after(worker, &self.database, &login.user, conn, traces, self.pin.is_some(), custom).await
     }
 
     fn is_between_answers(&self) -> bool {
@@ -414,11 +471,7 @@ impl Session {
         borrower.control.doing.set(Doing::Away);
         poll_fn(|cx| {
             loop {
-                if let Some(subscription) = subscription
-                    && !subscription.inbox.take(down.own(), cx)
-                {
-                    return Poll::Ready(Err(Fault::Limit("too many notifications waited for this client".into())));
-                }
+                hear(subscription.as_ref(), down, cx)?;
                 if let Poll::Ready(Err(_)) = down.poll_send(client, cx) {
                     return Poll::Ready(Err(Fault::ClientGone));
                 }
@@ -431,6 +484,11 @@ impl Session {
                 match core.front(up.input.bytes(), up.input.is_full())? {
                     Front::Stray(count) => {
                         up.input.consume(count);
+                        continue;
+                    }
+                    Front::Refused(count) => {
+                        up.input.consume(count);
+                        backend::ready_for_query(down.own(), b'I');
                         continue;
                     }
                     Front::More => {}
@@ -446,7 +504,8 @@ impl Session {
     }
 
     async fn exchange(&mut self, client: &mut Stream, pooled: &mut Pooled) -> Result<Ended, Fault> {
-        let Session { up, down, core, borrower, mode, pin, .. } = self;
+        let Session { up, down, core, borrower, mode, pin, subscription, .. } = self;
+        down.input.put(&std::mem::take(&mut pooled.conn.unread));
         let plane = borrower.worker.plane.clone();
         let until = match mode {
             PoolMode::Session => Until::Session,
@@ -454,14 +513,20 @@ impl Session {
             PoolMode::Transaction | PoolMode::Statement => Until::Transaction,
         };
         let mut state = Exchange::default();
-        poll_fn(|cx| {
+        let ended = poll_fn(|cx| {
             if let Some(end) = borrower.control.check(cx, core.is_clean()) {
                 return Poll::Ready(Err(end.into()));
             }
+            if core.is_clean() {
+                hear(subscription.as_ref(), down, cx)?;
+            }
             let now_s = borrower.worker.now_s();
-            let outcome =
-                Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until }
-                    .poll(&mut state, cx);
+            let mut relay =
+                Relay { client, up, down, server: &mut pooled.conn, core, statements: &plane.statements, until };
+            let mut outcome = relay.poll(&mut state, cx);
+            if outcome.is_pending() && borrower.control.drain.asked.get() && relay.is_at_boundary(&state) {
+                outcome = Poll::Ready(Ok(Ended::Boundary));
+            }
             let activity = &borrower.control.activity;
             activity.set(activity.get().seen(core.sight(), now_s));
             borrower.control.doing.set(match (core.is_settled(), core.is_clean()) {
@@ -469,12 +534,16 @@ impl Session {
                 (true, false) => Doing::InTransaction,
                 (true, true) => Doing::Bound,
             });
-            if state.client_closed && borrower.control.closed_s.get().is_none() {
-                borrower.control.closed_s.set(Some(now_s));
+            if state.client_closed {
+                borrower.control.note_closed(now_s);
             }
             outcome
         })
-        .await
+        .await;
+        if matches!(ended, Ok(Ended::Transaction)) {
+            pooled.conn.unread = down.take_unread();
+        }
+        ended
     }
 
     /// Answers what needs no server; the answer leaves while the next batch is awaited.
@@ -492,22 +561,11 @@ impl Session {
     /// the next statement is awaited.
     fn command(&mut self) -> bool {
         let Some((total, sql)) = self.pool_command() else { return false };
-        let plane = &self.borrower.worker.plane;
-        let answer = match sql.eq_ignore_ascii_case("show pins") {
-            true => Some(plane.pins.answer()),
-            false => plane.commands.load_full().and_then(|c| c.answer(&sql, &self.database)),
+        let Some(told) = self.borrower.worker.plane.answer(&sql, &self.database, &self.borrower.control) else {
+            return false;
         };
-        let Some(answer) = answer else { return false };
         self.up.input.consume(total);
-        let out = self.down.own();
-        let columns: Vec<&str> = answer.columns.iter().map(String::as_str).collect();
-        backend::row_description_text(out, &columns);
-        for row in &answer.rows {
-            let row: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
-            backend::data_row(out, &row);
-        }
-        backend::command_complete(out, &answer.tag);
-        backend::ready_for_query(out, b'I');
+        told.write(self.down.own());
         true
     }
 
@@ -525,10 +583,6 @@ impl Session {
         if total > MAX_COMMAND {
             return None;
         }
-        let text = std::str::from_utf8(frontend::query_text(split.body).ok()?).ok()?;
-        let text = text.trim().trim_end_matches(';').trim_end();
-        let first = text.split_ascii_whitespace().next()?;
-        let ours = first.eq_ignore_ascii_case("show") || first.eq_ignore_ascii_case("pgpool");
-        ours.then(|| (total, text.to_owned()))
+        own_statement(frontend::query_text(split.body).ok()?).map(|text| (total, text))
     }
 }

@@ -11,6 +11,8 @@ pub struct Settings {
     pub max_logins: usize,
     /// Largest protocol message that must be held whole (Parse, Bind, Query that is looked at), bytes.
     pub max_message: usize,
+    /// `admin_users`: who may lengthen a limit of his own session.
+    pub admin_users: Vec<String>,
     /// Answer `SHOW POOL_*` in ordinary sessions, as Pgpool-II does.
     pub pool_commands: bool,
 }

@@ -34,6 +34,7 @@ async fn attempt(method: Method, user: &str, password: &str) -> Result<ServerSec
         database: "d".into(),
         secret: ServerSecret::Password(Secret::new(password)),
         parameters: vec![],
+        certificate_of: None,
     };
     let client = tokio::spawn(async move { log_in(Stream::Unix(ours), &login).await });
     match accept(Stream::Unix(theirs), &context(method), None).await {

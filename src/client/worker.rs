@@ -4,9 +4,12 @@ use super::activity::Limits;
 use super::control::{Control, End, Ending};
 use super::leftovers::Functions;
 use super::plane::{Admitted, Plane};
+use super::replicated::Books;
 use super::session;
 use super::topup;
-use crate::cluster::{Gate, Seat, Servers};
+use super::warm::Stock;
+use crate::base::NodeId;
+use crate::cluster::{Gate, GateOrder, NodeSpec, Seat, Servers, Warmer};
 use crate::net::{self, StdStream, Stream};
 use crate::pool::{Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
@@ -62,7 +65,14 @@ pub enum Way {
     /// Wait for the board to change.
     Blocked(Rc<str>),
     /// Held at the gate: wait for the board to change.
-    Held(Rc<str>, Servers),
+    Held {
+        /// Why, for people.
+        why: Rc<str>,
+        /// What becomes of servers meanwhile.
+        servers: Servers,
+        /// The wait counts for no limit.
+        patient: bool,
+    },
 }
 
 /// One worker. Lives on its thread; everything in it is plain cells.
@@ -77,13 +87,22 @@ pub struct Worker {
     last_session: Cell<u64>,
     params: RefCell<HashSet<ParamSet>>,
     functions: RefCell<HashMap<String, Learnt>>,
+    /// Plans of texts, in the replicating modes.
+    pub(super) books: RefCell<Books>,
     now_s: Cell<u64>,
     way: RefCell<(u64, Way)>,
+    /// In the replicating modes the ways to all live nodes, the main node first; as of `way`.
+    routes: RefCell<Vec<Rc<Route>>>,
     /// The gate as of `way`, while any order holds it.
     gate: RefCell<Option<Arc<Gate>>>,
     pub(super) seat: Seat,
+    /// Connections to the coming primary.
+    pub(super) stock: RefCell<Option<Stock>>,
+    _warmer: Warmer,
     /// The last order and the last RECONNECT that were attended to.
     pub(super) attended: Cell<(u64, u64)>,
+    /// Orders that drain, and since when (coarse seconds) this worker knows of them.
+    pub(super) drains: RefCell<Vec<(u64, u64)>>,
     stopping: Cell<Option<Ending>>,
     /// The last session has ended while the worker is stopping.
     emptied: Notify,
@@ -113,7 +132,7 @@ impl Nudge {
 impl Worker {
     /// A worker without clients.
     pub fn new(plane: Arc<Plane>, nudge: Nudge) -> Rc<Worker> {
-        let seat = plane.board.take_seat();
+        let (seat, warmer) = (plane.board.take_seat(), plane.board.warmer());
         Rc::new(Worker {
             plane,
             nudge,
@@ -122,11 +141,16 @@ impl Worker {
             last_session: Cell::new(0),
             params: RefCell::default(),
             functions: RefCell::default(),
+            books: RefCell::default(),
             now_s: Cell::new(0),
             way: RefCell::new((0, Way::Blocked("not yet known".into()))),
+            routes: RefCell::default(),
             gate: RefCell::default(),
             seat,
+            stock: RefCell::default(),
+            _warmer: warmer,
             attended: Cell::default(),
+            drains: RefCell::default(),
             stopping: Cell::new(None),
             emptied: Notify::new(),
         })
@@ -149,7 +173,10 @@ impl Worker {
                     None => return,
                 },
                 _ = sweep.tick() => self.sweep(),
-                Ok(()) = board.changed() => self.attend(),
+                Ok(()) = board.changed() => {
+                    self.attend();
+                    self.attend_warming();
+                }
                 _ = gate_look.tick(), if held => self.attend(),
                 () = self.emptied.notified() => {}
             }
@@ -247,13 +274,59 @@ impl Worker {
         way.1.clone()
     }
 
-    /// The same for a database's transactions, which the gate may hold.
-    pub fn way_for(&self, database: &str) -> Way {
+    /// The same for a pool's transactions, which the gate may hold, and which may have a node of their own.
+    pub fn way_for(&self, key: &PoolKey) -> Way {
         let way = self.way();
-        match self.gate.borrow().as_ref().and_then(|gate| gate.holds(database)) {
-            None => way,
-            Some(order) => Way::Held(order.wanted.reason.as_str().into(), order.wanted.servers),
+        let gate = self.gate.borrow();
+        let Some(gate) = gate.as_ref() else { return key.node.map_or(way, |node| self.way_to(node)) };
+        let covering =
+            gate.orders.iter().map(|order| &order.wanted).filter(|wanted| wanted.scope.covers(&key.database));
+        let mut held: Option<Way> = None;
+        for wanted in covering {
+            let is_patient = wanted.drain.is_some_and(|rules| rules.patient);
+            held = Some(match held {
+                Some(Way::Held { why, servers, patient }) => {
+                    let servers = if wanted.servers == Servers::Close { Servers::Close } else { servers };
+                    Way::Held { why, servers, patient: patient || is_patient }
+                }
+                _ => Way::Held { why: wanted.reason.as_str().into(), servers: wanted.servers, patient: is_patient },
+            });
         }
+        held.unwrap_or_else(|| key.node.map_or(way, |node| self.way_to(node)))
+    }
+
+    /// The way for a pool, which may have a node of its own, whether the gate is held or not.
+    pub fn way_of(&self, key: &PoolKey) -> Way {
+        let way = self.way();
+        key.node.map_or(way, |node| self.way_to(node))
+    }
+
+    /// The way to one node of several that are kept equal.
+    fn way_to(&self, node: NodeId) -> Way {
+        match self.routes.borrow().iter().find(|route| route.id.node == node) {
+            Some(route) => Way::Open(route.clone()),
+            None => Way::Blocked(format!("node {node} is not in use").into()),
+        }
+    }
+
+    /// In the replicating modes the live nodes, the main node first.
+    pub fn live_nodes(&self) -> Vec<NodeId> {
+        self.way();
+        self.routes.borrow().iter().map(|route| route.id.node).collect()
+    }
+
+    /// True where something holds this database's transactions, as of the last look; for who waits anyway.
+    pub(super) fn is_held(&self, database: &str) -> bool {
+        self.gate.borrow().as_ref().is_some_and(|gate| gate.holds(database).is_some())
+    }
+
+    /// True where this database's transactions are held and the wait counts for no limit.
+    fn is_held_patiently(&self, database: &str) -> bool {
+        let gate = self.gate.borrow();
+        let patient = |order: &Arc<GateOrder>| {
+            order.wanted.scope.covers(database) && order.wanted.drain.is_some_and(|rules| rules.patient)
+        };
+        gate.as_ref().is_some_and(|gate| gate.orders.iter().any(patient))
     }
 
     /// Nothing that was looked up counts any more.
@@ -264,17 +337,36 @@ impl Worker {
     fn look(&self) -> Way {
         let published = self.plane.board.read();
         *self.gate.borrow_mut() = Some(published.gate.clone()).filter(|gate| !gate.is_open());
+        self.routes.borrow_mut().clear();
+        if published.view.mode.replicates() {
+            // Timelines differ here by design, so they tell nothing.
+            let ways: Result<Vec<_>, _> = published.view.live().map(|node| self.route(&node.spec, 0)).collect();
+            return match ways {
+                Ok(routes) => {
+                    let main = routes.first().cloned();
+                    *self.routes.borrow_mut() = routes;
+                    main.map_or_else(|| Way::Blocked("no node is in use".into()), Way::Open)
+                }
+                Err(why) => Way::Blocked(why),
+            };
+        }
         let Some(spec) = published.view.primary_spec() else {
             return Way::Blocked("no node is known to be the primary".into());
         };
-        let settings = self.plane.settings.load();
-        let target = match Target::new(&spec.host.0, spec.port, spec.sslmode, &settings.server_tls, settings.keepalive)
-        {
-            Ok(target) => Arc::new(target),
-            Err(error) => return Way::Blocked(error.to_string().into()),
-        };
         let timeline = published.view.epoch.as_ref().map_or(0, |e| e.timeline);
-        Way::Open(Rc::new(Route { id: RouteId { node: spec.id, timeline }, target }))
+        let route = match self.route(spec, timeline) {
+            Ok(route) => route,
+            Err(why) => return Way::Blocked(why),
+        };
+        self.adopt_warm(route.id);
+        Way::Open(route)
+    }
+
+    fn route(&self, spec: &NodeSpec, timeline: u32) -> Result<Rc<Route>, Rc<str>> {
+        let settings = self.plane.settings.load();
+        let target = Target::new(&spec.host.0, spec.port, spec.sslmode, &settings.server_tls, settings.keepalive)
+            .map_err(|error| error.to_string())?;
+        Ok(Rc::new(Route { id: RouteId { node: spec.id, timeline }, target: Arc::new(target) }))
     }
 
     /// This worker's share of a pool; `None` when there are too many pools.
@@ -316,12 +408,12 @@ impl Worker {
         self.now_s.set(self.plane.started.elapsed().as_secs());
         self.plane.budget.tick();
         self.watch_rate();
-        let way = self.way();
-        let route = match &way {
-            Way::Open(route) => Some(route.id),
-            Way::Blocked(_) | Way::Held(..) => None,
-        };
-        for pool in self.pools.borrow().values() {
+        for (key, pool) in self.pools.borrow().iter() {
+            let way = key.node.map_or_else(|| self.way(), |node| self.way_to(node));
+            let route = match &way {
+                Way::Open(route) => Some(route.id),
+                Way::Blocked(_) | Way::Held { .. } => None,
+            };
             // Besides this list only clients hold the pool.
             let has_clients = Rc::strong_count(pool) > 1;
             pool.sweep(route, self.now_s.get(), has_clients);
@@ -334,7 +426,8 @@ impl Worker {
         }
         let now = self.now_s.get();
         for control in self.sessions.borrow().values() {
-            control.sweep(now);
+            let held = control.database.get().is_some_and(|database| self.is_held_patiently(database));
+            control.sweep(now, held);
         }
     }
 

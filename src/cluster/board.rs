@@ -1,7 +1,8 @@
 //! The board on which the control plane publishes view and gate **together**, so that nobody resumes on an old view.
 
 use super::quiet::Seats;
-use super::{Gate, View};
+use super::warm::WarmPlace;
+use super::{Gate, Stalls, View};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,9 @@ pub struct Board {
     version: AtomicU64,
     changed: watch::Sender<u64>,
     pub(super) seats: Seats,
+    pub(super) warm: WarmPlace,
+    /// How long clients wait at the gate.
+    pub stalls: Stalls,
 }
 
 impl Board {
@@ -34,6 +38,8 @@ impl Board {
             version: AtomicU64::new(1),
             changed: watch::channel(1).0,
             seats: Seats::default(),
+            warm: WarmPlace::default(),
+            stalls: Stalls::default(),
         })
     }
 
@@ -68,10 +74,15 @@ impl Board {
             next.map_or_else(|| now.clone(), Arc::new)
         });
         if done {
-            let version = self.version.fetch_add(1, Ordering::AcqRel) + 1;
-            // Publications may overtake each other here; the number only ever says that something moved.
-            self.changed.send_modify(|seen| *seen = version.max(*seen));
+            self.tell();
         }
         done
+    }
+
+    /// Wakes everybody who watches.
+    pub(super) fn tell(&self) {
+        let version = self.version.fetch_add(1, Ordering::AcqRel) + 1;
+        // Publications may overtake each other here; the number only ever says that something moved.
+        self.changed.send_modify(|seen| *seen = version.max(*seen));
     }
 }

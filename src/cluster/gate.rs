@@ -1,6 +1,6 @@
 //! The gate that every transaction passes: orders hold it, for all databases or for some, each with a deadline of its own.
 
-use super::GateError;
+use super::{Drain, GateError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -80,6 +80,8 @@ pub struct Wanted {
     pub reason: String,
     /// What becomes of idle server connections.
     pub servers: Servers,
+    /// What becomes of clients that keep a server, or come; `None`: they keep it, and whoever gave the order waits.
+    pub drain: Option<Drain>,
     /// Sessions of the scope are ended at once, whatever they do (KILL).
     pub end_sessions: bool,
     /// When it opens by itself, even if everything else is stuck; `None` = never.
@@ -112,6 +114,12 @@ impl Gate {
     /// The order that holds this database.
     pub fn holds(&self, database: &str) -> Option<&Arc<GateOrder>> {
         self.orders.iter().find(|order| order.wanted.scope.covers(database))
+    }
+
+    /// The order that drains this database: the first of those that hold it and have rules.
+    pub fn drains(&self, database: &str) -> Option<(&Arc<GateOrder>, Drain)> {
+        let mut covering = self.orders.iter().filter(|order| order.wanted.scope.covers(database));
+        covering.find_map(|order| order.wanted.drain.map(|drain| (order, drain)))
     }
 
     /// True where nothing is held.

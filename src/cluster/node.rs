@@ -66,6 +66,20 @@ pub struct NodeSpec {
     pub status_command: Option<String>,
     /// TLS towards this node.
     pub sslmode: SslMode,
+    /// Its own commands for maintenance.
+    #[serde(default)]
+    pub maintain: MaintainCommands,
+}
+
+/// Shell commands of a node for its maintenance.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MaintainCommands {
+    /// Switches the automatic start of its server on.
+    pub autostart_on_command: Option<String>,
+    /// Switches it off.
+    pub autostart_off_command: Option<String>,
+    /// Takes the maintenance command in `$PGMEND_RUN` to the node's machine; `None`: it runs where pgmend runs.
+    pub run_command: Option<String>,
 }
 
 impl NodeSpec {

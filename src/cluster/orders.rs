@@ -1,6 +1,6 @@
 //! Orders to the gate: given, taken back, ended by their own deadline. Gate and view are published together.
 
-use super::{Board, Gate, Holder, Published, Quiet, Scope, Unquiet, Wanted};
+use super::{Board, Gate, Holder, Holdup, Published, Quiet, Scope, Unquiet, Wanted};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,6 +28,11 @@ impl Hold {
     /// Proof that every worker has acknowledged and nothing is left, or what is. To be asked again and again.
     pub fn quiet(&self) -> Result<Quiet, Unquiet> {
         Quiet::of(&self.board, self.number())
+    }
+
+    /// Who holds it up; a bounded list.
+    pub fn holdups(&self) -> Vec<Holdup> {
+        self.board.holdups(self.number())
     }
 
     /// Lets the order stand on its own until its deadline or until somebody takes it back. False: it has ended already.

@@ -14,6 +14,10 @@ pub struct Remains {
     pub idle_in_transaction: usize,
     /// Clients that keep a server between transactions: session pooling, or pinned.
     pub pinned: usize,
+    /// Clients whose servers are being asked whether they can give them up.
+    pub moving: usize,
+    /// Clients that cannot give their servers up between transactions.
+    pub not_movable: usize,
     /// Clients that wait at the gate or for a server.
     pub held: usize,
     /// Server connections that nobody uses.
@@ -28,12 +32,37 @@ impl Remains {
             in_flight: self.in_flight + other.in_flight,
             idle_in_transaction: self.idle_in_transaction + other.idle_in_transaction,
             pinned: self.pinned + other.pinned,
+            moving: self.moving + other.moving,
+            not_movable: self.not_movable + other.not_movable,
             held: self.held + other.held,
             idle: self.idle + other.idle,
             elsewhere: self.elsewhere + other.elsewhere,
         }
     }
 }
+
+/// Somebody who holds a drain up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holdup {
+    /// Number of the session.
+    pub session: u64,
+    /// As the client names it.
+    pub user: String,
+    /// As the client names it.
+    pub database: String,
+    /// What it is at, in words.
+    pub reason: String,
+}
+
+impl fmt::Display for Holdup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Holdup { session, user, database, reason } = self;
+        write!(f, "session {session} ({user} in {database}): {reason}")
+    }
+}
+
+/// Sessions that are named of those that hold an order up.
+pub const MAX_HOLDUPS: usize = 16;
 
 /// A worker's acknowledgement: it has seen all orders up to this number and starts nothing against them.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +71,8 @@ pub struct Report {
     pub seen: u64,
     /// What is left of the orders in force, by number.
     pub remains: Vec<(u64, Remains)>,
+    /// Who holds them up, at most [`MAX_HOLDUPS`] of each.
+    pub holdups: Vec<(u64, Holdup)>,
 }
 
 /// Counts server connections, wherever they are: idle, leased, on their way between workers, being opened or reset.
@@ -94,6 +125,17 @@ impl Board {
         Seat { board: self.clone(), id }
     }
 
+    /// Who holds an order up, by the workers' last reports; a bounded list, the oldest sessions first.
+    pub fn holdups(&self, number: u64) -> Vec<Holdup> {
+        let seats = self.seats.lock();
+        let all = seats.1.values().flat_map(|report| report.holdups.iter());
+        let mut named: Vec<Holdup> = all.filter(|(of, _)| *of == number).map(|(_, who)| who.clone()).collect();
+        drop(seats);
+        named.sort_by_key(|who| who.session);
+        named.truncate(MAX_HOLDUPS);
+        named
+    }
+
     /// Who counts server connections.
     pub fn count_servers_by(&self, servers: Arc<dyn OpenServers>) {
         *self.seats.servers.lock().unwrap_or_else(PoisonError::into_inner) = Some(servers);
@@ -121,11 +163,14 @@ impl fmt::Display for Unquiet {
         let Unquiet::Busy { remains, servers, silent } = self else {
             return f.write_str("the gate was opened meanwhile");
         };
-        let used = remains.in_flight + remains.idle_in_transaction + remains.pinned + remains.idle;
+        let bound = remains.pinned + remains.moving + remains.not_movable;
+        let used = remains.in_flight + remains.idle_in_transaction + bound + remains.idle;
         let words = [
             (remains.in_flight, "in flight"),
             (remains.idle_in_transaction, "idle in transaction"),
             (remains.pinned, "bound to their servers between transactions (session pooling, or SHOW PINS)"),
+            (remains.moving, "being asked whether they can be moved"),
+            (remains.not_movable, "not movable (bound by temporary tables, session locks and the like)"),
             (remains.idle, "idle"),
             (servers.saturating_sub(used), "being opened, reset or closed"),
             (remains.elsewhere, "in the process before the takeover"),
@@ -202,7 +247,13 @@ mod tests {
     }
 
     fn board() -> Arc<Board> {
-        Board::new(View { generation: 1, epoch: None, primary: None, nodes: Vec::new() })
+        Board::new(View {
+            generation: 1,
+            mode: crate::cluster::Mode::default(),
+            epoch: None,
+            primary: None,
+            nodes: Vec::new(),
+        })
     }
 
     fn wanted(database: Option<&str>, servers: Servers) -> Wanted {
@@ -211,6 +262,7 @@ mod tests {
             holder: Holder::Operator,
             reason: "test".into(),
             servers,
+            drain: None,
             end_sessions: false,
             until: None,
         }
@@ -218,7 +270,7 @@ mod tests {
 
     fn acknowledge(seat: &Seat, hold: &Hold, idle: usize) {
         let remains = Remains { idle, ..Remains::default() };
-        seat.report(Report { seen: hold.number(), remains: vec![(hold.number(), remains)] });
+        seat.report(Report { seen: hold.number(), remains: vec![(hold.number(), remains)], holdups: Vec::new() });
     }
 
     #[test]
@@ -243,6 +295,23 @@ mod tests {
         drop(seats);
         count.0.store(7, Ordering::Relaxed);
         assert!(other.quiet().is_ok(), "who has left need not acknowledge, and other databases do not count");
+    }
+
+    #[test]
+    fn who_holds_it_up_is_named_and_the_list_is_bounded() {
+        let board = board();
+        let hold = board.hold(&wanted(None, Servers::Close)).unwrap();
+        let seats = [board.take_seat(), board.take_seat()];
+        let who = |session| Holdup { session, user: "u".into(), database: "d".into(), reason: "busy".into() };
+        for (seat, first) in seats.iter().zip([100, 0]) {
+            let holdups = (first..first + 12).map(|n| (hold.number(), who(n))).chain([(99, who(5))]).collect();
+            seat.report(Report { seen: hold.number(), remains: Vec::new(), holdups });
+        }
+        let named = hold.holdups();
+        assert_eq!((named.len(), named[0].session, named[15].session), (MAX_HOLDUPS, 0, 103));
+        assert_eq!(named[0].to_string(), "session 0 (u in d): busy");
+        drop(seats);
+        assert!(hold.holdups().is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One immutable picture of the cluster. Everybody reads it; only `keeper` makes a new one.
 
-use super::{NodeSpec, NodeStatus};
+use super::{Mode, NodeSpec, NodeStatus};
 use crate::base::{Lsn, NodeId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -29,6 +29,29 @@ pub struct Epoch {
     pub node: NodeId,
 }
 
+/// Whether a node's data are those of the others; asked only where pgmend itself keeps the nodes equal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataState {
+    /// Equal, or the only truth that there is.
+    #[default]
+    Trusted,
+    /// Nobody knows: others may have been written while it was out, or pgmend did not end orderly. A comparison tells.
+    Unverified,
+    /// Known to differ. It comes back by recovery, or when an operator accepts its data as they are.
+    Diverged,
+}
+
+impl std::fmt::Display for DataState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DataState::Trusted => "trusted",
+            DataState::Unverified => "unverified",
+            DataState::Diverged => "diverged",
+        })
+    }
+}
+
 /// One node as last seen.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct NodeView {
@@ -44,6 +67,9 @@ pub struct NodeView {
     pub changed_at_s: u64,
     /// Why it has this status, for people.
     pub reason: String,
+    /// Replicating modes: whether its data are those of the others.
+    #[serde(default)]
+    pub data: DataState,
     /// Standby: bytes of log not yet replayed.
     pub delay_bytes: Option<u64>,
     /// `pg_stat_replication.state` on the primary, e.g. `streaming`.
@@ -59,9 +85,13 @@ pub struct NodeView {
 pub struct View {
     /// Grows by one with each published view.
     pub generation: u64,
-    /// The history that is being written, once known.
+    /// How the nodes are kept equal.
+    #[serde(default)]
+    pub mode: Mode,
+    /// The history that is being written, once known; none where timelines differ by design.
     pub epoch: Option<Epoch>,
-    /// The node that statements go to; `None` while it is not known or cannot be reached.
+    /// The node that statements go to; `None` while it is not known or cannot be reached. In the replicating modes it is the
+    /// main node, and `None` says that no statement may be sent to anybody yet.
     pub primary: Option<NodeId>,
     /// By node id.
     pub nodes: Vec<NodeView>,
@@ -77,8 +107,18 @@ impl View {
         let node = self.node(self.primary?)?;
         node.status.is_live().then_some(&node.spec)
     }
-    /// Pgpool-II's *main node*: the lowest live one.
+    /// Pgpool-II's *main node*: the lowest live one. In the replicating modes nothing may be sent while there is none.
     pub fn main_node(&self) -> Option<NodeId> {
-        self.nodes.iter().find(|n| n.status.is_live()).map(|n| n.spec.id)
+        self.live().next().map(|n| n.spec.id)
+    }
+    /// The live nodes, lowest first. In the replicating modes these are the ones to which every write goes: they came up
+    /// together or behind a held gate, so a node that only waits does not belong to them, and there are none before it is
+    /// known who belongs.
+    pub fn live(&self) -> impl Iterator<Item = &NodeView> {
+        let takes_part = |n: &&NodeView| match self.mode.replicates() {
+            true => n.status == NodeStatus::Up && self.primary.is_some(),
+            false => n.status.is_live(),
+        };
+        self.nodes.iter().filter(takes_part)
     }
 }

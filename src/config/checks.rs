@@ -21,6 +21,7 @@ pub fn check(config: &Config, file: &Path, lines: &BTreeMap<String, usize>) -> V
     check_nodes(config, &mut wrong);
     check_listening(config, &mut wrong);
     check_times(config, &mut wrong);
+    check_drain(config, &mut wrong);
     check_files(config, &mut wrong);
     if errors.is_empty() {
         errors.extend(check_contents(config));
@@ -112,6 +113,7 @@ fn check_times(config: &Config, wrong: &mut impl FnMut(&str, String)) {
         ("auth.authentication_timeout", config.client.login_timeout),
         ("pool.server_connect_timeout", config.pool.rules.connect_timeout),
         ("health.health_check_timeout", config.health.timeout),
+        ("cluster.replication_lock_timeout", config.replication.lock_timeout),
         ("recovery.recovery_timeout", config.recovery.timeout),
         ("recovery.no_progress_timeout", config.recovery.no_progress_timeout),
     ];
@@ -120,15 +122,38 @@ fn check_times(config: &Config, wrong: &mut impl FnMut(&str, String)) {
             wrong(key, "expected more than zero: an unbounded wait is not offered here".to_owned());
         }
     }
-    if config.recovery.first_stage_command.contains('/') {
-        // The script is found in the source's data directory; a path would escape it.
-        wrong(
-            "recovery.recovery_1st_stage_command",
-            format!(
-                "expected the name of a file in the data directory, found \"{}\"",
-                config.recovery.first_stage_command
-            ),
-        );
+    let scripts = [
+        ("recovery.recovery_1st_stage_command", &config.recovery.first_stage_command),
+        ("recovery.recovery_2nd_stage_command", &config.recovery.second_stage_command),
+    ];
+    for (key, script) in scripts {
+        if script.contains('/') {
+            // The script is found in the source's data directory; a path would escape it.
+            wrong(key, format!("expected the name of a file in the data directory, found \"{script}\""));
+        }
+    }
+    if config.mode.replicates() && config.nodes.iter().any(|node| node.always_primary) {
+        wrong("node", format!("expected no ALWAYS_PRIMARY: {} has a main node and no primary", config.mode));
+    }
+}
+
+/// Pgpool-II's rule: a limit that is not reached before the recovery gives up would never be reached.
+fn check_drain(config: &Config, wrong: &mut impl FnMut(&str, String)) {
+    let (drain, timeout) = (&config.recovery.drain, config.recovery.timeout);
+    if timeout.is_zero() {
+        // That is an error of its own.
+        return;
+    }
+    let told = timeout.as_secs_f64();
+    if !drain.idle_limit.is_below(timeout) {
+        let found = drain.idle_limit;
+        let message = format!("expected less than recovery_timeout, {told} s, found {found}: it would fail first");
+        wrong("recovery.client_idle_limit_in_recovery", message);
+    }
+    if let Some(limit) = drain.idle_in_transaction.filter(|limit| *limit >= timeout) {
+        let found = limit.as_secs_f64();
+        let message = format!("expected less than recovery_timeout, {told} s, found {found} s: it would fail first");
+        wrong("recovery.recovery_idle_in_transaction_limit", message);
     }
 }
 
@@ -151,7 +176,10 @@ fn check_files(config: &Config, wrong: &mut impl FnMut(&str, String)) {
         ("tls.server_key_file", config.server.tls.key_file.as_deref()),
         ("admin.pcp_file", config.admin.pcp.as_ref().map(|pcp| pcp.password_file.as_path())),
     ];
-    for (key, path) in files {
+    let databases = config.server.tls.databases.values();
+    let databases = databases.flat_map(|(cert, key)| [("server_cert_file", cert), ("server_key_file", key)]);
+    let databases = databases.map(|(key, path)| (key, Some(path.as_path())));
+    for (key, path) in files.into_iter().chain(databases) {
         let Some(path) = path else { continue };
         // Reading a byte finds folders too, which open for reading but cannot be read.
         let mut byte = [0; 1];

@@ -1,7 +1,10 @@
 //! From files to checked settings: `pgmend.toml`, and Pgpool-II's `pgpool.conf`. Reload compares two of them.
 
 mod checks;
+mod cluster_section;
+mod drain_section;
 mod error;
+mod maintenance_section;
 mod pgmend_toml;
 mod pgpool;
 mod pool_section;

@@ -1,19 +1,21 @@
 //! `pgmend.toml`: every key, its default and its limits.
 
 use super::checks;
+use super::drain_section::drain;
 use super::error::{ConfigError, ConfigErrors};
 use super::pool_section::pool;
 use super::section::{Notes, Section};
 use super::{Config, Ending, values};
 use crate::auth::{QuerySettings, StoredSecret, pool_secret, read_key};
 use crate::base::{NodeId, Secret};
-use crate::cluster::{Host, NodeSpec, SslMode};
-use crate::recovery::Runner;
+use crate::cluster::{Host, MaintainCommands, NodeSpec, SslMode};
+use crate::recovery::{Runner, Unlogged};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const RUNNERS: &[(&str, Runner)] =
     &[("builtin", Runner::Builtin), ("sql", Runner::Sql), ("local", Runner::Local), ("program", Runner::Program)];
+const UNLOGGED: &[(&str, Unlogged)] = &[("copy", Unlogged::Copy), ("report", Unlogged::Report)];
 const SSL_MODES: &[(&str, SslMode)] = &[
     ("disable", SslMode::Disable),
     ("allow", SslMode::Allow),
@@ -33,6 +35,9 @@ const LEVELS: &[(&str, &str)] =
     &[("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
 /// Largest message that is held whole when it must be looked at: 64 MiB.
 pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// How long nodes are compared at the start unless it is set.
+pub const DEFAULT_COMPARE_TIMEOUT: &str = "60s";
 
 /// Clients that may log in at once unless it is set.
 pub const DEFAULT_LOGINS: u32 = 256;
@@ -65,19 +70,27 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
         Some(_) | None => Path::new("."),
     };
     let mut listen = listen(root.section("listen"), folder);
+    let cluster = super::cluster_section::read(root.section("cluster"), DEFAULT_COMPARE_TIMEOUT);
     let nodes = root.sections("node");
     if nodes.is_empty() {
         notes.error(0, "node", "expected at least one [[node]] with host and port");
     }
     let nodes = nodes.into_iter().enumerate().map(|(number, section)| node(section, number)).collect();
-    let (pool, reset_query) = pool(root.section("pool"));
+    let (pool, reset_query) = pool(root.section("pool"), folder);
     let (auth, login_timeout, max_logins) = auth(root.section("auth"), folder);
-    let (towards_clients, tls) = super::tls_section::read(root.section("tls"), folder);
+    let (towards_clients, mut tls) = super::tls_section::read(root.section("tls"), folder);
     listen.tls = towards_clients;
+    let own = |(name, database): (&String, &crate::pool::DatabaseSettings)| {
+        Some((name.clone(), database.certificate.clone()?))
+    };
+    tls.databases = pool.databases.iter().filter_map(own).collect();
     let server = crate::server::Settings { reset_query, tls };
     let health = health(root.section("health"), auth.key_file.as_deref());
+    let health = crate::keeper::Settings { compare_timeout: cluster.compare_timeout, ..health };
     let recovery = recovery(root.section("recovery"), folder, auth.key_file.as_deref());
-    let (admin, ending) = admin(root.section("admin"), folder);
+    let maintenance = super::maintenance_section::read(root.section("maintenance"));
+    let (admin, ending, admin_users) = admin(root.section("admin"), folder);
+    let max_message = MAX_MESSAGE;
     let state = root.section("state");
     let directory = state.path("directory", folder).unwrap_or_else(|| "/var/lib/pgmend".into());
     let pid_file = state.path("pid_file", folder);
@@ -88,14 +101,17 @@ fn read<'a>(notes: &'a Notes<'a>, root: Section<'a>, file: &Path) -> Config {
     root.finish();
     Config {
         sources: sources(file, &auth, admin.pcp.as_ref()),
+        mode: cluster.mode,
+        replication: cluster.replication,
         nodes,
         listen,
-        client: crate::client::Settings { login_timeout, max_logins, max_message: MAX_MESSAGE, pool_commands: true },
+        client: crate::client::Settings { login_timeout, max_logins, max_message, admin_users, pool_commands: true },
         pool,
         auth,
         server,
         health,
         recovery,
+        maintenance,
         admin,
         store: crate::store::Settings { directory, pgpool_status: false, discard_status: false },
         pid_file,
@@ -167,6 +183,11 @@ fn node(section: Section<'_>, number: usize) -> NodeSpec {
         stop_command: section.text("stop_command"),
         status_command: section.text("status_command"),
         sslmode: section.choice("sslmode", "prefer", SSL_MODES).unwrap_or_default(),
+        maintain: MaintainCommands {
+            autostart_on_command: section.text("autostart_on_command"),
+            autostart_off_command: section.text("autostart_off_command"),
+            run_command: section.text("run_command"),
+        },
     };
     let flag = section.text_or("flag", "ALLOW_TO_FAILOVER");
     if let Err(message) = apply_flags(&mut spec, &flag) {
@@ -223,7 +244,9 @@ fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration
 fn auth_query(section: &Section<'_>) -> Option<QuerySettings> {
     let user = section.text("auth_user");
     let query = section.text_or("auth_query", QuerySettings::DEFAULT_QUERY);
-    let database = section.text_or("auth_dbname", "postgres");
+    // The roles are the same wherever pg_authid is read; a function of one's own is where one put it.
+    let everywhere = (query == QuerySettings::DEFAULT_QUERY).then(|| "postgres".to_owned());
+    let database = section.text("auth_dbname").or(everywhere);
     let cache_time = section.duration("auth_query_cache_time", "10s");
     if !query.contains("$1") {
         section.error("auth_query", "expected $1 in the place of the user's name; it is missing");
@@ -240,6 +263,7 @@ fn health(section: Section<'_>, key_file: Option<&Path>) -> crate::keeper::Setti
         timeout: section.duration("health_check_timeout", "5s"),
         max_retries: section.integer("health_check_max_retries", 1, 0, 1000),
         retry_delay: section.duration("health_check_retry_delay", "1s"),
+        compare_timeout: Duration::ZERO,
     };
     section.finish();
     settings
@@ -265,26 +289,30 @@ fn login_password(section: &Section<'_>, key: &'static str, key_file: Option<&Pa
 
 fn recovery(section: Section<'_>, folder: &Path, key_file: Option<&Path>) -> crate::recovery::Settings {
     let user = section.text_or("recovery_user", "postgres");
+    let timeout = section.duration("recovery_timeout", "90s");
     let settings = crate::recovery::Settings {
         runner: section.choice("recovery_runner", "builtin", RUNNERS).unwrap_or_default(),
         password: login_password(&section, "recovery_password", key_file),
         password_is_hash: false,
         database: section.text_or("recovery_database", "postgres"),
         first_stage_command: section.text("recovery_1st_stage_command").unwrap_or_default(),
-        timeout: section.duration("recovery_timeout", "90s"),
+        second_stage_command: section.text("recovery_2nd_stage_command").unwrap_or_default(),
+        unlogged: section.choice("recovery_unlogged_tables", "copy", UNLOGGED).unwrap_or_default(),
+        timeout,
         first_stage_timeout: section.duration("recovery_1st_stage_timeout", "0s"),
         no_progress_timeout: section.duration("no_progress_timeout", "60s"),
         replication_user: section.text_or("replication_user", &user),
         replication_password: login_password(&section, "replication_password", key_file),
         bin_directory: section.path("bin_directory", folder),
         use_rewind: section.boolean("use_rewind", true),
+        drain: drain(&section, timeout),
         user,
     };
     section.finish();
     settings
 }
 
-fn admin(section: Section<'_>, folder: &Path) -> (crate::admin::Settings, Ending) {
+fn admin(section: Section<'_>, folder: &Path) -> (crate::admin::Settings, Ending, Vec<String>) {
     let addresses = section.texts("pcp_listen_addresses", &["127.0.0.1"]);
     let port = section.port("pcp_port", 9898);
     let socket_directory = section.text_maybe_empty("pcp_socket_dir", "/tmp");
@@ -303,6 +331,7 @@ fn admin(section: Section<'_>, folder: &Path) -> (crate::admin::Settings, Ending
         shutdown_timeout: section.duration("shutdown_timeout", "0s"),
         takeover_timeout: section.duration("takeover_timeout", "0s"),
     };
+    let admin_users = section.texts("admin_users", &[]);
     section.finish();
-    (settings, ending)
+    (settings, ending, admin_users)
 }

@@ -1,7 +1,9 @@
 //! `[pool]` with its sections of databases and users.
 
 use super::section::Section;
+use super::tls_section::server_pair;
 use crate::pool::{DatabaseSettings, Overrides, PoolMode, Rules, Settings};
+use std::path::Path;
 
 const POOL_MODES: &[(&str, PoolMode)] =
     &[("session", PoolMode::Session), ("transaction", PoolMode::Transaction), ("statement", PoolMode::Statement)];
@@ -10,8 +12,9 @@ const MOST: u32 = 1_000_000;
 const MOST_SERVERS: u32 = 100_000;
 
 /// Reads `[pool]`; `reset_query` is the servers' part of it.
-pub fn pool(section: Section<'_>) -> (Settings, String) {
-    let databases = section.section("databases").named_sections().into_iter().map(|(n, s)| (n, database(s))).collect();
+pub fn pool(section: Section<'_>, folder: &Path) -> (Settings, String) {
+    let databases = section.section("databases").named_sections();
+    let databases = databases.into_iter().map(|(n, s)| (n, database(s, folder))).collect();
     let users = section.section("users").named_sections().into_iter().map(|(n, s)| (n, user(s))).collect();
     let settings = Settings {
         rules: rules(&section),
@@ -54,7 +57,7 @@ fn rules(section: &Section<'_>) -> Rules {
     }
 }
 
-fn database(section: Section<'_>) -> DatabaseSettings {
+fn database(section: Section<'_>, folder: &Path) -> DatabaseSettings {
     let rules = Overrides {
         max_db_connections: maybe(&section, "max_db_connections", 0),
         max_db_clients: maybe(&section, "max_db_client_connections", 0),
@@ -72,6 +75,7 @@ fn database(section: Section<'_>) -> DatabaseSettings {
         dbname: section.text("dbname"),
         user: section.text("user"),
         password: Some(section.secret("password")).filter(|password| !password.is_empty()),
+        certificate: server_pair(&section, folder),
     };
     if settings.password.is_some() && settings.user.is_none() {
         section.error("password", "expected user too: it is that role's password");

@@ -20,6 +20,7 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
             changes.pending_restart.push(key.to_owned());
         }
     };
+    pending("cluster.backend_clustering_mode", old.mode != new.mode);
     pending("listen.addresses", old.listen.addresses != new.listen.addresses);
     pending("listen.port", old.listen.port != new.listen.port);
     pending("listen.unix_socket_directories", old.listen.unix_socket_directories != new.listen.unix_socket_directories);
@@ -55,11 +56,13 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
         }
     }
     applied("pool", old.pool != effective.pool || old.server != effective.server);
+    applied("cluster", old.replication != effective.replication);
     applied("client", old.client != effective.client);
     applied("auth", old.auth != effective.auth);
     applied("tls", old.listen.tls != effective.listen.tls);
     applied("health", old.health != effective.health);
     applied("recovery", old.recovery != effective.recovery);
+    applied("maintenance", old.maintenance != effective.maintenance);
     applied("admin.shutdown_timeout", old.ending.shutdown_timeout != effective.ending.shutdown_timeout);
     applied("admin.takeover_timeout", old.ending.takeover_timeout != effective.ending.takeover_timeout);
     applied("log.level", old.log_level != effective.log_level);
@@ -79,6 +82,7 @@ pub fn effective(old: &Config, new: &Config) -> Config {
     });
     let added = new.nodes.iter().skip(old.nodes.len()).cloned();
     Config {
+        mode: old.mode,
         nodes: kept.chain(added).collect(),
         listen: crate::net::Settings { tls: new.listen.tls.clone(), ..old.listen.clone() },
         admin: old.admin.clone(),

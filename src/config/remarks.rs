@@ -32,7 +32,14 @@ pub fn endings(config: &Config, now_s: i64) -> Vec<(String, String)> {
     let others = tls.into_iter().flat_map(|tls| &tls.others);
     let others = others.map(|files| ("tls.certificate.cert_file", files.cert_file.as_path()));
     let servers = config.server.tls.cert_file.as_deref().map(|file| ("tls.server_cert_file", file));
-    own.into_iter().chain(others).chain(servers).filter_map(|(key, file)| ending(key, file, now_s)).collect()
+    let databases = config.server.tls.databases.values();
+    let databases = databases.map(|(cert, _)| ("pool.databases.server_cert_file", cert.as_path()));
+    own.into_iter()
+        .chain(others)
+        .chain(servers)
+        .chain(databases)
+        .filter_map(|(key, file)| ending(key, file, now_s))
+        .collect()
 }
 
 fn ending(key: &str, file: &Path, now_s: i64) -> Option<(String, String)> {

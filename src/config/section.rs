@@ -179,6 +179,18 @@ impl<'a> Section<'a> {
         value
     }
 
+    /// An integer within limits, both allowed, that may be negative.
+    pub fn signed(&self, key: &'static str, default: i64, least: i64, most: i64) -> i64 {
+        let value = self.scalar(key, &format!("a whole number from {least} to {most}"), |value| {
+            let found = value.as_integer().ok_or_else(|| shown(value))?;
+            let number = i64::from_str_radix(found.as_str(), found.radix()).ok();
+            number.filter(|number| (least..=most).contains(number)).ok_or_else(|| found.as_str().to_owned())
+        });
+        let value = value.unwrap_or(default);
+        self.list(key, &value.to_string());
+        value
+    }
+
     /// An integer that may be left out.
     pub fn maybe_integer(&self, key: &'static str, least: u32, most: u32) -> Option<u32> {
         self.is_given(key).then(|| self.integer(key, least, least, most))

@@ -1,6 +1,6 @@
 //! The whole configuration, checked: one `Settings` per folder.
 
-use crate::cluster::NodeSpec;
+use crate::cluster::{Mode, NodeSpec};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +19,10 @@ pub struct Ending {
 pub struct Config {
     /// Files that it was read from; the first is the main one.
     pub sources: Vec<PathBuf>,
+    /// How the nodes are kept equal.
+    pub mode: Mode,
+    /// What follows from that for statements.
+    pub replication: crate::client::replicated::Settings,
     /// Nodes by id.
     pub nodes: Vec<NodeSpec>,
     /// Listening and TLS.
@@ -35,6 +39,8 @@ pub struct Config {
     pub health: crate::keeper::Settings,
     /// Online recovery.
     pub recovery: crate::recovery::Settings,
+    /// Planned work.
+    pub maintenance: crate::maintenance::Settings,
     /// Operators.
     pub admin: crate::admin::Settings,
     /// State.

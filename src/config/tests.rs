@@ -1,6 +1,7 @@
 //! Literal files and the literal errors that they cause.
 
 use super::*;
+use crate::cluster::{Clients, Drain, IdleLimit, Newcomers};
 use std::time::Duration;
 
 fn errors(text: &str) -> Vec<String> {
@@ -82,6 +83,35 @@ fn contradictions_are_found() {
         ]
     );
     assert_eq!(errors(""), ["pgmend.toml: node: expected at least one [[node]] with host and port"]);
+}
+
+#[test]
+fn limits_of_a_drain_must_end_before_the_recovery_does() {
+    let told = errors(
+        "[[node]]\nhost = 'a'\n[recovery]\nrecovery_timeout = '30s'\nclient_idle_limit_in_recovery = 30\n\
+         recovery_idle_in_transaction_limit = '31s'\nrecovery_clients = 'drop'\n",
+    );
+    assert_eq!(
+        told,
+        [
+            "pgmend.toml:5: recovery.client_idle_limit_in_recovery: expected less than recovery_timeout, 30 s, found 30: it would \
+             fail first",
+            "pgmend.toml:6: recovery.recovery_idle_in_transaction_limit: expected less than recovery_timeout, 30 s, found 31 s: it \
+             would fail first",
+            "pgmend.toml:7: recovery.recovery_clients: expected one of hold, disconnect, found \"drop\"",
+        ]
+    );
+    let drain = |recovery: &str| {
+        let text = format!("[[node]]\nhost = 'a'\n[recovery]\n{recovery}\n");
+        pgmend_toml::parse(Path::new("pgmend.toml"), &text).unwrap().recovery.drain
+    };
+    assert_eq!(drain(""), Drain::default());
+    // What nobody has set gives way.
+    assert_eq!(drain("recovery_timeout = 5").idle_in_transaction, Some(Duration::from_millis(2500)));
+    assert_eq!(drain("recovery_idle_in_transaction_limit = 0").idle_in_transaction, None);
+    let minus_one = drain("client_idle_limit_in_recovery = -1\nrecovery_new_connections = 'reject'");
+    assert_eq!((minus_one.clients, minus_one.idle_limit), (Clients::Hold, IdleLimit::AtOnce));
+    assert_eq!(minus_one.newcomers, Newcomers::Reject);
 }
 
 #[test]

@@ -7,21 +7,26 @@ use std::path::{Path, PathBuf};
 /// Both directions.
 pub fn read(section: Section<'_>, folder: &Path) -> (Option<TlsSettings>, ServerTlsSettings) {
     let clients = towards_clients(&section, folder);
-    let server_cert = section.path("server_cert_file", folder);
-    let server_key = section.path("server_key_file", folder);
-    let own = pair(&section, ("server_cert_file", server_cert), ("server_key_file", server_key));
-    let (cert_file, key_file) = own.unzip();
+    let (cert_file, key_file) = server_pair(&section, folder).unzip();
     let servers = ServerTlsSettings {
         ca_file: section.path("server_ca_file", folder),
         crl_file: section.path("server_crl_file", folder),
         cert_file,
         key_file,
+        databases: Default::default(),
     };
     if servers.crl_file.is_some() && servers.ca_file.is_none() {
         section.error("server_crl_file", "expected server_ca_file too: without it no certificate is checked");
     }
     section.finish();
     (clients, servers)
+}
+
+/// What servers are shown: `server_cert_file` and `server_key_file`.
+pub fn server_pair(section: &Section<'_>, folder: &Path) -> Option<(PathBuf, PathBuf)> {
+    let server_cert = section.path("server_cert_file", folder);
+    let server_key = section.path("server_key_file", folder);
+    pair(section, ("server_cert_file", server_cert), ("server_key_file", server_key))
 }
 
 fn towards_clients(section: &Section<'_>, folder: &Path) -> Option<TlsSettings> {

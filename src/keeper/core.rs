@@ -1,9 +1,10 @@
 //! The keeper's pure state: events in, the next view and the probes' orders out. No clock, no IO.
 
 use super::detect::{Remark, Seen, Witness, detect};
+use super::equals::{Peer, settle};
 use super::probe::ProbeReport;
 use crate::base::NodeId;
-use crate::cluster::{Epoch, NodeSpec, NodeStatus, NodeView, Observation, Role, View, transition};
+use crate::cluster::{DataState, Epoch, Mode, NodeSpec, NodeStatus, NodeView, Observation, Role, View, transition};
 use std::sync::Arc;
 
 /// How the reason of a node begins that is down because its health check failed, and not because somebody ordered it.
@@ -22,8 +23,27 @@ pub(super) enum Event {
     Attach(NodeId, String),
     /// Take a node out.
     Detach(NodeId, String),
+    /// Its data are not those of the others: take it out, and let nobody attach it as it is.
+    Diverged(NodeId, String),
+    /// It came up when the gate was open already: it may have missed a write.
+    TooLate(NodeId),
+    /// What the comparison of a node with this main node found.
+    Compared { main: NodeId, node: NodeId, found: Comparison },
+    /// A planned change: this node is the primary now, as the report proves.
+    Switched(NodeId, ProbeReport, String),
     /// The configuration's nodes.
     Nodes(Vec<NodeSpec>),
+}
+
+/// What a comparison found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Comparison {
+    /// No difference.
+    Equal,
+    /// A difference, for people.
+    Differs(String),
+    /// It could not be made.
+    Unknown(String),
 }
 
 /// One node.
@@ -33,7 +53,10 @@ struct Node {
     status: NodeStatus,
     reason: String,
     changed_at_s: u64,
+    data: DataState,
     seen: Seen,
+    /// Why the last round failed.
+    failure: String,
     /// The last report, kept while the node is not reached.
     reachable: Option<bool>,
     /// Counts changes of status or address, so that a probe that began before one is not believed after it.
@@ -45,10 +68,14 @@ struct Node {
 /// The state that every view is made of.
 #[derive(Debug)]
 pub(super) struct Core {
+    mode: Mode,
+    /// Something was known of the cluster before this daemon started.
+    known: bool,
     nodes: Vec<Node>,
     epoch: Option<Epoch>,
     primary: Option<NodeId>,
-    remarks: Vec<Remark>,
+    compare: Option<(NodeId, Vec<NodeId>)>,
+    remarks: Vec<String>,
 }
 
 /// What a probing task must know; it starts a round at once when it changes.
@@ -84,13 +111,17 @@ impl Core {
                 status: n.status,
                 reason: n.reason.clone(),
                 changed_at_s: n.changed_at_s,
+                data: n.data,
                 seen: Seen::Never,
+                failure: String::new(),
                 reachable: None,
                 incarnation: 0,
                 met: false,
             })
             .collect();
-        Core { nodes, epoch: view.epoch.clone(), primary: None, remarks: Vec::new() }
+        let epoch = view.epoch.clone().filter(|_| !view.mode.replicates());
+        let known = epoch.is_some() || (view.mode.replicates() && view.generation > 1);
+        Core { mode: view.mode, known, nodes, epoch, primary: None, compare: None, remarks: Vec::new() }
     }
 
     /// How many nodes there are.
@@ -108,6 +139,32 @@ impl Core {
         self.nodes.get(id.index()).map(|n| n.status)
     }
 
+    /// Whether the node's data are those of the others; `None` where that is not asked.
+    pub fn data(&self, id: NodeId) -> Option<(DataState, &str)> {
+        let node = self.nodes.get(id.index()).filter(|_| self.mode.replicates())?;
+        Some((node.data, &node.reason))
+    }
+
+    /// True when this node is the last one that takes part: it has the truth.
+    pub fn is_last(&self, id: NodeId) -> bool {
+        self.nodes.iter().all(|n| !n.status.is_live() || n.spec.id == id)
+    }
+
+    /// True when a node that is out of it has the data that were written last: it was the last one to leave.
+    pub fn truth_is_out(&self) -> bool {
+        self.nodes.iter().any(|n| n.status == NodeStatus::Down && n.data == DataState::Trusted)
+    }
+
+    /// True when a node takes part, or may soon.
+    pub fn any_live(&self) -> bool {
+        self.nodes.iter().any(|n| n.status.is_live())
+    }
+
+    /// The main node and the nodes that must be compared with it before anything is sent to anybody.
+    pub fn comparison(&self) -> Option<&(NodeId, Vec<NodeId>)> {
+        self.compare.as_ref()
+    }
+
     /// Applies one event.
     pub fn apply(&mut self, event: Event, now_s: u64) -> Outcome {
         let mut out = Outcome::default();
@@ -117,7 +174,10 @@ impl Core {
                     node.seen = Seen::Answered(report);
                     node.reachable = Some(true);
                     node.met = true;
-                    step(node, Observation::ProbeSucceeded, "answered", now_s, &mut out);
+                    // Equals come up together: `settle` says when.
+                    if !self.mode.replicates() {
+                        step(node, Observation::ProbeSucceeded, "answered", now_s, &mut out);
+                    }
                 }
             }
             Event::Refused(id) => {
@@ -130,9 +190,11 @@ impl Core {
                 if let Some(node) = self.nodes.get_mut(id.index()) {
                     node.seen = Seen::Failed;
                     node.reachable = Some(false);
-                    if node.spec.allow_failover {
+                    // Among equals a failure counts only beside another's answer: `settle` says who leaves.
+                    if node.spec.allow_failover && !self.mode.replicates() {
                         step(node, Observation::ProbeFailed, &format!("{FAILED_REASON}: {why}"), now_s, &mut out);
                     }
+                    node.failure = why;
                 }
             }
             Event::Attach(id, reason) => {
@@ -141,6 +203,7 @@ impl Core {
                     if out.save {
                         // What was seen of it before may be of other data.
                         node.seen = Seen::Never;
+                        node.data = DataState::Trusted;
                     }
                 }
             }
@@ -148,20 +211,143 @@ impl Core {
                 if let Some(node) = self.nodes.get_mut(id.index()) {
                     let was = node.status;
                     step(node, Observation::Detached, &reason, now_s, &mut out);
-                    if was == NodeStatus::Down {
+                    if was == NodeStatus::Down && node.data != DataState::Diverged {
                         // Down by failure, and now by order too: it no longer returns by itself.
                         node.reason = reason;
                         out.save = true;
                     }
                 }
-                if self.primary == Some(id) {
+                if self.primary == Some(id) && !self.mode.replicates() {
                     out.told.push(format!("node {id} was the primary: clients wait until it is attached again"));
                 }
             }
+            Event::Diverged(id, reason) => self.leave(id, &reason, DataState::Diverged, now_s, &mut out),
+            Event::TooLate(id) => {
+                let why = "the gate was opened before it was attached";
+                self.leave(id, why, DataState::Unverified, now_s, &mut out);
+            }
+            Event::Compared { main, node, found } => {
+                let awaited = self.compare.as_ref().is_some_and(|(m, nodes)| *m == main && nodes.contains(&node));
+                match found {
+                    Comparison::Equal if awaited => {
+                        let nodes = self.nodes.iter_mut().filter(|n| n.spec.id == node || n.spec.id == main);
+                        nodes.for_each(|n| n.data = DataState::Trusted);
+                        out.told.push(format!("node {node} has the data of node {main}"));
+                        out.save = true;
+                    }
+                    Comparison::Differs(why) if awaited => {
+                        let why = format!("its data are not those of node {main}: {why}");
+                        self.leave(node, &why, DataState::Diverged, now_s, &mut out);
+                    }
+                    Comparison::Unknown(why) if awaited => {
+                        let why = format!("it could not be compared with node {main}: {why}");
+                        self.leave(node, &why, DataState::Unverified, now_s, &mut out);
+                    }
+                    // Of a main node that is none any more.
+                    Comparison::Equal | Comparison::Differs(_) | Comparison::Unknown(_) => {}
+                }
+            }
+            Event::Switched(to, report, reason) => self.take_switch(to, report, &reason, now_s, &mut out),
             Event::Nodes(specs) => self.take_nodes(specs, now_s, &mut out),
         }
-        self.conclude(now_s, &mut out);
+        if self.mode.replicates() {
+            self.conclude_equals(now_s, &mut out)
+        } else {
+            self.conclude(now_s, &mut out)
+        }
         out
+    }
+
+    /// A node that leaves those that are kept equal, or has left them already.
+    fn leave(&mut self, id: NodeId, reason: &str, data: DataState, now_s: u64, out: &mut Outcome) {
+        let Some(node) = self.nodes.get_mut(id.index()) else { return };
+        step(node, Observation::Detached, reason, now_s, out);
+        if node.data != DataState::Diverged && node.status == NodeStatus::Down {
+            node.data = data;
+            node.reason = reason.to_owned();
+            out.save = true;
+        }
+    }
+
+    /// Asks `settle` and does what it says, until nothing changes any more.
+    fn conclude_equals(&mut self, now_s: u64, out: &mut Outcome) {
+        let mut settled = settle(&self.peers());
+        // Each turn takes a node out or puts one in, and none of them twice.
+        for _ in 0..=self.nodes.len() {
+            if settled.leave.is_empty() && settled.up.is_empty() {
+                break;
+            }
+            for (id, why) in std::mem::take(&mut settled.leave) {
+                self.leave(id, &why, DataState::Unverified, now_s, out);
+            }
+            for id in std::mem::take(&mut settled.up) {
+                if let Some(node) = self.nodes.get_mut(id.index()) {
+                    step(node, Observation::ProbeSucceeded, "takes part", now_s, out);
+                    node.data = DataState::Trusted;
+                }
+            }
+            settled = settle(&self.peers());
+        }
+        if settled.main != self.primary {
+            out.told.push(match settled.main {
+                Some(id) => format!("the main node is node {id}"),
+                None => "there is no main node: clients wait".to_owned(),
+            });
+            self.primary = settled.main;
+        }
+        if self.primary.is_some() {
+            // From here on the others may be written without them.
+            for node in self.nodes.iter_mut().filter(|n| n.status == NodeStatus::Down && n.data == DataState::Trusted) {
+                node.data = DataState::Unverified;
+                out.save = true;
+            }
+        }
+        self.compare = settled.compare;
+        self.remark(settled.remarks, out);
+    }
+
+    /// Tells what was not told before.
+    fn remark(&mut self, remarks: Vec<String>, out: &mut Outcome) {
+        out.told.extend(remarks.iter().filter(|r| !self.remarks.contains(r)).cloned());
+        self.remarks = remarks;
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        let peers = self.nodes.iter().map(|n| Peer {
+            id: n.spec.id,
+            status: n.status,
+            data: n.data,
+            seen: n.seen.clone(),
+            failure: n.failure.clone(),
+            may_leave: n.spec.allow_failover,
+        });
+        peers.collect()
+    }
+
+    /// The old primary is stopped and goes out; the new one's history is the one that is written.
+    fn take_switch(&mut self, to: NodeId, report: ProbeReport, reason: &str, now_s: u64, out: &mut Outcome) {
+        let old = self.epoch.as_ref().map(|e| e.node).or(self.primary).filter(|old| *old != to);
+        for node in &mut self.nodes {
+            // Whatever a probe that began before saw is of another time.
+            node.incarnation += 1;
+            if Some(node.spec.id) == old {
+                step(node, Observation::Detached, reason, now_s, out);
+                node.seen = Seen::Never;
+                node.reachable = None;
+            } else if node.spec.id == to {
+                step(node, Observation::Attached, reason, now_s, out);
+                step(node, Observation::ProbeSucceeded, reason, now_s, out);
+                node.reachable = Some(true);
+                node.met = true;
+            }
+        }
+        if let (Some(system_identifier), Some(timeline)) = (report.system_identifier, report.timeline) {
+            self.epoch = Some(Epoch { system_identifier, timeline, node: to });
+        }
+        out.save = true;
+        if let Some(node) = self.nodes.get_mut(to.index()) {
+            node.seen = Seen::Answered(report);
+        }
     }
 
     /// New configuration: known nodes keep their state, new ones are down until they are recovered or attached.
@@ -190,7 +376,9 @@ impl Core {
                         status: NodeStatus::Down,
                         reason: "new: recover it or attach it".to_owned(),
                         changed_at_s: now_s,
+                        data: if self.mode.replicates() { DataState::Unverified } else { DataState::Trusted },
                         seen: Seen::Never,
+                        failure: String::new(),
                         reachable: None,
                         incarnation: 0,
                         met: false,
@@ -225,9 +413,7 @@ impl Core {
             });
             self.primary = verdict.primary;
         }
-        let new = verdict.remarks.iter().filter(|r| !self.remarks.contains(r)).map(Remark::to_string);
-        out.told.extend(new);
-        self.remarks = verdict.remarks;
+        self.remark(verdict.remarks.iter().map(Remark::to_string).collect(), out);
     }
 
     fn witnesses(&self) -> Vec<Witness> {
@@ -251,7 +437,7 @@ impl Core {
             incarnation: node.incarnation,
             wanted: node.status != NodeStatus::Unused,
             // A node that never answered, in a cluster that nobody knows yet, is not there: say so at once.
-            retries: node.status.is_live() && (node.met || self.epoch.is_some()),
+            retries: node.status.is_live() && (node.met || self.known || self.epoch.is_some()),
             hurry: self.primary.is_none(),
         })
     }
@@ -282,6 +468,7 @@ impl Core {
                     reachable: n.reachable,
                     changed_at_s: n.changed_at_s,
                     reason: n.reason.clone(),
+                    data: n.data,
                     delay_bytes: delay,
                     replication_state: streaming.and_then(|s| filled(&s.state)),
                     sync_state: streaming.and_then(|s| filled(&s.sync_state)),
@@ -289,7 +476,7 @@ impl Core {
                 }
             })
             .collect();
-        View { generation, epoch: self.epoch.clone(), primary: self.primary, nodes }
+        View { generation, mode: self.mode, epoch: self.epoch.clone(), primary: self.primary, nodes }
     }
 }
 
@@ -324,7 +511,7 @@ mod tests {
     use crate::base::Lsn;
 
     fn core() -> Core {
-        Core::new(&initial_view(&[spec(0, 5432), spec(1, 5433)], &Remembered::default(), 1))
+        Core::new(&initial_view(&[spec(0, 5432), spec(1, 5433)], Mode::default(), &Remembered::default(), 1))
     }
     fn answer(role: Role, timeline: u32, position: u64) -> ProbeReport {
         ProbeReport {
@@ -401,6 +588,25 @@ mod tests {
     }
 
     #[test]
+    fn a_planned_switch_moves_the_epoch_and_outdates_every_probe() {
+        let mut core = core();
+        core.apply(Event::Answered(N0, primary()), 2);
+        core.apply(Event::Answered(N1, answer(Role::Standby, 1, 90)), 2);
+        let before = core.order(N1).unwrap().incarnation;
+        let out = core.apply(Event::Switched(N1, answer(Role::Primary, 2, 200), "planned".into()), 3);
+        assert!(out.save && !core.is_current(N1, before));
+        let view = core.view(5);
+        assert_eq!(
+            (view.primary, core.status(N0), core.status(N1)),
+            (Some(N1), Some(NodeStatus::Down), Some(NodeStatus::Up))
+        );
+        assert_eq!(view.epoch, Some(Epoch { system_identifier: 7, timeline: 2, node: N1 }));
+        // The old primary comes back by itself as what it was: it is not believed.
+        core.apply(Event::Answered(N0, primary()), 6);
+        assert_eq!((core.view(6).primary, core.status(N0)), (Some(N1), Some(NodeStatus::Down)));
+    }
+
+    #[test]
     fn a_node_added_by_reload_is_down() {
         let mut core = core();
         let out = core.apply(Event::Nodes(vec![spec(0, 5432), spec(1, 5433), spec(2, 5434)]), 2);
@@ -414,11 +620,78 @@ mod tests {
     fn a_node_that_may_not_fail_over_stays() {
         let mut kept = spec(0, 5432);
         kept.allow_failover = false;
-        let mut core = Core::new(&initial_view(&[kept], &Remembered::default(), 1));
+        let mut core = Core::new(&initial_view(&[kept], Mode::default(), &Remembered::default(), 1));
         core.apply(Event::Answered(N0, primary()), 2);
         core.apply(Event::Failed(N0, "refused".into()), 3);
         let view = core.view(1);
         assert_eq!((view.nodes[0].status, view.nodes[0].reachable), (NodeStatus::Up, Some(false)));
         assert_eq!(view.primary, Some(N0));
+    }
+
+    fn equals(live: usize) -> Core {
+        let specs = [spec(0, 5432), spec(1, 5433), spec(2, 5434)];
+        let mut core = Core::new(&initial_view(&specs[..live], Mode::NativeReplication, &Remembered::default(), 1));
+        for id in 0..live {
+            core.apply(Event::Answered(NodeId(u16::try_from(id).unwrap()), answer(Role::Primary, 1, 100)), 2);
+        }
+        core
+    }
+    fn live(core: &Core) -> Vec<u16> {
+        core.view(1).live().map(|n| n.spec.id.0).collect()
+    }
+
+    #[test]
+    fn equals_come_up_together_once_they_are_compared() {
+        let mut core = equals(3);
+        assert_eq!((live(&core), core.view(1).primary), (vec![], None));
+        assert_eq!(core.comparison(), Some(&(N0, vec![N1, NodeId(2)])));
+        core.apply(Event::Compared { main: N0, node: NodeId(2), found: Comparison::Differs("table t".into()) }, 3);
+        assert_eq!(live(&core), [0u16; 0]);
+        // Of another main node than the one that is awaited.
+        core.apply(Event::Compared { main: N1, node: N1, found: Comparison::Equal }, 3);
+        assert_eq!(live(&core), [0u16; 0]);
+        let out = core.apply(Event::Compared { main: N0, node: N1, found: Comparison::Equal }, 4);
+        assert!(out.save);
+        let view = core.view(1);
+        assert_eq!((live(&core), view.main_node(), view.epoch.clone()), (vec![0, 1], Some(N0), None));
+        assert_eq!(view.nodes[2].data, DataState::Diverged);
+        assert_eq!(view.nodes[2].reason, "its data are not those of node 0: table t");
+        assert_eq!(core.comparison(), None);
+    }
+
+    #[test]
+    fn a_node_that_differs_is_out_and_keeps_its_mark() {
+        let mut core = equals(2);
+        core.apply(Event::Compared { main: N0, node: N1, found: Comparison::Equal }, 3);
+        core.apply(Event::Diverged(N0, "rows affected: 1 and 2".into()), 4);
+        let view = core.view(1);
+        assert_eq!(
+            (live(&core), view.nodes[0].status, view.nodes[0].data),
+            (vec![1], NodeStatus::Down, DataState::Diverged)
+        );
+        core.apply(Event::Detach(N0, "detached by an operator".into()), 5);
+        assert_eq!(core.view(1).nodes[0].reason, "rows affected: 1 and 2");
+        assert!(core.is_last(N1));
+        core.apply(Event::Failed(N1, "refused".into()), 6);
+        assert_eq!(live(&core), [1], "the last one has the truth");
+        core.apply(Event::Answered(N1, answer(Role::Primary, 1, 100)), 6);
+        // A recovery vouches for it: up again at its first answer.
+        core.apply(Event::Attach(N0, "recovered".into()), 7);
+        assert_eq!(live(&core), [1]);
+        core.apply(Event::Answered(N0, answer(Role::Primary, 2, 100)), 8);
+        assert_eq!((live(&core), core.view(1).main_node()), (vec![0, 1], Some(N0)));
+    }
+
+    #[test]
+    fn who_is_taken_out_last_is_the_truth_until_others_serve() {
+        let mut core = equals(2);
+        core.apply(Event::Compared { main: N0, node: N1, found: Comparison::Equal }, 3);
+        core.apply(Event::Detach(N0, "by an operator".into()), 4);
+        assert_eq!(core.data(N0).unwrap().0, DataState::Unverified);
+        core.apply(Event::Detach(N1, "by an operator".into()), 5);
+        assert_eq!((core.data(N1).unwrap().0, core.any_live(), core.truth_is_out()), (DataState::Trusted, false, true));
+        core.apply(Event::Attach(N0, "accepted".into()), 6);
+        core.apply(Event::Answered(N0, answer(Role::Primary, 1, 1)), 7);
+        assert_eq!((live(&core), core.data(N1).unwrap().0), (vec![0], DataState::Unverified));
     }
 }

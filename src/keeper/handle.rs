@@ -2,12 +2,15 @@
 
 use super::actor::{Actor, Message, Prober};
 use super::core::Core;
+use super::freeze::{Freeze, Freezes};
 use super::memory::Memory;
 use super::probe::{ProbeError, ProbeReport};
 use super::settings::Settings;
 use crate::base::{NodeId, Secret};
-use crate::cluster::{Board, NodeSpec, NodeStatus};
+use crate::cluster::{Board, NodeSpec, NodeStatus, Quiet};
 use crate::net::ServerTls;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,6 +20,11 @@ use tokio_util::sync::CancellationToken;
 pub type ServerTlsOf = Arc<dyn Fn() -> Arc<ServerTls> + Send + Sync>;
 /// Finds the password of a role in the secret stores.
 pub type PasswordOf = Arc<dyn Fn(&str) -> Option<Secret> + Send + Sync>;
+
+/// Finds how the data of the second node differ from those of the first, for people; empty when they are equal.
+pub type Compare = Arc<dyn Fn(Arc<NodeSpec>, Arc<NodeSpec>) -> Comparing + Send + Sync>;
+/// A comparison under way. Dropped, it ends.
+pub type Comparing = Pin<Box<dyn Future<Output = Result<Vec<String>, String>> + Send>>;
 
 /// Messages that may wait for the actor; senders wait beyond that.
 const INBOX: usize = 64;
@@ -35,6 +43,30 @@ pub enum KeeperError {
     /// DISALLOW_TO_FAILOVER.
     #[error("failover is disallowed on node {0}")]
     Disallowed(NodeId),
+    /// Its data are known to differ.
+    #[error("node {node} has other data than the nodes in service ({reason}): recover it")]
+    Diverged {
+        /// Which.
+        node: NodeId,
+        /// How it came to that.
+        reason: String,
+    },
+    /// Its data may differ.
+    #[error(
+        "nobody knows whether node {node} has the data of the nodes in service ({reason}): it must be compared or recovered"
+    )]
+    Unverified {
+        /// Which.
+        node: NodeId,
+        /// Why it is out.
+        reason: String,
+    },
+    /// Its attach was not behind a held gate.
+    #[error("node {0} may only be attached while the gate is held")]
+    NotQuiet(NodeId),
+    /// There would be no node left.
+    #[error("node {0} is the last one that is left: its data are the truth")]
+    Last(NodeId),
     /// Something changed since the caller looked.
     #[error("node {node} or the primary changed meanwhile (generation {changed}, expected at most {expected})")]
     Outdated {
@@ -78,13 +110,14 @@ impl Keeper {
         settings: Settings,
         tls: ServerTlsOf,
         password_of: PasswordOf,
+        compare: Compare,
         token: CancellationToken,
     ) -> Keeper {
         let view = board.view();
         let (settings, settings_seen) = watch::channel(settings);
         let (look_now, now) = watch::channel(0);
         let (sender, inbox) = mpsc::channel(INBOX);
-        let prober = Prober { settings: settings_seen, now, password_of, tls };
+        let prober = Prober { settings: settings_seen, now, password_of, tls, freezes: Arc::<Freezes>::default() };
         let actor = Actor {
             board: board.clone(),
             memory,
@@ -96,6 +129,9 @@ impl Keeper {
             orders: Vec::new(),
             changed_in: vec![0; view.nodes.len()],
             epoch_changed_in: 0,
+            entering: None,
+            compare,
+            comparing: Vec::new(),
         };
         tokio::spawn(actor.run());
         Keeper { board, inbox: sender, settings, look_now, prober }
@@ -108,19 +144,40 @@ impl Keeper {
 
     /// Puts a node in; it is up once a probe succeeded. A live node is left as it is.
     pub async fn attach(&self, node: NodeId, reason: &str) -> Result<(), KeeperError> {
-        self.order_attach(node, None, reason).await.map(|_| ())
+        self.order_attach(node, (None, false, None), reason).await.map(|_| ())
+    }
+
+    /// Replicating modes: puts a node in as it is while no other one serves; somebody answers for its data.
+    pub async fn attach_accepted(&self, node: NodeId, reason: &str) -> Result<(), KeeperError> {
+        self.order_attach(node, (None, true, None), reason).await.map(|_| ())
+    }
+
+    /// Replicating modes: takes a node out at once whose data are not those of the others, and marks it so that only a
+    /// recovery, or an operator who accepts its data, brings it back. `generation` is that of the view under which it was
+    /// seen: a node that has been put in anew since then is not meant. Returns the generation in which it is out, once that
+    /// is durable and published. The last node is never taken out. May be called from any runtime. Cancel safe: the order
+    /// goes on without the one who waits.
+    pub async fn report_diverged(&self, node: NodeId, generation: u64, reason: &str) -> Result<u64, KeeperError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Diverged { node, generation, reason: reason.to_owned(), reply };
+        self.inbox.send(message).await.map_err(|_| KeeperError::Stopped)?;
+        answer.await.map_err(|_| KeeperError::Stopped)?
     }
 
     /// Attaches a node unless it, or the primary, changed after `expected_generation`, and waits until it is published
     /// as up. Returns that view's generation. Cancel safe: the attach goes on without the one who waits.
+    ///
+    /// The caller answers for its data. Beside equals that serve `quiet` is needed: the gate opens in the same step in which
+    /// the node is published as up, and the node stays out when the gate has opened before.
     pub async fn attach_verified(
         &self,
         node: NodeId,
         expected_generation: u64,
+        quiet: Option<Quiet>,
         reason: &str,
     ) -> Result<u64, KeeperError> {
         let mut changes = self.board.watch();
-        let ordered_in = self.order_attach(node, Some(expected_generation), reason).await?;
+        let ordered_in = self.order_attach(node, (Some(expected_generation), true, quiet), reason).await?;
         let limit = {
             let s = self.settings.borrow();
             (s.timeout + s.retry_delay) * s.max_retries.saturating_add(1).min(100) + GRACE
@@ -148,9 +205,22 @@ impl Keeper {
         tokio::time::timeout(limit, up).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn order_attach(&self, node: NodeId, expected: Option<u64>, reason: &str) -> Result<u64, KeeperError> {
+    async fn order_attach(
+        &self,
+        node: NodeId,
+        (expected, vouched, quiet): (Option<u64>, bool, Option<Quiet>),
+        reason: &str,
+    ) -> Result<u64, KeeperError> {
         let (reply, answer) = oneshot::channel();
-        let message = Message::Attach { node, expected, reason: reason.to_owned(), reply };
+        let message = Message::Attach { node, expected, vouched, quiet, reason: reason.to_owned(), reply };
+        self.inbox.send(message).await.map_err(|_| KeeperError::Stopped)?;
+        answer.await.map_err(|_| KeeperError::Stopped)?
+    }
+
+    /// Takes a node out for planned work, also one on which failover is disallowed.
+    pub async fn take_out(&self, node: NodeId, reason: &str) -> Result<(), KeeperError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Detach { node, reason: reason.to_owned(), planned: true, reply };
         self.inbox.send(message).await.map_err(|_| KeeperError::Stopped)?;
         answer.await.map_err(|_| KeeperError::Stopped)?
     }
@@ -158,7 +228,27 @@ impl Keeper {
     /// Takes a node out, also the primary and the last one, as Pgpool-II does; clients then wait.
     pub async fn detach(&self, node: NodeId, reason: &str) -> Result<(), KeeperError> {
         let (reply, answer) = oneshot::channel();
-        let message = Message::Detach { node, reason: reason.to_owned(), reply };
+        let message = Message::Detach { node, reason: reason.to_owned(), planned: false, reply };
+        self.inbox.send(message).await.map_err(|_| KeeperError::Stopped)?;
+        answer.await.map_err(|_| KeeperError::Stopped)?
+    }
+
+    /// From now on until this is dropped, probes change nothing in the view.
+    pub fn freeze(&self) -> Freeze {
+        Freeze::new(&self.prober.freezes)
+    }
+
+    /// A planned change of the primary: `to` is it now, as `report` proves; the old one is out of routing. The view is
+    /// published together with the opening of the gate, if `quiet` is still good. Returns the view's generation.
+    pub async fn switch(
+        &self,
+        quiet: Option<Quiet>,
+        to: NodeId,
+        report: ProbeReport,
+        reason: &str,
+    ) -> Result<u64, KeeperError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Switch { quiet, to, report, reason: reason.to_owned(), reply };
         self.inbox.send(message).await.map_err(|_| KeeperError::Stopped)?;
         answer.await.map_err(|_| KeeperError::Stopped)?
     }

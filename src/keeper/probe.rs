@@ -32,6 +32,8 @@ pub struct ProbeReport {
     pub position: Option<Lsn>,
     /// Standby: received and flushed.
     pub received: Option<Lsn>,
+    /// Major version of PostgreSQL.
+    pub major: Option<u32>,
     /// Primary: who streams from it.
     pub standbys: Vec<StandbyReport>,
 }
@@ -80,7 +82,8 @@ const LOOK: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
     CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END, \
     CASE WHEN pg_catalog.pg_is_in_recovery() THEN (SELECT received_tli::text FROM pg_catalog.pg_stat_wal_receiver LIMIT 1) \
          ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END, \
-    CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn() END";
+    CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn() END, \
+    pg_catalog.current_setting('server_version_num')";
 const SYSTEM: &str = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
 const ROLE_ONLY: &str = "SELECT pg_catalog.pg_is_in_recovery()";
 const STANDBYS: &str = "SELECT application_name, state, sync_state FROM pg_catalog.pg_stat_replication";
@@ -136,7 +139,8 @@ fn read_look(row: Row) -> Result<ProbeReport, ProbeError> {
         Role::Standby | Role::Unknown => t.parse().ok(),
     });
     let lsn = |column| text(row, column).and_then(|t| t.parse().ok());
-    Ok(ProbeReport { role, timeline, position: lsn(1), received: lsn(3), ..ProbeReport::default() })
+    let major = text(row, 4).and_then(|t| t.parse::<u32>().ok()).map(|number| number / 10_000);
+    Ok(ProbeReport { role, timeline, position: lsn(1), received: lsn(3), major, ..ProbeReport::default() })
 }
 
 fn read_standby(row: &Row) -> Option<StandbyReport> {
@@ -154,10 +158,10 @@ mod tests {
 
     #[test]
     fn reads_a_primary_and_a_standby() {
-        let primary = read_look(row(&["f", "0/3000148", "0000000A0000000000000003", ""])).unwrap();
+        let primary = read_look(row(&["f", "0/3000148", "0000000A0000000000000003", "", "170006"])).unwrap();
         assert_eq!(
-            (primary.role, primary.timeline, primary.position),
-            (Role::Primary, Some(10), Some(Lsn(0x300_0148)))
+            (primary.role, primary.timeline, primary.position, primary.major),
+            (Role::Primary, Some(10), Some(Lsn(0x300_0148)), Some(17))
         );
         let standby = read_look(row(&["t", "0/3000060", "10", "0/3000148"])).unwrap();
         assert_eq!(

@@ -20,4 +20,6 @@ pub struct Settings {
     pub max_retries: u32,
     /// Between tries.
     pub retry_delay: Duration,
+    /// `compare_timeout`, in the replicating modes: bound on the comparison of two nodes at the start, while clients wait.
+    pub compare_timeout: Duration,
 }

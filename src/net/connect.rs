@@ -155,8 +155,13 @@ mod tests {
         let second = Duration::from_secs(1);
         let stream = connect("127.0.0.1", port, second, second).await.unwrap();
         let _socket = server; // keeps the server's end open until the client has finished
-        upgrade_client(stream, mode, "127.0.0.1", ServerTls::load(&Default::default()).unwrap().config(mode).unwrap())
-            .await
+        upgrade_client(
+            stream,
+            mode,
+            "127.0.0.1",
+            ServerTls::load(&Default::default()).unwrap().config(mode).unwrap().own().clone(),
+        )
+        .await
     }
 
     #[tokio::test]

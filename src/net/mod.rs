@@ -18,6 +18,6 @@ pub use listen::{
 };
 pub use settings::{CertificateSettings, ServerTlsSettings, Settings, TlsSettings};
 pub use stream::{Peer, StdStream, Stream, TlsSession};
-pub use tls_client::{ServerTls, TlsClientError};
+pub use tls_client::{ClientTls, ServerTls, TlsClientError};
 use tls_server::ALPN;
 pub use tls_server::TlsAcceptor;

@@ -1,5 +1,6 @@
 //! Where clients reach pgmend, and with which certificate.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,4 +62,6 @@ pub struct ServerTlsSettings {
     pub cert_file: Option<PathBuf>,
     /// Its PEM key.
     pub key_file: Option<PathBuf>,
+    /// Certificates and keys for clients' connections to one database each, by the name of its section.
+    pub databases: BTreeMap<String, (PathBuf, PathBuf)>,
 }

@@ -3,12 +3,13 @@
 //! A read from a plain stream is exactly one `recv`; nothing is buffered here.
 
 use nix::sys::socket::{MsgFlags, recv};
+use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -195,6 +196,18 @@ impl Stream {
             Stream::Tls(session) => {
                 Pin::new(&mut session.io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
             }
+        }
+    }
+
+    /// True when the peer has closed its direction, whether or not all that it sent before has been read. Costs no system
+    /// call.
+    pub fn is_read_closed(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let closed = |ready: Poll<io::Result<Ready>>| matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed());
+        match self {
+            Stream::Tcp(socket) => closed(pin!(socket.ready(Interest::READABLE)).poll(&mut cx)),
+            Stream::Unix(socket) => closed(pin!(socket.ready(Interest::READABLE)).poll(&mut cx)),
+            Stream::Tls(session) => session.io.get_ref().0.is_read_closed(),
         }
     }
 

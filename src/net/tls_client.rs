@@ -6,9 +6,10 @@ use crate::cluster::SslMode;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,9 +33,35 @@ pub enum TlsClientError {
 pub struct ServerTls {
     /// Where the files are, for programs that read them themselves.
     pub settings: ServerTlsSettings,
-    unchecked: Arc<ClientConfig>,
+    unchecked: ClientTls,
     /// Chain only, chain and name; `None` without authorities.
-    checked: Option<(Arc<ClientConfig>, Arc<ClientConfig>)>,
+    checked: Option<(ClientTls, ClientTls)>,
+}
+
+/// The client side of one `sslmode`, by the certificate that it shows when it is asked for one.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    own: Arc<ClientConfig>,
+    databases: Arc<BTreeMap<String, Arc<ClientConfig>>>,
+}
+
+impl ClientTls {
+    /// Pgmend's own certificate, or none.
+    pub fn own(&self) -> &Arc<ClientConfig> {
+        &self.own
+    }
+
+    /// The certificate of a database's section, if it has one; else pgmend's own.
+    pub fn of(&self, database: Option<&str>) -> &Arc<ClientConfig> {
+        database.and_then(|name| self.databases.get(name)).unwrap_or(&self.own)
+    }
+}
+
+/// A certificate with its key.
+type Pair<'a> = (&'a Path, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn pair<'a>(cert: &'a Path, key: &Path) -> Result<Pair<'a>, NetError> {
+    Ok((cert, certificates(cert)?, private_key(key)?))
 }
 
 impl fmt::Debug for ServerTls {
@@ -48,34 +75,43 @@ impl ServerTls {
     pub fn load(settings: &ServerTlsSettings) -> Result<Arc<ServerTls>, TlsClientError> {
         let provider = Arc::new(ring::default_provider());
         let own = match (&settings.cert_file, &settings.key_file) {
-            (Some(cert), Some(key)) => Some((cert, certificates(cert)?, private_key(key)?)),
+            (Some(cert), Some(key)) => Some(pair(cert, key)?),
             _ => None,
         };
-        let config = |check: Option<Check>| -> Result<Arc<ClientConfig>, TlsClientError> {
+        let mut databases: BTreeMap<&str, Pair<'_>> = BTreeMap::new();
+        for (name, (cert, key)) in &settings.databases {
+            databases.insert(name, pair(cert, key)?);
+        }
+        let config = |verifier: &Arc<Verifier>, pair: Option<&Pair<'_>>| -> Result<Arc<ClientConfig>, TlsClientError> {
             let builder =
                 ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-            let verifier = Arc::new(Verifier { provider: provider.clone(), check });
-            let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-            Ok(Arc::new(match &own {
+            let builder = builder.dangerous().with_custom_certificate_verifier(verifier.clone());
+            Ok(Arc::new(match pair {
                 None => builder.with_no_client_auth(),
                 Some((file, chain, key)) => builder
                     .with_client_auth_cert(chain.clone(), key.clone_key())
                     .map_err(|e| bad(file, &format!("certificate and key do not go together: {e}")))?,
             }))
         };
+        let side = |check: Option<Check>| -> Result<ClientTls, TlsClientError> {
+            let verifier = Arc::new(Verifier { provider: provider.clone(), check });
+            let named = databases.iter().map(|(name, pair)| Ok(((*name).to_owned(), config(&verifier, Some(pair))?)));
+            let databases = Arc::new(named.collect::<Result<_, TlsClientError>>()?);
+            Ok(ClientTls { own: config(&verifier, own.as_ref())?, databases })
+        };
         let checked = match &settings.ca_file {
             None => None,
             Some(file) => {
                 let (chain, known) = authorities(file, settings.crl_file.as_deref(), &provider)?;
                 let check = |names| Some(Check { chain: chain.clone(), known: known.clone(), names });
-                Some((config(check(false))?, config(check(true))?))
+                Some((side(check(false))?, side(check(true))?))
             }
         };
-        Ok(Arc::new(ServerTls { settings: settings.clone(), unchecked: config(None)?, checked }))
+        Ok(Arc::new(ServerTls { settings: settings.clone(), unchecked: side(None)?, checked }))
     }
 
     /// The client side for an `sslmode`.
-    pub fn config(&self, mode: SslMode) -> Result<Arc<ClientConfig>, TlsClientError> {
+    pub fn config(&self, mode: SslMode) -> Result<ClientTls, TlsClientError> {
         let missing = || {
             TlsClientError::Authorities(
                 "sslmode verify-ca and verify-full need the servers' authorities: set server_ca_file in [tls]".into(),

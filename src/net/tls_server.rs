@@ -210,7 +210,7 @@ a2eSS1Rc+QCPwXlPwPNG6jvuNh2hRANCAARZP+sev/3xgL1d9Q2lguHRIBNfXPjK\n\
             stream
         });
         let files = ServerTlsSettings { ca_file: Some(settings.own.cert_file), ..ServerTlsSettings::default() };
-        let config = ServerTls::load(&files).unwrap().config(mode).unwrap();
+        let config = ServerTls::load(&files).unwrap().config(mode).unwrap().own().clone();
         let plain = Stream::from(TcpStream::connect(address).await.unwrap());
         let client = upgrade_client(plain, mode, host, config).await?;
         Ok((client, serving.await.unwrap()))

@@ -205,6 +205,22 @@ pub fn set_streaming(directory: &Path, owner: &Owner, settings: &[(&str, String)
     std::fs::File::open(directory).and_then(|d| d.sync_all()).map_err(NodeError::file(directory))
 }
 
+/// Whoever starts the server from now on gets a standby, which writes nothing: `standby.signal`, durable.
+pub fn arm_standby(directory: &Path, owner: &Owner) -> Result<(), NodeError> {
+    write_owned(&directory.join("standby.signal"), "", owner)?;
+    std::fs::File::open(directory).and_then(|d| d.sync_all()).map_err(NodeError::file(directory))
+}
+
+/// Takes that back.
+pub fn disarm_standby(directory: &Path) -> Result<(), NodeError> {
+    let path = directory.join("standby.signal");
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(NodeError::file(&path))?,
+    }
+    std::fs::File::open(directory).and_then(|d| d.sync_all()).map_err(NodeError::file(directory))
+}
+
 fn write_owned(path: &Path, text: &str, owner: &Owner) -> Result<(), NodeError> {
     use std::io::Write;
     let mut options = std::fs::OpenOptions::new();

@@ -12,9 +12,9 @@ mod programs;
 mod wal;
 
 pub use control_data::ControlData;
-pub use data_directory::{DataDirectory, set_streaming};
+pub use data_directory::{DataDirectory, arm_standby, disarm_standby, set_streaming};
 pub use owner::{Owner, is_this_machine};
-pub use postmaster::{Postmaster, answers, running_pid};
+pub use postmaster::{Postmaster, answers, running_pid, signal_child, signal_stop};
 pub use process::{Child, Finished, Lines, Output, group_is_alive, kill_group, marked_processes, run};
 pub use programs::Programs;
 pub use wal::{LogEnd, Segment, is_unused_copy};

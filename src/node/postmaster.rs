@@ -2,6 +2,8 @@
 
 use super::{Child, Finished, Lines, NodeError, Output, Owner, Programs, process};
 use crate::cluster::NodeSpec;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -149,6 +151,29 @@ pub fn running_pid(directory: &Path) -> Option<u32> {
     let is_server = matches!(field("Name:"), Some("postgres" | "postmaster" | "edb-postgres"));
     let is_dead = field("State:").is_some_and(|state| state.starts_with(['Z', 'X']));
     (is_server && !is_dead).then_some(pid)
+}
+
+/// Asks a server of this machine for a fast stop (SIGINT) and does not wait. Fine when it does not run.
+pub fn signal_stop(directory: &Path) -> Result<(), NodeError> {
+    let Some(pid) = running_pid(directory).and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
+    match kill(Pid::from_raw(pid), Signal::SIGINT) {
+        // It has ended in between.
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(error) => Err(NodeError::Failed {
+            program: format!("the stop of process {pid}"),
+            how: format!("was refused: {error}"),
+            words: String::new(),
+        }),
+    }
+}
+
+/// Ends a process of a server of this machine (SIGTERM), if it still is one: its parent is the postmaster.
+pub fn signal_child(directory: &Path, pid: u32) -> bool {
+    let Some(postmaster) = running_pid(directory) else { return false };
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let parent = status.lines().find_map(|l| l.strip_prefix("PPid:")).and_then(|p| p.trim().parse::<u32>().ok());
+    let Some(pid) = i32::try_from(pid).ok().filter(|_| parent == Some(postmaster)) else { return false };
+    kill(Pid::from_raw(pid), Signal::SIGTERM).is_ok()
 }
 
 /// True when anybody accepts a connection at the node's address.

@@ -105,6 +105,15 @@ impl DataDirectory {
         segments
     }
 
+    /// A promotion onto a newer timeline was begun here: its history file is in `pg_wal`.
+    pub fn has_newer_history(&self, timeline: u32) -> bool {
+        let entries = std::fs::read_dir(self.0.join("pg_wal")).into_iter().flatten().flatten();
+        let newer = |name: String| {
+            name.strip_suffix(".history").and_then(|t| u32::from_str_radix(t, 16).ok()).is_some_and(|t| t > timeline)
+        };
+        entries.take(MAX_FILES).any(|e| newer(e.file_name().to_string_lossy().into_owned()))
+    }
+
     /// How far the log goes. Only the last segment is read, so its length costs nothing.
     pub async fn log_end(
         &self,

@@ -4,6 +4,7 @@ use super::rules::{Overrides, Rules};
 use crate::base::Secret;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// The section for every name that has none of its own.
 const ANY: &str = "*";
@@ -57,6 +58,8 @@ pub struct DatabaseSettings {
     pub user: Option<String>,
     /// `password` of that role; `None`: what the secret files hold.
     pub password: Option<Secret>,
+    /// `server_cert_file` and `server_key_file`: shown to servers that ask; `None`: pgmend's own.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 impl Settings {
@@ -74,6 +77,12 @@ impl Settings {
     /// What is set for a database by its name or by `*`.
     pub fn database(&self, name: &str) -> Option<&DatabaseSettings> {
         self.databases.get(name).or_else(|| self.databases.get(ANY))
+    }
+
+    /// The section whose certificate servers are shown for a database, if it has one.
+    pub fn certificate_of(&self, name: &str) -> Option<String> {
+        let section = if self.databases.contains_key(name) { name } else { ANY };
+        self.databases.get(section)?.certificate.as_ref().map(|_| section.to_owned())
     }
 }
 
@@ -109,5 +118,8 @@ mod tests {
         assert_eq!((settings.rules("u", "d").size, settings.rules("u", "e").size), (20, 1));
         assert_eq!(settings.database("d").and_then(|d| d.dbname.as_deref()), None);
         assert_eq!(settings.database("e").and_then(|d| d.dbname.as_deref()), Some("x"));
+        assert_eq!(settings.certificate_of("e"), None);
+        settings.databases.get_mut("*").unwrap().certificate = Some(("a".into(), "b".into()));
+        assert_eq!((settings.certificate_of("d"), settings.certificate_of("e")), (None, Some("*".into())));
     }
 }

@@ -12,13 +12,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-/// A pool is one user in one database.
+/// A pool is one user in one database; where pgmend itself keeps several nodes equal, on one of them.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct PoolKey {
     /// Role that logs in to the servers.
     pub user: String,
     /// Database as clients name it.
     pub database: String,
+    /// The node in the replicating modes, where a transaction has a connection to each; `None`: the primary, whoever it is.
+    pub node: Option<NodeId>,
+}
+
+impl PoolKey {
+    /// The pool towards the primary.
+    pub fn of_primary(user: String, database: String) -> PoolKey {
+        PoolKey { user, database, node: None }
+    }
+
+    /// Under which names the shared limits of a database and of a user count. In the replicating modes each node counts for
+    /// itself: a transaction takes one connection of each, and must not wait for its own other half.
+    fn limit_names(&self) -> (String, String) {
+        match self.node {
+            None => (self.database.clone(), self.user.clone()),
+            // No name has a zero byte.
+            Some(node) => (format!("{}\0{node}", self.database), format!("{}\0{node}", self.user)),
+        }
+    }
 }
 
 /// What a waiter gets.
@@ -144,7 +163,8 @@ impl SharedPool {
     pub fn new(key: PoolKey, rules: Rules, budget: &Arc<Budget>) -> Arc<SharedPool> {
         let waiting = Arc::new(AtomicUsize::new(0));
         let sizes = rules.sizes();
-        let id = budget.with(|core, _| core.add_pool(&key.database, &key.user, sizes, waiting.clone()));
+        let (database, user) = key.limit_names();
+        let id = budget.with(|core, _| core.add_pool(&database, &user, sizes, waiting.clone()));
         Arc::new(SharedPool {
             key,
             id,
@@ -309,7 +329,7 @@ mod tests {
     }
 
     fn pool(size: usize) -> Arc<SharedPool> {
-        SharedPool::new(PoolKey { user: "u".into(), database: "d".into() }, rules(size), &Budget::new())
+        SharedPool::new(PoolKey::of_primary("u".into(), "d".into()), rules(size), &Budget::new())
     }
 
     #[test]
@@ -471,7 +491,7 @@ mod tests {
         budget.set_node_limits(3, 0);
         let rules = Rules { max_db_connections: 2, ..rules(2) };
         let pools = ["a", "b", "c"]
-            .map(|user| SharedPool::new(PoolKey { user: user.into(), database: "d".into() }, rules.clone(), &budget));
+            .map(|user| SharedPool::new(PoolKey::of_primary(user.into(), "d".into()), rules.clone(), &budget));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let tasks = tokio::task::LocalSet::new();
         tasks.block_on(&runtime, async {

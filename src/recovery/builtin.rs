@@ -1,5 +1,6 @@
 //! The first stage without a script: `pg_rewind` when that is enough and possible, else `pg_basebackup`.
 
+use super::Settings;
 use super::earlier::KeptLinks;
 use super::preflight::with_words;
 use super::run::{Run, SHORT, stoppable};
@@ -45,7 +46,23 @@ impl Run {
         set_streaming(&directory.0, &owner, &self.streaming_settings())
             .map_err(|e| Failure::new("the copy could not be made a standby").detail(e.to_string()))?;
         self.how = if rewound { "pg_rewind" } else { "pg_basebackup" }.to_owned();
-        Ok(())
+        if self.mode.replicates() { self.follow(stop).await } else { Ok(()) }
+    }
+
+    /// With two stages the copy follows the source as a standby, so that the second one has little left to do.
+    async fn follow(&self, stop: &CancellationToken) -> Result<(), Failure> {
+        let postmaster = self.postmaster().ok_or_else(|| Failure::new("the preflight has not been done"))?;
+        self.record("FirstStage.Start", json!({ "program": postmaster.starter() }))?;
+        let started = postmaster.start(self.settings.timeout, self.lines(), stop).await;
+        started.map_err(|e| with_words(Failure::new("the copy could not be started"), &e))?;
+        stoppable(
+            async {
+                self.wait_for_login(std::time::Instant::now()).await?;
+                self.catch_up().await
+            },
+            stop,
+        )
+        .await
     }
 
     async fn plan_links(&self, directory: &DataDirectory) -> Result<Links, Failure> {
@@ -237,26 +254,11 @@ impl Run {
     }
 
     fn streaming_settings(&self) -> Vec<(&'static str, String)> {
-        let (user, password) = self.replication_login();
-        let mut server = conninfo(&self.source, user, None, &self.target.application_name, &self.tls());
-        if !password.is_empty() {
-            server.push_str(&format!(" password={}", conninfo_value(password.expose())));
-        }
-        vec![
-            ("primary_conninfo", server),
-            ("primary_slot_name", self.slot_name()),
-            ("port", self.target.port.to_string()),
-        ]
+        streaming(&self.settings, &self.source, &self.target, &self.tls())
     }
 
     fn replication_login(&self) -> (&str, &Secret) {
-        let s = &self.settings;
-        let same = s.replication_user.is_empty() || s.replication_user == s.user;
-        if same && s.replication_password.is_empty() {
-            (&s.user, &s.password)
-        } else {
-            (&s.replication_user, &s.replication_password)
-        }
+        replication_login(&self.settings)
     }
 
     fn tls(&self) -> ServerTlsSettings {
@@ -266,6 +268,34 @@ impl Run {
     fn with_password(&self, child: Child, password: &Secret) -> Child {
         // In the environment and not among the arguments, which everybody can list.
         if password.is_empty() { child } else { child.env("PGPASSWORD", password.expose()) }
+    }
+}
+
+/// The settings that make `target` a standby of `source`, which streams from it by the slot `pgmend_<target>`.
+pub fn streaming(
+    settings: &Settings,
+    source: &NodeSpec,
+    target: &NodeSpec,
+    tls: &ServerTlsSettings,
+) -> Vec<(&'static str, String)> {
+    let (user, password) = replication_login(settings);
+    let mut server = conninfo(source, user, None, &target.application_name, tls);
+    if !password.is_empty() {
+        server.push_str(&format!(" password={}", conninfo_value(password.expose())));
+    }
+    vec![
+        ("primary_conninfo", server),
+        ("primary_slot_name", format!("pgmend_{}", target.id)),
+        ("port", target.port.to_string()),
+    ]
+}
+
+fn replication_login(s: &Settings) -> (&str, &Secret) {
+    let same = s.replication_user.is_empty() || s.replication_user == s.user;
+    if same && s.replication_password.is_empty() {
+        (&s.user, &s.password)
+    } else {
+        (&s.replication_user, &s.replication_password)
     }
 }
 

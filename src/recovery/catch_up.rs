@@ -114,23 +114,38 @@ impl Run {
     }
 
     /// Attached by compare-and-swap on a view that still has this source as its primary.
-    pub(super) async fn attach(&self) -> Result<(), Failure> {
+    /// With two stages the gate opens in the same step.
+    pub(super) async fn attach(&mut self) -> Result<(), Failure> {
         let id = self.target.id;
         let mut last = String::new();
         for _ in 0..ATTACH_TRIES {
             let view = self.inner.board.view();
             if view.primary != Some(self.source.id) {
                 return Err(Failure::new(format!(
-                    "node {id} was not attached: node {} is no longer the primary",
-                    self.source.id
+                    "node {id} was not attached: node {} is no longer the {}",
+                    self.source.id,
+                    if self.mode.replicates() { "main node" } else { "primary" }
                 )));
             }
             if view.node(id).is_some_and(|n| n.status == NodeStatus::Unused) {
                 return Err(Failure::new(format!("node {id} was not attached: it has become unused")));
             }
-            let reason = format!("recovered by job {}", self.job.id());
-            match self.inner.attach.attach(id, view.generation, reason).await {
-                Ok(()) => return Ok(()),
+            let verb = if self.attach_only { "attached" } else { "recovered" };
+            let reason = format!("{verb} by job {}", self.job.id());
+            let quiet = match self.mode.replicates() {
+                false => None,
+                true => match self.gated.quiet() {
+                    Ok(quiet) => Some(quiet),
+                    Err(unquiet) => {
+                        return Err(Failure::new(format!("node {id} was not attached")).detail(unquiet.to_string()));
+                    }
+                },
+            };
+            match self.inner.attach.attach(id, view.generation, quiet, reason).await {
+                Ok(()) => {
+                    self.attached().await;
+                    return Ok(());
+                }
                 Err(error) => last = error,
             }
             if self.inner.board.view().generation == view.generation {
@@ -138,6 +153,19 @@ impl Run {
             }
         }
         Err(Failure::new(format!("node {id} could not be attached")).detail(last))
+    }
+}
+
+impl Run {
+    /// The gate is open. What the copy needed is not needed any more.
+    async fn attached(&mut self) {
+        if !self.mode.replicates() {
+            return;
+        }
+        self.gated.open();
+        if let Some(told) = self.undo_slot().await.filter(|told| !told.ends_with("was dropped")) {
+            self.remarks.push(told);
+        }
     }
 }
 
@@ -165,7 +193,7 @@ fn receiver_name(conninfo: &str) -> Option<String> {
     value("application_name").or_else(|| value("fallback_application_name"))
 }
 
-async fn position(sql: &Sql, ask: &str) -> Result<Lsn, Failure> {
+pub(super) async fn position(sql: &Sql, ask: &str) -> Result<Lsn, Failure> {
     let answer = sql.value(ask, SHORT).await.map_err(|e| Failure::new("no position").detail(e.to_string()))?;
     answer.unwrap_or_default().parse().map_err(|e| Failure::new("no position").detail(format!("{e}")))
 }

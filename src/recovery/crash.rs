@@ -22,7 +22,9 @@ pub(super) async fn clean_up(inner: &Arc<Inner>) -> Vec<String> {
         Err(error) => return vec![format!("the journals cannot be read: {error}")],
     };
     let mut told = Vec::new();
-    for journal in journals {
+    // The journals of other kinds of jobs have cleaners of their own.
+    let ours = |j: &JournalFile| j.records.first().and_then(|r| r.data.get("kind")).is_none_or(|kind| kind == KIND);
+    for journal in journals.into_iter().filter(ours) {
         let message = one(inner, &journal).await;
         tracing::warn!(event = "recovery.cleaned_up_after_crash", job = journal.job, message);
         let closed = inner
@@ -45,7 +47,8 @@ async fn one(inner: &Arc<Inner>, journal: &JournalFile) -> String {
     let node = number.and_then(|n| u16::try_from(n).ok()).map(NodeId);
     let stage = journal.records.iter().rev().find(|r| r.name != "Child").map_or("nothing", |r| r.name.as_str());
     let label = node.map_or("an unknown node".to_owned(), |n| format!("node {n}"));
-    let mut words = vec![format!("{KIND} job {} of {label} was interrupted; last journal record {stage}", journal.job)];
+    let kind = first.and_then(|r| r.data.get("kind")).and_then(Value::as_str).unwrap_or(KIND);
+    let mut words = vec![format!("{kind} job {} of {label} was interrupted; last journal record {stage}", journal.job)];
     // By the mark and not by the journalled number alone, which may belong to somebody else by now.
     let mut killed = 0;
     for group in node::marked_processes(MARK, &inner.mark(journal.job)) {
@@ -58,19 +61,26 @@ async fn one(inner: &Arc<Inner>, journal: &JournalFile) -> String {
         0 => "no process of it was left".to_owned(),
         n => format!("{n} process group(s) of it were ended"),
     });
-    if journal.last("FirstStage.Backend").or(journal.last("Starting.Backend")).is_some() {
+    let backends = ["FirstStage.Backend", "SecondStage.Backend", "Starting.Backend"];
+    if backends.iter().any(|record| journal.last(record).is_some()) {
         words.push("its script may still run on the source; the next recovery ends it first".to_owned());
     }
     if journal.last("FirstStage.Empty").is_some() && journal.last("Starting").is_none() {
         words.push("the target's data directory holds half a copy".to_owned());
     }
-    if let (Some(node), Some(_)) = (node, journal.last("Starting")) {
+    // With two stages the first one starts it already, the built-in one or the script.
+    let two = inner.board.view().mode.replicates();
+    let starts = ["Starting", "FirstStage.Start", "Gating"].map(|record| journal.last(record));
+    let by_script = journal.last("FirstStage.Script").filter(|_| two);
+    let started = starts.into_iter().flatten().next().or(by_script).filter(|_| kind == KIND);
+    if let (Some(node), Some(_)) = (node, started) {
         words.push(stop_target(inner, node).await);
     }
     if let Some(node) = node {
         words.extend(leftover_slot(inner, journal, node).await);
     }
     words.push(match node {
+        Some(node) if kind != KIND => format!("attach it again: pgmend attach {node}"),
         Some(node) => format!("recover it again: pgmend recover {node}"),
         None => "nothing more is known of it".to_owned(),
     });
@@ -86,7 +96,7 @@ async fn leftover_slot(inner: &Arc<Inner>, journal: &JournalFile, node: NodeId) 
         )
     };
     let view = inner.board.view();
-    if view.node(node).is_some_and(|n| n.status.is_live()) {
+    if !view.mode.replicates() && view.node(node).is_some_and(|n| n.status.is_live()) {
         return journal.last("Attaching").is_none().then(|| left("the node is attached"));
     }
     let source = journal.records.first()?.data.get("data")?.get("source")?.as_u64()?;

@@ -1,4 +1,4 @@
-//! The first stage by a script: the SQL function, a child of pgmend, or a program of the source's server.
+//! The stages by a script: the SQL function, a child of pgmend, or a program of the source's server.
 
 use super::preflight::{fields, with_words};
 use super::run::{Run, SHORT, stoppable};
@@ -12,14 +12,52 @@ use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// Bound on the CHECKPOINT before the first stage; it may have much to write.
+const CHECKPOINT_LIMIT: Duration = Duration::from_secs(3600);
 /// Bytes of a program's output that are brought back through the source.
 const MAX_OUTPUT_BYTES: u32 = 100_000;
 /// The last line of a program run on the source tells its exit status: a failed COPY would take the output with it.
 const EXIT_LINE: &str = "pgmend_exit=";
 
+/// Which of the two stages a script is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ordinal {
+    First,
+    Second,
+}
+
+impl Ordinal {
+    /// As Pgpool-II writes it.
+    fn words(self) -> &'static str {
+        match self {
+            Ordinal::First => "1st stage",
+            Ordinal::Second => "2nd stage",
+        }
+    }
+    /// The journal record of a script.
+    fn script(self) -> &'static str {
+        match self {
+            Ordinal::First => "FirstStage.Script",
+            Ordinal::Second => "SecondStage.Script",
+        }
+    }
+    /// The journal record of a backend of the source in which a script runs.
+    fn backend(self) -> &'static str {
+        match self {
+            Ordinal::First => "FirstStage.Backend",
+            Ordinal::Second => "SecondStage.Backend",
+        }
+    }
+}
+
 impl Run {
     pub(super) async fn first_stage(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
         let runner = self.settings.runner;
+        if self.mode.replicates() {
+            stoppable(self.checkpoint("1st stage", CHECKPOINT_LIMIT), stop).await?;
+            // Both kinds of first stage leave it running as a standby.
+            self.started = true;
+        }
         if runner == Runner::Builtin {
             return self.builtin(stop).await;
         }
@@ -38,15 +76,7 @@ impl Run {
         let (ended, why) = {
             let this = &*self;
             let watch = this.watch(false, directory);
-            let work = async {
-                match runner {
-                    Runner::Local => {
-                        this.script_here(&script, &this.script_arguments(), "FirstStage.Script", &inner_stop).await
-                    }
-                    Runner::Program => this.script_on_source(&script, &this.script_arguments(), &inner_stop).await,
-                    Runner::Sql | Runner::Builtin => this.sql_function(&script, &inner_stop).await,
-                }
-            };
+            let work = this.script(Ordinal::First, &script, &inner_stop);
             tokio::pin!(watch, work);
             tokio::select! {
                 ended = &mut work => (ended, None),
@@ -67,6 +97,15 @@ impl Run {
         Ok(())
     }
 
+    /// Runs a stage's script by the runner that is configured.
+    pub(super) async fn script(&self, stage: Ordinal, script: &str, stop: &CancellationToken) -> Result<(), Failure> {
+        match self.settings.runner {
+            Runner::Local => self.script_here((stage, script), &self.script_arguments(), stage.script(), stop).await,
+            Runner::Program => self.script_on_source(stage, script, stop).await,
+            Runner::Sql | Runner::Builtin => self.sql_function(stage, script, stop).await,
+        }
+    }
+
     /// The script's seven arguments; the first is the source's data directory.
     fn script_arguments(&self) -> Vec<String> {
         vec![
@@ -80,13 +119,8 @@ impl Run {
         ]
     }
 
-    fn failed(&self, script: &str, detail: String) -> Failure {
-        Failure::new("executing recovery, execution of command failed at \"1st stage\"")
-            .detail(format!("command:\"{script}\": {detail}"))
-    }
-
-    async fn sql_function(&self, script: &str, stop: &CancellationToken) -> Result<(), Failure> {
-        let source = self.script_connection(stop).await?;
+    async fn sql_function(&self, stage: Ordinal, script: &str, stop: &CancellationToken) -> Result<(), Failure> {
+        let source = self.script_connection(stage, stop).await?;
         let call = format!(
             "SELECT pgpool_recovery({}, {}, {}, {}, {}, {}, {})",
             literal(script),
@@ -97,25 +131,25 @@ impl Run {
             literal(&self.target.port.to_string()),
             literal(self.source.host.for_scripts())
         );
-        self.record("FirstStage.Script", json!({ "runner": "sql", "script": script }))?;
-        let result = self.in_source(&source, &call, "FirstStage.Backend", stop).await?;
+        self.record(stage.script(), json!({ "runner": "sql", "script": script }))?;
+        let result = self.in_source(&source, &call, stage.backend(), stop).await?;
         let log = self.log_of_source().await;
         match result.map(fields) {
             Ok(Some([answer])) if answer == "t" => Ok(()),
-            Ok(answer) => Err(self
-                .failed(script, format!("pgpool_recovery returned {answer:?} instead of true"))
+            Ok(answer) => Err(failed(stage, script, &format!("pgpool_recovery returned {answer:?} instead of true"))
                 .hint(log)),
-            Err(error) => Err(self.failed(script, error.to_string()).hint(format!(
+            Err(error) => Err(failed(stage, script, &error.to_string()).hint(format!(
                 "pgpool_recovery does not pass on the script's output; {log}; recovery_runner = \"program\" or \"local\" shows it"
             ))),
         }
     }
 
     /// A connection for a script, with statement_timeout off. Its backend is journalled, so that its end can be proven.
-    async fn script_connection(&self, stop: &CancellationToken) -> Result<Sql, Failure> {
+    async fn script_connection(&self, stage: Ordinal, stop: &CancellationToken) -> Result<Sql, Failure> {
         let source = stoppable(self.connect_source(), stop).await?;
         source.rows_within("SET statement_timeout TO 0", SHORT).await.map_err(|e| {
-            Failure::new("executing recovery, SET STATEMENT_TIMEOUT failed at \"1st stage\"").detail(e.to_string())
+            Failure::new(format!("executing recovery, SET STATEMENT_TIMEOUT failed at \"{}\"", stage.words()))
+                .detail(e.to_string())
         })?;
         Ok(source)
     }
@@ -180,27 +214,23 @@ impl Run {
     /// Runs a script of the source's data directory as a child, as the owner of that directory.
     pub(super) async fn script_here(
         &self,
-        script: &str,
+        (stage, script): (Ordinal, &str),
         arguments: &[String],
         record: &str,
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         let facts = self.facts()?;
         if !facts.source_is_local {
-            return Err(self
-                .failed(script, format!("node {} is on another machine", self.source.id))
+            return Err(failed(stage, script, &format!("node {} is on another machine", self.source.id))
                 .hint("recovery_runner = \"local\" runs the script here; use sql or program for a source elsewhere"));
         }
         let directory = Path::new(&facts.source_data);
         let path = directory.join(script);
-        let owner = Owner::of(directory).map_err(|e| self.failed(script, e.to_string()))?;
+        let owner = Owner::of(directory).map_err(|e| failed(stage, script, &e.to_string()))?;
         let mut command: Vec<OsString> = vec![path.into_os_string()];
         command.extend(arguments.iter().map(Into::into));
         let child = Child { directory: directory.to_owned(), ..Child::new(command, Some(owner)) };
-        self.child(child, script, record, stop)
-            .await
-            .map(|_| ())
-            .map_err(|e| with_words(self.failed(script, String::new()), &e))
+        self.child(child, script, record, stop).await.map(|_| ()).map_err(|e| with_words(failed(stage, script, ""), &e))
     }
 
     /// Runs a child: journalled before it starts, marked in its environment, its group journalled at once.
@@ -232,25 +262,21 @@ impl Run {
         finished.success(name)
     }
 
-    async fn script_on_source(
-        &self,
-        script: &str,
-        arguments: &[String],
-        stop: &CancellationToken,
-    ) -> Result<(), Failure> {
-        self.record("FirstStage.Script", json!({ "runner": "program", "script": script }))?;
-        self.program(script, arguments, "FirstStage.Backend", stop).await.map_err(|detail| self.failed(script, detail))
+    async fn script_on_source(&self, stage: Ordinal, script: &str, stop: &CancellationToken) -> Result<(), Failure> {
+        self.record(stage.script(), json!({ "runner": "program", "script": script }))?;
+        let ended = self.program((stage, script), &self.script_arguments(), stage.backend(), stop).await;
+        ended.map_err(|detail| failed(stage, script, &detail))
     }
 
     /// Runs a script of the source's data directory by `COPY … FROM PROGRAM`; its lines go to the job's output.
     pub(super) async fn program(
         &self,
-        script: &str,
+        (stage, script): (Ordinal, &str),
         arguments: &[String],
         record: &str,
         stop: &CancellationToken,
     ) -> Result<(), String> {
-        let source = self.script_connection(stop).await.map_err(|f| f.detail.unwrap_or(f.message))?;
+        let source = self.script_connection(stage, stop).await.map_err(|f| f.detail.unwrap_or(f.message))?;
         let directory = self.facts().map_err(|f| f.message)?.source_data.clone();
         let sql = copy_from_program(&format!("{directory}/{script}"), arguments);
         let result = self.in_source(&source, &sql, record, stop).await.map_err(|f| f.detail.unwrap_or(f.message))?;
@@ -270,14 +296,15 @@ impl Run {
 
     /// Tells what a failed first stage left, and ends what it can.
     pub(super) async fn undo_first_stage(&mut self) -> Option<String> {
-        let mut told = Vec::new();
-        for group in node::marked_processes(MARK, &self.inner.mark(self.job.id())) {
-            let gone = node::kill_group(group).await;
-            told.push(format!("process group {group} {}", if gone { "ended" } else { "does not end" }));
-        }
+        let mut told: Vec<String> = self.end_scripts().await.into_iter().collect();
         told.extend(self.undo_slot().await);
         (!told.is_empty()).then(|| told.join("; "))
     }
+}
+
+fn failed(stage: Ordinal, script: &str, detail: &str) -> Failure {
+    Failure::new(format!("executing recovery, execution of command failed at \"{}\"", stage.words()))
+        .detail(format!("command:\"{script}\": {detail}"))
 }
 
 /// The output comes as lines of a temporary table. Bytes that are not plain ASCII become `?`, since the server would

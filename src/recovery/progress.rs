@@ -16,7 +16,7 @@ impl Run {
     /// Meant for `select!` beside the stage's work. `only_ours`: other base backups of the source do not count.
     pub(super) async fn watch(&self, only_ours: bool, directory: Option<PathBuf>) -> Failure {
         let (began, mut moved) = (Instant::now(), Instant::now());
-        let mut seen = (0_u64, String::new(), 0_u64, 0_usize);
+        let mut seen = (0_u64, String::new(), 0_u64, 0_usize, None);
         let mut source: Option<Sql> = None;
         let mut size = 0;
         for round in 0_u32.. {
@@ -40,7 +40,9 @@ impl Run {
                 size = tokio::task::spawn_blocking(measure).await.unwrap_or_default();
             }
             let lines = self.job.last_lines(1).len() + self.output_hash();
-            let now = (done, phase, size, lines);
+            // A script that waits for its copy to catch up says nothing meanwhile.
+            let replayed = if self.mode.replicates() && !only_ours { self.target_position().await } else { None };
+            let now = (done, phase, size, lines, replayed);
             if now != seen {
                 (seen, moved) = (now, Instant::now());
             }
@@ -51,11 +53,17 @@ impl Run {
             }
             if !still.is_zero() && moved.elapsed() >= still {
                 return Failure::new(format!("the first stage made no progress for {still:?}")).hint(
-                    "no_progress_timeout bounds it; output, copied bytes and growth of the target's directory count",
+                    "no_progress_timeout bounds it; output, copied bytes, growth of the target's directory and what it replays count",
                 );
             }
         }
         Failure::new("the first stage was watched for too long")
+    }
+
+    /// How far the target has replayed; `None` when it does not answer.
+    async fn target_position(&self) -> Option<String> {
+        let target = self.connect(&self.target, &self.settings.database).await.ok()?;
+        target.value("SELECT pg_last_wal_replay_lsn()", SHORT).await.ok().flatten()
     }
 
     fn output_hash(&self) -> usize {

@@ -1,9 +1,10 @@
 //! The work behind the step table: what is known of this recovery, and which file does which stage.
 
+use super::gating::Gated;
 use super::stages::Stage;
 use super::{Inner, MARK, RecoverOptions, Settings};
 use crate::base::{Lsn, NodeId};
-use crate::cluster::NodeSpec;
+use crate::cluster::{Mode, NodeSpec};
 use crate::node::{Lines, Postmaster, Programs};
 use crate::server::sql::{Sql, SqlError, SqlTarget};
 use crate::workflow::{Failure, JobHandle, Work};
@@ -20,6 +21,8 @@ pub(super) struct Run {
     pub inner: Arc<Inner>,
     pub job: JobHandle,
     pub options: RecoverOptions,
+    /// How the nodes are kept equal.
+    pub mode: Mode,
     /// As they were when it began; a reload in its middle changes nothing.
     pub settings: Settings,
     pub source: Arc<NodeSpec>,
@@ -32,6 +35,12 @@ pub(super) struct Run {
     pub slot: Option<String>,
     /// How the first stage was done, for the report.
     pub how: String,
+    /// No recovery: the node is only put in.
+    pub attach_only: bool,
+    /// Two stages: clients are held, or were.
+    pub gated: Gated,
+    /// Two stages: what the operator should know, for the report.
+    pub remarks: Vec<String>,
     pub began: Instant,
 }
 
@@ -59,6 +68,7 @@ impl Run {
         inner: Arc<Inner>,
         job: JobHandle,
         options: RecoverOptions,
+        mode: Mode,
         source: Arc<NodeSpec>,
         target: Arc<NodeSpec>,
     ) -> Run {
@@ -67,6 +77,7 @@ impl Run {
             inner,
             job,
             options,
+            mode,
             settings,
             source,
             target,
@@ -74,6 +85,9 @@ impl Run {
             started: false,
             slot: None,
             how: String::new(),
+            attach_only: false,
+            gated: Gated::default(),
+            remarks: Vec::new(),
             began: Instant::now(),
         }
     }
@@ -139,30 +153,70 @@ impl Work for Run {
     type Stage = Stage;
 
     async fn enter(&mut self, stage: Stage, stop: &CancellationToken) -> Result<(), Failure> {
-        match stage {
-            Stage::Preflight => self.preflight(stop).await,
-            Stage::First => self.first_stage(stop).await,
-            Stage::Starting => self.starting(stop).await,
-            Stage::CatchingUp => stoppable(self.catch_up(), stop).await,
-            Stage::Verifying => stoppable(self.verify(), stop).await,
-            Stage::Attaching => stoppable(self.attach(), stop).await,
+        if self.mode.replicates() && stage.is_gated() {
+            self.behind_the_gate(stage, stop).await
+        } else {
+            self.effect(stage, stop).await
         }
     }
 
     async fn undo(&mut self, stage: Stage) -> Option<String> {
         match stage {
-            Stage::First => self.undo_first_stage().await,
+            Stage::First => {
+                // With two stages the first one has started it already.
+                let told = [self.undo_starting().await, self.undo_first_stage().await];
+                let told: Vec<String> = told.into_iter().flatten().collect();
+                (!told.is_empty()).then(|| told.join("; "))
+            }
+            Stage::Second => self.end_scripts().await,
             Stage::Starting => self.undo_starting().await,
-            Stage::Preflight | Stage::CatchingUp | Stage::Verifying | Stage::Attaching => None,
+            Stage::Preflight
+            | Stage::Gating
+            | Stage::CatchingUp
+            | Stage::Verifying
+            | Stage::Comparing
+            | Stage::Attaching => None,
         }
     }
 
     fn report(&self) -> String {
         let seconds = self.began.elapsed().as_secs_f64();
-        format!(
-            "node {} recovered from node {} in {seconds:.1} s: {}; streaming, verified, attached",
-            self.target.id, self.source.id, self.how
-        )
+        let (target, source, how) = (self.target.id, self.source.id, &self.how);
+        let verb = if self.attach_only { "attached beside" } else { "recovered from" };
+        let begin = format!("node {target} {verb} node {source} in {seconds:.1} s: {how}");
+        if !self.mode.replicates() {
+            return format!("{begin}; streaming, verified, attached");
+        }
+        let held = self.gated.held().as_secs_f64();
+        let mut text = format!("{begin}; clients were held for {held:.3} s");
+        if !self.attach_only {
+            text.push_str("; verified, attached");
+        }
+        for remark in &self.remarks {
+            text.push_str("; ");
+            text.push_str(remark);
+        }
+        text
+    }
+}
+
+impl Run {
+    /// Does a stage.
+    pub(super) async fn effect(&mut self, stage: Stage, stop: &CancellationToken) -> Result<(), Failure> {
+        let two = self.mode.replicates();
+        match stage {
+            Stage::Preflight => self.preflight(stop).await,
+            Stage::First => self.first_stage(stop).await,
+            Stage::Gating => stoppable(self.gating(), stop).await,
+            Stage::Second => self.second_stage(stop).await,
+            Stage::Starting => self.starting(stop).await,
+            Stage::CatchingUp if two => stoppable(self.even_out(), stop).await,
+            Stage::CatchingUp => stoppable(self.catch_up(), stop).await,
+            Stage::Verifying if two => stoppable(self.verify_equal(), stop).await,
+            Stage::Verifying => stoppable(self.verify(), stop).await,
+            Stage::Comparing => stoppable(self.compare(), stop).await,
+            Stage::Attaching => stoppable(self.attach(), stop).await,
+        }
     }
 }
 

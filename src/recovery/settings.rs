@@ -20,6 +20,17 @@ pub enum Runner {
     Builtin,
 }
 
+/// What becomes of unlogged tables, which a promotion empties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Unlogged {
+    /// Their rows are copied while clients are held.
+    #[default]
+    Copy,
+    /// They stay empty, and the report names them.
+    Report,
+}
+
 /// Online recovery.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -35,7 +46,12 @@ pub struct Settings {
     pub database: String,
     /// `recovery_1st_stage_command`, a file name in the source's data directory; empty skips the stage (script runners).
     pub first_stage_command: String,
-    /// `recovery_timeout`: bounds the start of the target; catching up may not stand still for longer.
+    /// `recovery_2nd_stage_command`, the same for the stage in which clients are held, in the replicating modes.
+    pub second_stage_command: String,
+    /// `recovery_unlogged_tables`, in the replicating modes.
+    pub unlogged: Unlogged,
+    /// `recovery_timeout`: bounds the start of the target; catching up may not stand still for longer. In the replicating
+    /// modes also the time from the closing of the gate to its reopening.
     pub timeout: Duration,
     /// `recovery_1st_stage_timeout`; zero = none.
     pub first_stage_timeout: Duration,
@@ -47,6 +63,8 @@ pub struct Settings {
     pub replication_password: Secret,
     /// Directory of PostgreSQL's programs (`pg_basebackup`, `pg_rewind`, `pg_ctl`); found by itself when `None`.
     pub bin_directory: Option<PathBuf>,
+    /// What becomes of clients while the gate is held.
+    pub drain: crate::cluster::Drain,
     /// `pg_rewind` before a whole copy where it is enough.
     pub use_rewind: bool,
 }

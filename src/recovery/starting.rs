@@ -1,6 +1,7 @@
 //! Starting the target and waiting until it accepts a login.
 
 use super::Runner;
+use super::first_stage::Ordinal;
 use super::preflight::with_words;
 use super::run::{Run, stoppable};
 use crate::server::sql::literal;
@@ -12,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Pgpool-II's fixed name.
 const REMOTE_START: &str = "pgpool_remote_start";
-const POLL: Duration = Duration::from_millis(500);
+/// Clients may be held meanwhile.
+const POLL: Duration = Duration::from_millis(50);
 
 impl Run {
     /// `recovery_timeout` bounds all of it: the start and the wait for a login.
@@ -52,12 +54,16 @@ impl Run {
                 let result = self.in_source(&source, &call, "Starting.Backend", stop).await.map_err(words)?;
                 result.map(|_| ()).map_err(|e| failed(&e.to_string()))
             }
-            Runner::Program => {
-                self.program(REMOTE_START, &arguments, "Starting.Backend", stop).await.map_err(|words| failed(&words))
-            }
-            Runner::Local if self.has_remote_start() => {
-                self.script_here(REMOTE_START, &arguments, "Starting.Script", stop).await.map_err(words)
-            }
+            Runner::Program => self
+                .program((Ordinal::First, REMOTE_START), &arguments, "Starting.Backend", stop)
+                .await
+                .map_err(|words| failed(&words)),
+            Runner::Local if self.has_remote_start() => self
+                .script_here((Ordinal::First, REMOTE_START), &arguments, "Starting.Script", stop)
+                .await
+                .map_err(words),
+            // The first stage started it and the second one promoted it.
+            Runner::Builtin if self.mode.replicates() => Ok(()),
             Runner::Local | Runner::Builtin => {
                 let postmaster = self.postmaster().ok_or_else(|| failed("the preflight has not been done"))?;
                 self.record("Starting.Script", json!({ "program": postmaster.starter() }))?;
@@ -83,7 +89,7 @@ impl Run {
         Path::new(data).join(REMOTE_START).is_file()
     }
 
-    async fn wait_for_login(&self, began: Instant) -> Result<(), Failure> {
+    pub(super) async fn wait_for_login(&self, began: Instant) -> Result<(), Failure> {
         let databases = [self.settings.database.as_str(), "postgres", "template1"];
         let mut last = String::new();
         for database in databases.iter().cycle() {

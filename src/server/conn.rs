@@ -43,6 +43,9 @@ pub struct ServerConn {
     pub prepared: Prepared,
     /// Notifications that came while pgmend's own statement ran: frames for the client that listens.
     pub asides: Vec<u8>,
+    /// What was read of it and belongs to nothing that was asked: messages that a server may send at any time, the last
+    /// one perhaps not whole.
+    pub unread: Vec<u8>,
     /// The client that used it last: a number that the pool's users choose.
     pub last_user: u64,
     /// It may have settings that nobody knows of.
@@ -71,6 +74,7 @@ impl ServerConn {
             applied: ParamSet::default(),
             prepared: Prepared::default(),
             asides: Vec::new(),
+            unread: Vec::new(),
             last_user: 0,
             unsure: false,
             unnamed_is_ours: false,

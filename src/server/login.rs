@@ -30,6 +30,8 @@ pub struct Login {
     pub secret: ServerSecret,
     /// Further startup parameters.
     pub parameters: Vec<(String, String)>,
+    /// The database's section whose certificate the server is shown; `None`: pgmend's own.
+    pub certificate_of: Option<String>,
 }
 
 /// A connection that is logged in and idle.
@@ -147,7 +149,8 @@ impl Failed {
 }
 
 async fn attempt(target: &Target, way: SslMode, login: &Login, timeout: Duration) -> Result<Connected, Failed> {
-    let stream = open(target, way, timeout).await.map_err(|error| Failed { error, tls: false })?;
+    let opening = open(target, way, timeout, login.certificate_of.as_deref());
+    let stream = opening.await.map_err(|error| Failed { error, tls: false })?;
     let tls = stream.is_tls();
     log_in(stream, login).await.map_err(|error| match error {
         ServerError::Io(error) if tls => Failed { error: ServerError::Net(net::tls_fault(error)), tls },
@@ -159,7 +162,7 @@ async fn attempt(target: &Target, way: SslMode, login: &Login, timeout: Duration
 pub async fn send_cancel(target: &Target, pid: u32, key: &[u8], timeout: Duration) -> Result<(), ServerError> {
     let work = async {
         // A cancel request needs no rule of pg_hba.conf, so the first way will do.
-        let mut stream = open(target, target.ways().0, timeout).await?;
+        let mut stream = open(target, target.ways().0, timeout, None).await?;
         let mut out = Vec::new();
         frontend::cancel_request(&mut out, pid, key);
         stream.write_all(&out).await?;
@@ -305,7 +308,13 @@ mod tests {
     use tokio::net::UnixStream;
 
     fn login(secret: ServerSecret) -> Login {
-        Login { user: "u".into(), database: "d".into(), secret, parameters: vec![("a".into(), "b".into())] }
+        Login {
+            user: "u".into(),
+            database: "d".into(),
+            secret,
+            parameters: vec![("a".into(), "b".into())],
+            certificate_of: None,
+        }
     }
 
     /// A server that says `first`, reads one message, and says `then`.

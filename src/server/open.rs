@@ -2,8 +2,7 @@
 
 use super::ServerError;
 use crate::cluster::SslMode;
-use crate::net::{self, ServerTls, Stream, TlsClientError};
-use std::sync::Arc;
+use crate::net::{self, ClientTls, ServerTls, Stream, TlsClientError};
 use std::time::Duration;
 
 /// "invalid authorization specification": no line of the server's pg_hba.conf lets us in this way, perhaps another way.
@@ -19,7 +18,7 @@ pub struct Target {
     /// TLS policy.
     pub sslmode: SslMode,
     /// TLS by that policy; `None` never asks for TLS.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub tls: Option<ClientTls>,
     /// TCP keepalive: idle time before the first probe.
     pub keepalive: Duration,
 }
@@ -61,12 +60,20 @@ pub fn is_worth_another_way(code: Option<&str>, tls: bool, other: SslMode) -> bo
     another && code.is_none_or(|code| code == NO_RULE)
 }
 
-/// Opens a socket and goes over to TLS in the given way.
-pub async fn open(target: &Target, way: SslMode, timeout: Duration) -> Result<Stream, ServerError> {
+/// Opens a socket and goes over to TLS in the given way, with the certificate of a database's section if it has one.
+pub async fn open(
+    target: &Target,
+    way: SslMode,
+    timeout: Duration,
+    certificate_of: Option<&str>,
+) -> Result<Stream, ServerError> {
     let stream = net::connect(&target.host, target.port, timeout, target.keepalive).await?;
     match (&target.tls, way) {
         (_, SslMode::Disable | SslMode::Allow) | (None, SslMode::Prefer) => Ok(stream),
-        (Some(tls), way) => Ok(net::upgrade_client(stream, way, &target.host, tls.clone()).await?),
+        (Some(tls), way) => {
+            let tls = tls.of(certificate_of).clone();
+            Ok(net::upgrade_client(stream, way, &target.host, tls).await?)
+        }
         (None, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => Err(ServerError::NoTls),
     }
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const MAX_ANSWER: usize = 1 << 20;
 
 /// Bytes of notifications that are kept while pgmend's own statement runs.
-const MAX_ASIDES: usize = 1 << 20;
+pub(super) const MAX_ASIDES: usize = 1 << 20;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,8 @@ async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<Vec<Row>, SimpleEr
     frontend::query(&mut out, sql);
     conn.stream.write_all(&out).await.map_err(|e| lost(&e))?;
     conn.stream.flush().await.map_err(|e| lost(&e))?;
-    let mut input: Vec<u8> = Vec::with_capacity(4096);
+    let mut input = std::mem::take(&mut conn.unread);
+    input.reserve(4096);
     let mut refused = None;
     let (mut rows, mut bytes) = (Vec::new(), 0);
     loop {
@@ -64,6 +65,8 @@ async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<Vec<Row>, SimpleEr
                 b'A' if conn.asides.len() < MAX_ASIDES => {
                     backend::raw(&mut conn.asides, b'A', split.body);
                 }
+                // A client loses its session sooner than one of its messages.
+                b'A' => return Err(SimpleError::Lost("too many notifications".into())),
                 b'E' if refused.is_none() => refused = Some(Box::new(backend::parse_error(split.body))),
                 b'D' => {
                     bytes += split.body.len();
@@ -72,7 +75,10 @@ async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<Vec<Row>, SimpleEr
                     }
                     rows.push(backend::parse_data_row(split.body).map_err(|e| lost(&e))?);
                 }
-                b'Z' if split.body == b"I" => return refused.map_or(Ok(rows), |e| Err(SimpleError::Refused(e))),
+                b'Z' if split.body == b"I" => {
+                    conn.unread = input.split_off(at);
+                    return refused.map_or(Ok(rows), |e| Err(SimpleError::Refused(e)));
+                }
                 b'Z' => return Err(SimpleError::Lost("the server stayed in a transaction".into())),
                 _ => {}
             }
@@ -84,5 +90,33 @@ async fn exchange(conn: &mut ServerConn, sql: &str) -> Result<Vec<Row>, SimpleEr
         if conn.stream.read_buf(&mut input).await.map_err(|e| lost(&e))? == 0 {
             return Err(SimpleError::Lost("the server closed the connection".into()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::NodeId;
+    use crate::net::Stream;
+    use crate::server::{Connected, RouteId};
+    use tokio::net::UnixStream;
+
+    #[tokio::test]
+    async fn what_comes_behind_the_answer_is_kept_also_when_it_is_half_a_message() {
+        let (ours, mut server) = UnixStream::pair().unwrap();
+        let connected =
+            Connected { stream: Stream::from(ours), parameters: Vec::new(), pid: 1, cancel_key: Vec::new() };
+        let mut conn = ServerConn::new(connected, RouteId { node: NodeId(0), timeline: 1 }, 0);
+        let (mut answer, mut told) = (Vec::new(), Vec::new());
+        backend::command_complete(&mut answer, "SELECT 0");
+        backend::ready_for_query(&mut answer, b'I');
+        backend::notification(&mut told, 7, b"news", b"one");
+        let (begin, end) = told.split_at(9);
+        server.write_all(&[&told, answer.as_slice(), &told, begin].concat()).await.unwrap();
+        run(&mut conn, "SELECT", Duration::from_secs(5)).await.unwrap();
+        assert_eq!((&conn.asides, &conn.unread), (&told, &[&told, begin].concat()));
+        server.write_all(&[end, answer.as_slice()].concat()).await.unwrap();
+        run(&mut conn, "SELECT", Duration::from_secs(5)).await.unwrap();
+        assert_eq!((conn.asides.len(), conn.unread.len()), (3 * told.len(), 0));
     }
 }

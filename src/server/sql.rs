@@ -5,10 +5,12 @@
 use super::ServerError;
 use super::driver::{Settled, take_as_it_is};
 use super::open::{NO_RULE, Target, is_worth_another_way, open};
+pub use super::quote::literal;
 use crate::base::{NodeId, Secret};
 use crate::cluster::{NodeSpec, SslMode};
 use crate::net::{self, NetError, ServerTls};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -69,7 +71,7 @@ impl SqlTarget {
     /// One login in one way; the flag tells whether it had come to TLS.
     async fn attempt(&self, place: &Target, way: SslMode, timeout: Duration) -> Result<Sql, (SqlError, bool)> {
         let address = self.address();
-        let stream = open(place, way, timeout).await.map_err(|error| match error {
+        let stream = open(place, way, timeout, None).await.map_err(|error| match error {
             ServerError::Net(NetError::Tls(why)) => (SqlError::Tls { address: address.clone(), why }, true),
             ServerError::Net(NetError::Connect { why, .. }) => {
                 (SqlError::Connect { address: address.clone(), why: why.to_string() }, false)
@@ -241,6 +243,18 @@ impl Sql {
         rows.iter().map(|row| (0..row.len()).map(|at| column(row, at)).collect()).collect()
     }
 
+    /// Copies from here to there: `out` is a `COPY … TO STDOUT`, `into` a `COPY … FROM STDIN`. An unbounded wait. Returns the
+    /// number of rows. When it breaks off, nothing of it is kept.
+    pub async fn copy_to(&self, out: &str, there: &Sql, into: &str) -> Result<u64, SqlError> {
+        let of = |e: tokio_postgres::Error| SqlError::of(&e);
+        let mut rows = std::pin::pin!(self.client.copy_out(out).await.map_err(of)?);
+        let mut sink = std::pin::pin!(there.client.copy_in::<_, Bytes>(into).await.map_err(of)?);
+        while let Some(piece) = rows.next().await {
+            sink.feed(piece.map_err(of)?).await.map_err(of)?;
+        }
+        sink.as_mut().finish().await.map_err(of)
+    }
+
     /// The first column of the first row, bounded; `None` for no row or NULL.
     pub async fn value(&self, sql: &str, timeout: Duration) -> Result<Option<String>, SqlError> {
         Ok(self.rows_within(sql, timeout).await?.into_iter().next().and_then(|r| r.into_iter().next().flatten()))
@@ -274,22 +288,5 @@ impl<'a> FromSql<'a> for AnyOwnedText {
     }
     fn accepts(_: &Type) -> bool {
         true
-    }
-}
-
-/// Quotes a text as an SQL literal (standard_conforming_strings is assumed off-proof by the `E''` form where needed).
-pub fn literal(text: &str) -> String {
-    let doubled = text.replace('\'', "''");
-    if text.contains('\\') { format!(" E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::literal;
-
-    #[test]
-    fn quotes_literals() {
-        assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal(r"a\b'"), r" E'a\\b'''");
     }
 }

@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A job has about ten stages with a few effects each; more than this is an error in the program.
 const MAX_RECORDS: usize = 1000;
@@ -14,6 +14,12 @@ const MAX_RECORDS: usize = 1000;
 const KEEP: usize = 20;
 /// Test hook: the daemon aborts right after the journal record of this name is durable, as if killed with `-9` there.
 const CRASH_VARIABLE: &str = "PGMEND_CRASH_AFTER_RECORD";
+
+/// Test hook: the daemon waits right after the journal record of this name is durable, until the file that follows the `=`
+/// is gone, at most [`MAX_WAIT`]: so that something can be done to a server between two steps.
+const WAIT_VARIABLE: &str = "PGMEND_WAIT_AFTER_RECORD";
+/// Bound on that.
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,7 +110,19 @@ impl Journal {
         if std::env::var_os(CRASH_VARIABLE).is_some_and(|wanted| wanted == name) {
             std::process::abort();
         }
+        wait_after(name);
         Ok(())
+    }
+}
+
+fn wait_after(name: &str) {
+    let Some(wish) = std::env::var_os(WAIT_VARIABLE) else { return };
+    let Some((wanted, file)) = wish.to_str().and_then(|w| w.split_once('=')) else { return };
+    let began = Instant::now();
+    while wanted == name && Path::new(file).exists() && began.elapsed() < MAX_WAIT {
+        // Only in tests, on a thread of the control plane.
+        #[allow(clippy::disallowed_methods)]
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

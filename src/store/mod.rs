@@ -1,7 +1,8 @@
 //! What must survive: node states, generation, epoch, journals of jobs, and the lock that keeps a second daemon out. A folder of files today.
 //!
 //! Nothing else may assume that it is alone on the cluster: a store shared by several daemons goes behind the same names.
-//! Read `states` (nodes, generation, epoch), `pgpool_status` (Pgpool-II's file of the same), `journal`, `lock`, `login_key`.
+//! Read `states` (nodes, generation, epoch), `pgpool_status` (Pgpool-II's file of the same), `journal`, `lock`, `login_key`,
+//! `upkeep` (what planned work must not forget).
 
 mod files;
 mod journal;
@@ -10,10 +11,12 @@ mod login_key;
 mod pgpool_status;
 mod settings;
 mod states;
+mod upkeep;
 
 pub use journal::{Journal, JournalFile, Record, is_last_record};
 pub use settings::Settings;
 pub use states::{Saved, SavedNode};
+pub use upkeep::{NodeUpkeep, RollingKept, SyncKept, Upkeep};
 
 use crate::cluster::Epoch;
 use std::os::fd::OwnedFd;
@@ -82,6 +85,7 @@ struct Inner {
     directory: PathBuf,
     pgpool_status: bool,
     saved: Mutex<Saved>,
+    upkeep: Mutex<Upkeep>,
     lock: lock::Lock,
 }
 
@@ -106,7 +110,8 @@ impl Store {
             states::read(&directory, settings.pgpool_status)?
         };
         let pgpool_status = settings.pgpool_status;
-        Ok(Store(Arc::new(Inner { directory, pgpool_status, saved: Mutex::new(saved), lock })))
+        let upkeep = Mutex::new(upkeep::read(&directory)?);
+        Ok(Store(Arc::new(Inner { directory, pgpool_status, saved: Mutex::new(saved), upkeep, lock })))
     }
 
     /// The lock, for who takes over.
@@ -174,6 +179,28 @@ impl Store {
         self.save(Saved { epoch, ..self.all() })
     }
 
+    /// Says that the daemon ends orderly, so that the next one need not doubt that the nodes are equal.
+    pub fn save_clean(&self) -> Result<(), StoreError> {
+        self.save(Saved { clean: true, ..self.all() })
+    }
+
+    /// What planned work must not forget.
+    pub fn upkeep(&self) -> Upkeep {
+        self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes it durably. Blocks for an fsync, unless nothing changes.
+    pub fn change_upkeep(&self, change: impl FnOnce(&mut Upkeep)) -> Result<(), StoreError> {
+        let mut now = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = now.clone();
+        change(&mut next);
+        if *now != next {
+            upkeep::write(&self.0.directory, &next)?;
+            *now = next;
+        }
+        Ok(())
+    }
+
     /// A random key of this installation, made at the very first start. From it the data plane makes what unknown users
     /// look like, which therefore stays the same over restarts.
     pub fn login_key(&self) -> Result<[u8; 32], StoreError> {
@@ -226,7 +253,14 @@ mod tests {
     }
 
     fn node(status: NodeStatus) -> SavedNode {
-        SavedNode { host: "h".into(), port: 5432, status, changed_at_s: 7, reason: "test".into() }
+        SavedNode {
+            host: "h".into(),
+            port: 5432,
+            status,
+            changed_at_s: 7,
+            reason: "test".into(),
+            data: Default::default(),
+        }
     }
 
     #[test]
@@ -282,6 +316,18 @@ mod tests {
         drop(store);
         let store = Store::open(&Settings { discard_status: true, ..settings(dir.path()) }).unwrap();
         assert_eq!((store.saved_states(), store.generation()), (vec![], 9));
+    }
+
+    #[test]
+    fn upkeep_survives() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(dir.path())).unwrap();
+        store.change_upkeep(|u| u.ineligible.extend([1])).unwrap();
+        store.change_upkeep(|u| drop(u.nodes.insert(1, NodeUpkeep { since_s: 5, ..NodeUpkeep::default() }))).unwrap();
+        let before = store.upkeep();
+        drop(store);
+        assert_eq!(Store::open(&settings(dir.path())).unwrap().upkeep(), before);
+        assert!(before.nodes.contains_key(&1) && before.ineligible.contains(&1));
     }
 
     #[test]

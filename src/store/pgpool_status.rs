@@ -34,6 +34,7 @@ fn parse(text: &str) -> Vec<SavedNode> {
         status,
         changed_at_s: 0,
         reason: format!("read from {NAME}"),
+        data: Default::default(),
     };
     states.into_iter().map(saved).collect()
 }
@@ -67,7 +68,14 @@ mod tests {
     #[test]
     fn all_down_is_not_written() {
         let dir = tempfile::tempdir().unwrap();
-        let node = |status| SavedNode { host: "h".into(), port: 1, status, changed_at_s: 0, reason: String::new() };
+        let node = |status| SavedNode {
+            host: "h".into(),
+            port: 1,
+            status,
+            changed_at_s: 0,
+            reason: String::new(),
+            data: Default::default(),
+        };
         write(dir.path(), &[node(NodeStatus::Waiting), node(NodeStatus::Down)]).unwrap();
         write(dir.path(), &[node(NodeStatus::Down), node(NodeStatus::Down)]).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join(NAME)).unwrap(), "up\ndown\n");

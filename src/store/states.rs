@@ -1,7 +1,7 @@
 //! The file `nodes.json`: node states, generation and epoch in one durable step.
 
 use super::{StoreError, files, pgpool_status};
-use crate::cluster::{Epoch, NodeStatus};
+use crate::cluster::{DataState, Epoch, NodeStatus};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -20,6 +20,9 @@ pub struct SavedNode {
     pub changed_at_s: u64,
     /// Why.
     pub reason: String,
+    /// Replicating modes: whether its data were those of the others.
+    #[serde(default)]
+    pub data: DataState,
 }
 
 /// Everything about the cluster that must survive.
@@ -31,6 +34,9 @@ pub struct Saved {
     /// In force.
     #[serde(default)]
     pub epoch: Option<Epoch>,
+    /// Replicating modes: the daemon ended orderly. Taken back by the first save of the next one, before a client is served.
+    #[serde(default)]
+    pub clean: bool,
     /// By node id.
     #[serde(default)]
     pub nodes: Vec<SavedNode>,

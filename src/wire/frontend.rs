@@ -83,6 +83,14 @@ pub fn sync(out: &mut Vec<u8>) {
     message(out, Some(b'S'), |_| {});
 }
 
+/// Describe of a statement (`S`) or a portal (`P`).
+pub fn describe(out: &mut Vec<u8>, kind: u8, name: &[u8]) {
+    message(out, Some(b'D'), |b| {
+        b.push(kind);
+        put_name(b, name);
+    });
+}
+
 /// Terminate.
 pub fn terminate(out: &mut Vec<u8>) {
     message(out, Some(b'X'), |_| {});

@@ -77,6 +77,19 @@ impl Jobs {
         Ok(JobHandle(Arc::new(HandleInner { jobs: self.clone(), id, node, cancel, journal: Mutex::new(journal) })))
     }
 
+    /// Goes on with a job whose daemon died: its journal is added to.
+    pub fn resume(&self, journal: &JournalFile) -> Result<JobHandle, WorkflowError> {
+        let (id, file) = (journal.job, self.0.store.reopen_journal(journal.job)?);
+        let snapshot = JobSnapshot { outcome: Outcome::Running, ended_at_s: None, ..read_back(journal) };
+        let (node, cancel) = (snapshot.node, CancellationToken::new());
+        let mut jobs = self.lock();
+        jobs.retain(|j| j.snapshot.id != id);
+        jobs.push_back(Entry { snapshot, cancel: cancel.clone() });
+        drop(jobs);
+        self.tell();
+        Ok(JobHandle(Arc::new(HandleInner { jobs: self.clone(), id, node, cancel, journal: Mutex::new(file) })))
+    }
+
     /// One job as it is now.
     pub fn get(&self, id: u64) -> Option<JobSnapshot> {
         self.lock().iter().find(|j| j.snapshot.id == id).map(|j| j.snapshot.clone())

@@ -76,6 +76,10 @@ pub trait Work: Send {
     ) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Undoes a stage that was entered; tells what it did or could not do.
     fn undo(&mut self, stage: Self::Stage) -> impl Future<Output = Option<String>> + Send;
+    /// True for a stage that is done to its end, and so are the next: a cancel that comes now comes too late.
+    fn is_past_cancel(&self, _stage: Self::Stage) -> bool {
+        false
+    }
     /// The report of a success.
     fn report(&self) -> String;
 }
@@ -104,20 +108,22 @@ pub async fn run<W: Work>(job: &JobHandle, rows: &[Row<W::Stage>], work: &mut W)
 }
 
 async fn bounded<W: Work>(job: &JobHandle, row: &Row<W::Stage>, work: &mut W) -> Result<(), Failure> {
-    if job.cancelled().is_cancelled() {
+    // A token that nobody cancels, where it is too late for it.
+    let cancelled = if work.is_past_cancel(row.stage) { CancellationToken::new() } else { job.cancelled().clone() };
+    if cancelled.is_cancelled() {
         return Err(Failure::new("cancelled by an operator"));
     }
-    let stop = job.cancelled().child_token();
+    let stop = cancelled.child_token();
     let effect = work.enter(row.stage, &stop);
     tokio::pin!(effect);
     let why = tokio::select! {
         result = &mut effect => return match result {
-            Err(failure) if job.cancelled().is_cancelled() => {
+            Err(failure) if cancelled.is_cancelled() => {
                 Err(Failure::new("cancelled by an operator").detail(failure.to_string()))
             }
             other => other,
         },
-        () = job.cancelled().cancelled() => Failure::new("cancelled by an operator"),
+        () = cancelled.cancelled() => Failure::new("cancelled by an operator"),
         () = after(row.deadline) => {
             let limit = row.deadline.unwrap_or_default();
             Failure::new(format!("stage {} did not end within {limit:?}", row.name))

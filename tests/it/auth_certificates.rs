@@ -1,5 +1,6 @@
 //! Certificates: of clients, of pgmend towards its servers, by the name that a client asks for; reloads and tickets.
 
+use crate::support::cluster::psql;
 use crate::support::pki::{authority, openssl, revoke, signed};
 use crate::support::process::wait_until;
 use crate::support::scratch::write_as_postgres;
@@ -271,6 +272,58 @@ fn tls_sessions_are_resumed_with_the_certificate_that_they_began_with() {
     }
 }
 
+/// Node 0 offers TLS as `localhost` and asks for certificates of the authority `ca`; over TCP only this rule lets in.
+fn asks_for_certificates(cluster: &Cluster, rule: &str) {
+    signed(cluster, "ca", "node0/server", "/CN=server", &["-addext", "subjectAltName=DNS:localhost"]);
+    run(as_postgres("chmod").arg("600").arg(cluster.nodes[0].data.join("server.key"))).must();
+    cluster.write(0, "pg_hba.conf", &format!("local all all trust\n{rule}\n"), "600");
+    cluster.sql(0, "postgres", "ALTER SYSTEM SET ssl = on");
+    let ca = cluster.folder().join("ca.crt");
+    cluster.sql(0, "postgres", &format!("ALTER SYSTEM SET ssl_ca_file = '{}'", ca.display()));
+    cluster.sql(0, "postgres", "SELECT pg_reload_conf()");
+    wait_until("the server offers TLS", Duration::from_secs(10), || cluster.sql(0, "postgres", "SHOW ssl") == "on");
+}
+
+#[test]
+fn a_database_may_have_a_certificate_of_its_own_towards_the_servers() {
+    let cluster = Cluster::single();
+    cluster.sql(0, "postgres", "CREATE DATABASE app");
+    authority(&cluster, "ca");
+    for name in ["pgmend", "sales", "others", "newer"] {
+        signed(&cluster, "ca", name, &format!("/CN={name}"), &[]);
+    }
+    cluster.write(0, "pg_ident.conf", "of-sales sales postgres\nof-sales newer postgres\n", "600");
+    let rules = "hostssl template1 all 127.0.0.1/32 cert map=of-sales\nhostssl all,replication all 127.0.0.1/32 trust";
+    asks_for_certificates(&cluster, rules);
+    let mut config = Config::of(&cluster);
+    config.node(0, "host = \"localhost\"").node(0, "sslmode = \"verify-full\"");
+    config.set("tls", "server_ca_file = \"ca.crt\"").set("tls", "server_cert_file = \"pgmend.crt\"");
+    config.set("tls", "server_key_file = \"pgmend.key\"");
+    config.set("pool.databases.sales", "dbname = \"template1\"");
+    for (section, name) in [("pool.databases.sales", "sales"), ("pool.databases.\"*\"", "others")] {
+        config.set(section, &format!("server_cert_file = \"{name}.crt\""));
+        config.set(section, &format!("server_key_file = \"{name}.key\""));
+    }
+    config.set("pool.databases.postgres", "pool_size = 3");
+    let pgmend = config.start();
+    let shown = |database: &str| {
+        let ask = "SELECT client_dn FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+        psql("127.0.0.1", pgmend.config.port, "postgres", database, ask).must().out.trim().to_owned()
+    };
+    assert_eq!(shown("sales"), "/CN=sales");
+    assert_eq!(shown("app"), "/CN=others");
+    assert_eq!(shown("postgres"), "/CN=pgmend", "a section of its own without a certificate");
+    // The same by a replication connection, and after a reload for new connections.
+    let door = format!("host=127.0.0.1 port={} user=postgres dbname=app replication=database", pgmend.config.port);
+    run(as_postgres(bin("psql")).args(["-XAtq", "-d", &door, "-c", "IDENTIFY_SYSTEM"])).must();
+    config.set("pool.databases.sales", "server_key_file = \"newer.key\"").write();
+    pgmend.cli(&["reload"]).must_fail_saying("certificate and key do not go together");
+    config.set("pool.databases.sales", "server_cert_file = \"newer.crt\"").write();
+    pgmend.cli(&["reload"]).must();
+    pgmend.cli(&["reconnect", "sales"]).must();
+    wait_until("the new certificate is shown", Duration::from_secs(10), || shown("sales") == "/CN=newer");
+}
+
 #[test]
 fn pgmend_shows_its_servers_a_certificate_on_both_planes() {
     let cluster = Cluster::single();
@@ -278,19 +331,11 @@ fn pgmend_shows_its_servers_a_certificate_on_both_planes() {
     cluster.sql(0, "postgres", "CREATE USER anna");
     authority(&cluster, "ca");
     authority(&cluster, "other");
-    signed(&cluster, "ca", "node0/server", "/CN=server", &["-addext", "subjectAltName=DNS:localhost"]);
     signed(&cluster, "ca", "pgmend", "/CN=pgmend", &[]);
     signed(&cluster, "other", "foreign", "/CN=pgmend", &[]);
     let data = &cluster.nodes[0].data;
-    run(as_postgres("chmod").arg("600").arg(data.join("server.key"))).must();
     cluster.write(0, "pg_ident.conf", "planes pgmend postgres\nplanes pgmend anna\n", "600");
-    let hba = "local all all trust\nhostssl all all 127.0.0.1/32 cert map=planes\n";
-    cluster.write(0, "pg_hba.conf", hba, "600");
-    cluster.sql(0, "postgres", "ALTER SYSTEM SET ssl = on");
-    let ca = cluster.folder().join("ca.crt");
-    cluster.sql(0, "postgres", &format!("ALTER SYSTEM SET ssl_ca_file = '{}'", ca.display()));
-    cluster.sql(0, "postgres", "SELECT pg_reload_conf()");
-    wait_until("the server offers TLS", Duration::from_secs(10), || cluster.sql(0, "postgres", "SHOW ssl") == "on");
+    asks_for_certificates(&cluster, "hostssl all all 127.0.0.1/32 cert map=planes");
     let mut config = Config::of(&cluster);
     config.node(0, "host = \"localhost\"").node(0, "sslmode = \"verify-full\"");
     config.set("tls", "server_ca_file = \"ca.crt\"").set("pool", "query_wait_timeout = \"3s\"");
@@ -339,17 +384,9 @@ fn pgmend_shows_its_servers_a_certificate_on_both_planes() {
 fn a_recovery_and_the_standby_that_it_makes_show_the_certificate_too() {
     let cluster = Cluster::pair();
     authority(&cluster, "ca");
-    signed(&cluster, "ca", "node0/server", "/CN=server", &["-addext", "subjectAltName=DNS:localhost"]);
     signed(&cluster, "ca", "pgmend", "/CN=postgres", &[]);
     cluster.stop(1);
-    run(as_postgres("chmod").arg("600").arg(cluster.nodes[0].data.join("server.key"))).must();
-    let hba = "local all all trust\nhostssl all,replication all 127.0.0.1/32 cert\n";
-    cluster.write(0, "pg_hba.conf", hba, "600");
-    let ca = cluster.folder().join("ca.crt");
-    cluster.sql(0, "postgres", "ALTER SYSTEM SET ssl = on");
-    cluster.sql(0, "postgres", &format!("ALTER SYSTEM SET ssl_ca_file = '{}'", ca.display()));
-    cluster.sql(0, "postgres", "SELECT pg_reload_conf()");
-    wait_until("the server offers TLS", Duration::from_secs(10), || cluster.sql(0, "postgres", "SHOW ssl") == "on");
+    asks_for_certificates(&cluster, "hostssl all,replication all 127.0.0.1/32 cert");
     let mut config = Config::of(&cluster);
     for node in [0, 1] {
         config.node(node, "host = \"localhost\"").node(node, "sslmode = \"verify-full\"");

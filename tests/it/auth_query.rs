@@ -18,7 +18,12 @@ fn asking() -> (Cluster, Config) {
 
 #[track_caller]
 fn login(pgmend: &Pgmend, user: &str, password: &str) -> Ran {
-    let conninfo = format!("host=127.0.0.1 port={} user='{user}' dbname=app", pgmend.config.port);
+    login_to(pgmend, "app", user, password)
+}
+
+#[track_caller]
+fn login_to(pgmend: &Pgmend, database: &str, user: &str, password: &str) -> Ran {
+    let conninfo = format!("host=127.0.0.1 port={} user='{user}' dbname={database}", pgmend.config.port);
     let mut command = as_postgres(bin("psql"));
     command.env("PGPASSWORD", password).args(["-XAtqw", "-d", &conninfo, "-c", "SELECT current_user"]);
     run(&mut command)
@@ -41,6 +46,35 @@ fn count_questions(cluster: &Cluster) {
     cluster.sql(0, "postgres", "SELECT pg_reload_conf()");
     let seen = || cluster.sql(0, "postgres", "SHOW log_min_duration_statement") == "0";
     wait_until("the server logs statements", Duration::from_secs(10), seen);
+}
+
+#[test]
+fn a_query_of_ones_own_is_asked_in_the_clients_database_unless_auth_dbname_says_another() {
+    let (cluster, mut config) = asking();
+    cluster.sql(0, "postgres", "CREATE USER anna PASSWORD 'pw'; ");
+    cluster.sql(0, "postgres", "CREATE DATABASE one");
+    cluster.sql(0, "postgres", "CREATE DATABASE two");
+    for (database, known) in [("one", "true"), ("two", "false")] {
+        let function = format!(
+            "CREATE FUNCTION public.look_up(name text, OUT u text, OUT p text) LANGUAGE sql SECURITY DEFINER \
+             SET search_path = pg_catalog AS 'SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1 AND {known}'"
+        );
+        cluster.sql(0, database, &function);
+    }
+    config.set("auth", "auth_query = \"SELECT u, p FROM public.look_up($1)\"");
+    config.set("pool.databases.alias", "dbname = \"one\"").set("pool.databases.postgres", "pool_size = 3");
+    let pgmend = config.start();
+    for _ in 0..2 {
+        login_to(&pgmend, "one", "anna", "pw").must();
+        login_to(&pgmend, "two", "anna", "pw").must_fail_saying(&refusal("anna"));
+        login_to(&pgmend, "alias", "anna", "pw").must();
+    }
+    login_to(&pgmend, "app", "anna", "pw").must_fail_saying("could not be asked");
+    assert!(pgmend.log().contains("in app"), "the log says where it was asked");
+    config.set("auth", "auth_dbname = \"one\"").write();
+    pgmend.cli(&["reload"]).must();
+    login_to(&pgmend, "two", "anna", "pw").must();
+    login_to(&pgmend, "app", "anna", "pw").must();
 }
 
 #[test]
@@ -138,7 +172,8 @@ fn a_function_may_stand_between_pgmend_and_the_secrets() {
     }
     assert!(pgmend.log().contains("permission denied for table pg_authid"), "{}", pgmend.log());
     login(&pgmend, "postgres", "postgres").must();
-    config.set("auth", "auth_query = \"SELECT u, p FROM public.lookup($1)\"").write();
+    config.set("auth", "auth_query = \"SELECT u, p FROM public.lookup($1)\"");
+    config.set("auth", "auth_dbname = \"postgres\"").write();
     pgmend.cli(&["reload"]).must();
     login(&pgmend, "app", "secret").must();
     login(&pgmend, "nobody", "secret").must_fail_saying(&refusal("nobody"));

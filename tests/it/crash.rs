@@ -25,7 +25,7 @@ fn dead_after(config: &Config, record: &str, args: &[&str]) -> (Pgmend, String, 
     })
 }
 
-fn interrupted(config: &Config, record: &str, args: &[&str]) -> Pgmend {
+pub fn interrupted(config: &Config, record: &str, args: &[&str]) -> Pgmend {
     let (pgmend, told, ran) = dead_after(config, record, args);
     assert!(!ran.ok, "{record}: the tool must notice that the daemon died: {}", ran.all());
     // The number of a child is journalled beside the effect that it belongs to.

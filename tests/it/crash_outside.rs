@@ -105,8 +105,7 @@ fn while_the_copy_runs_the_target_starts_and_it_catches_up() {
     let switches = Switches::install(&cluster, &mut config, true);
     let pgmend = config.start();
     let slots = || cluster.sql(0, "postgres", "SELECT count(*) FROM pg_replication_slots WHERE active");
-    cluster.kill9(1);
-    pgmend.wait_node(1, "down");
+    pgmend.loses(&cluster, 1);
 
     switches.on("copy-is-slow");
     let copies = || !switches.copies().is_empty() && slots() == "1";

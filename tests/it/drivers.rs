@@ -9,9 +9,7 @@ fn a_dump_travels_through_pgmend_twice() {
     let cluster = Cluster::single();
     cluster.pgbench_tables("postgres", 2);
     cluster.sql(0, "postgres", "CREATE DATABASE copy");
-    let mut config = Config::of(&cluster);
-    config.set("pool", "mode = \"session\"");
-    let pgmend = config.start();
+    let pgmend = Config::of(&cluster).start();
     let door = format!("host=127.0.0.1 port={} user=postgres", pgmend.config.port);
     let line = format!(
         "set -o pipefail; {} -d '{door} dbname=postgres' | {} -X -q -v ON_ERROR_STOP=1 -d '{door} dbname=copy' >/dev/null",
@@ -68,7 +66,7 @@ fn psycopg_works_with_tls_and_scram_in_session_pooling() {
 
 #[test]
 fn psycopg_works_with_scram_without_tls() {
-    psycopg_with("session", "sslmode=disable", "False");
+    psycopg_with("transaction", "sslmode=disable", "False");
 }
 
 #[test]
@@ -90,7 +88,7 @@ fn pgbench_works_with_tls_and_scram() {
 async fn tokio_postgres_pipelines() {
     let cluster = Cluster::scram();
     let mut config = Config::of(&cluster);
-    config.scram().set("pool", "mode = \"session\"");
+    config.scram();
     let pgmend = config.start();
     let conninfo = format!("host=127.0.0.1 port={} user=app password=secret dbname=app", pgmend.config.port);
     let (client, connection) = tokio_postgres::connect(&conninfo, tokio_postgres::NoTls).await.expect("login");

@@ -1,8 +1,8 @@
-//! Drivers of other languages in transaction pooling, with their defaults: SCRAM, their caches of prepared statements over
+//! Drivers in transaction pooling, with their defaults: SCRAM, their caches of prepared statements over
 //! more clients than there are servers, transactions, errors, batches, COPY. `tests/setup` installs them.
 
 use crate::support::process::run_for;
-use crate::support::{Cluster, Config, Pgmend};
+use crate::support::{Cluster, Config, Pgmend, as_postgres, bin};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,9 +11,17 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A cluster with SCRAM and a daemon with two servers for everybody.
 fn daemon() -> (Cluster, Pgmend) {
+    daemon_with(&["default_pool_size = 2"])
+}
+
+/// A cluster with SCRAM and a daemon, in transaction pooling.
+fn daemon_with(pool: &[&str]) -> (Cluster, Pgmend) {
     let cluster = Cluster::scram();
     let mut config = Config::of(&cluster);
-    config.scram().tls().set("pool", "default_pool_size = 2");
+    config.scram().tls();
+    for line in pool {
+        config.set("pool", line);
+    }
     let pgmend = config.start();
     (cluster, pgmend)
 }
@@ -200,7 +208,7 @@ fn a_dump_and_its_restore_work_in_transaction_pooling() {
     cluster.sql(0, "app", "GRANT ALL ON ALL TABLES IN SCHEMA public TO app");
     cluster.sql(0, "postgres", "CREATE DATABASE copy OWNER app");
     let door = format!("host=127.0.0.1 port={} user=app password=secret", pgmend.config.port);
-    let (dump, psql) = (crate::support::bin("pg_dump"), crate::support::bin("psql"));
+    let (dump, psql) = (bin("pg_dump"), bin("psql"));
     let line = format!(
         "set -o pipefail; {} -O -x -d '{door} dbname=app' | {} -X -q -v ON_ERROR_STOP=1 -d '{door} dbname=copy' >/dev/null",
         dump.display(),
@@ -214,4 +222,123 @@ fn a_dump_and_its_restore_work_in_transaction_pooling() {
     for _ in 0..3 {
         assert_eq!(run_for(Command::new("bash").args(["-c", &ask]), PATIENCE).must().out.trim(), "\"$user\", public");
     }
+}
+
+#[test]
+fn a_parallel_dump_and_its_parallel_restore_work_in_transaction_pooling() {
+    let (cluster, pgmend) = daemon_with(&[]);
+    cluster.pgbench_tables("app", 1);
+    cluster.sql(0, "app", "CREATE INDEX ON pgbench_accounts (bid); GRANT ALL ON ALL TABLES IN SCHEMA public TO app");
+    cluster.sql(0, "postgres", "CREATE DATABASE copy OWNER app");
+    let door = format!("host=127.0.0.1 port={} user=app password=secret", pgmend.config.port);
+    let folder = cluster.folder().join("dump");
+    // The workers take over the snapshot that the first connection exports.
+    let mut dump = as_postgres(bin("pg_dump"));
+    dump.args(["-j", "2", "-F", "d", "-d", &format!("{door} dbname=app"), "-f"]).arg(&folder);
+    run_for(&mut dump, PATIENCE).must();
+    let mut restore = as_postgres(bin("pg_restore"));
+    restore.args(["-j", "2", "-e", "-O", "-x", "-d", &format!("{door} dbname=copy")]).arg(&folder);
+    run_for(&mut restore, PATIENCE).must();
+    let count = "SELECT count(*), sum(aid) FROM public.pgbench_accounts";
+    assert_eq!(cluster.sql(0, "copy", count), cluster.sql(0, "app", count));
+    let indexes = "SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'";
+    assert_eq!(cluster.sql(0, "copy", indexes), cluster.sql(0, "app", indexes));
+}
+
+/// `prepare_threshold` is 5 and `prepared_max` 100: with 7 texts used often and 150 used in turn, psycopg prepares and
+/// deallocates by itself.
+const PSYCOPG: &str = r#"
+connect().execute("CREATE TABLE t (id int PRIMARY KEY, name text)")
+faults = []
+def work(n):
+    c = connect()
+    for i in range(30):
+        assert c.execute(f"SELECT %s::int + {i % 7}", (n,)).fetchone()[0] == n + i % 7
+        with c.transaction():
+            c.execute("INSERT INTO t VALUES (%s, %s)", (n * 1000 + i, f"w{n}"))
+            try:
+                with c.transaction(): c.execute("INSERT INTO t VALUES (%s, 'again')", (n * 1000 + i,))
+                raise SystemExit("no error")
+            except psycopg.errors.UniqueViolation: pass
+            assert c.execute("SELECT name FROM t WHERE id = %s", (n * 1000 + i,)).fetchone()[0] == f"w{n}"
+        try:
+            c.execute("SELECT 1 / %s::int", (0,))
+            raise SystemExit("no error")
+        except psycopg.errors.DivisionByZero: pass
+    for i in range(900):
+        assert c.execute(f"SELECT %s::int + {i % 150}", (n,)).fetchone()[0] == n + i % 150
+    with c.cursor() as cur:
+        cur.executemany("INSERT INTO t VALUES (%s, 'many')", [(10**6 + n * 1000 + i,) for i in range(300)])
+        with cur.copy("COPY t FROM STDIN") as copy:
+            for i in range(300): copy.write_row((2 * 10**6 + n * 1000 + i, "copied"))
+    with c.transaction(), c.cursor(name="far") as cur:
+        cur.execute("SELECT id FROM t WHERE id / 1000 IN (%s, %s, %s) ORDER BY id", (n, 1000 + n, 2000 + n))
+        assert len(cur.fetchall()) == 630
+    with c.pipeline():
+        got = [c.execute("SELECT %s::int", (i,)) for i in range(50)]
+        assert [g.fetchone()[0] for g in got] == list(range(50))
+    c.close()
+def run(n):
+    try: work(n)
+    except BaseException as e: faults.append(e); raise
+threads = [threading.Thread(target=run, args=(n,)) for n in range(8)]
+[t.start() for t in threads]; [t.join() for t in threads]
+assert not faults, faults
+"#;
+
+#[test]
+fn psycopg_works_with_its_defaults() {
+    let (_cluster, pgmend) = daemon();
+    pgmend.psycopg("password=secret sslmode=require", PSYCOPG);
+}
+
+#[test]
+fn sqlx_works_with_its_defaults() {
+    let (_cluster, pgmend) = daemon();
+    let mut story = Command::new(installed("sqlx/debug/sqlx-story"));
+    run_for(story.arg(pgmend.config.port.to_string()), PATIENCE).must();
+}
+
+/// One client of tokio-postgres: its own cache of type queries, prepared statements, transactions, COPY.
+async fn tokio_client(conninfo: String, n: i32) {
+    let (mut client, connection) = tokio_postgres::connect(&conninfo, tokio_postgres::NoTls).await.expect("login");
+    let driver = tokio::spawn(connection);
+    let sum = client.prepare("SELECT $1::int4 + 1, 'good'::mood").await.expect("prepare");
+    for i in 0..30_i32 {
+        assert_eq!(client.query_one(&sum, &[&n]).await.expect("a row").get::<_, i32>(0), n + 1);
+        let transaction = client.transaction().await.expect("begin");
+        let (id, name) = (n * 1000 + i, format!("w{n}"));
+        transaction.execute("INSERT INTO t VALUES ($1, $2)", &[&id, &name]).await.expect("insert");
+        let row = transaction.query_one("SELECT name FROM t WHERE id = $1", &[&id]).await.expect("a row");
+        assert_eq!(row.get::<_, String>(0), name);
+        // A portal lives on over several requests.
+        let portal = transaction.bind("SELECT generate_series(1, 5)", &[]).await.expect("a portal");
+        assert_eq!(transaction.query_portal(&portal, 3).await.expect("rows").len(), 3);
+        assert_eq!(transaction.query_portal(&portal, 3).await.expect("rows").len(), 2);
+        transaction.commit().await.expect("commit");
+        // One that is dropped is rolled back.
+        let dropped = client.transaction().await.expect("begin");
+        dropped.execute("DELETE FROM t", &[]).await.expect("delete");
+        drop(dropped);
+        let error = client.query("SELECT 1 / $1::int4", &[&0_i32]).await.expect_err("no division by zero");
+        assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::DIVISION_BY_ZERO));
+    }
+    drop((client, sum));
+    driver.await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokio_postgres_works_with_its_defaults() {
+    let (cluster, pgmend) = daemon();
+    cluster.sql(0, "app", "CREATE TABLE t (id int PRIMARY KEY, name text); ALTER TABLE t OWNER TO app");
+    cluster.sql(0, "app", "CREATE TYPE mood AS ENUM ('good', 'bad')");
+    let conninfo = format!("host=127.0.0.1 port={} user=app password=secret dbname=app", pgmend.config.port);
+    let mut clients = tokio::task::JoinSet::new();
+    for n in 0..8 {
+        clients.spawn(tokio_client(conninfo.clone(), n));
+    }
+    while let Some(done) = clients.join_next().await {
+        done.expect("no panic");
+    }
+    assert_eq!(cluster.sql(0, "app", "SELECT count(*) FROM t"), "240");
 }

@@ -11,8 +11,7 @@ fn a_lost_standby_is_detached_and_nobody_notices() {
     let pgmend = Config::of(&cluster).start();
     assert_eq!((pgmend.node_status(0), pgmend.node_status(1)), ("up".into(), "up".into()));
     let load = crate::support::Load::start(&pgmend.door(), cluster.folder(), 4);
-    cluster.kill9(1);
-    pgmend.wait_node(1, "down");
+    pgmend.loses(&cluster, 1);
     load.goes_on();
     load.finish();
     assert_eq!(pgmend.node_status(0), "up");

@@ -1,7 +1,9 @@
 //! Limits on server connections and clients, by pool, database, user and node: kept, told, fair, and changed by reload.
 
 use crate::servers::python;
-use crate::support::{Cluster, Config};
+use crate::support::process::wait_until;
+use crate::support::{Cluster, Config, Raw};
+use std::time::Duration;
 
 fn straight(cluster: &Cluster) -> String {
     format!("host={} port={} user=postgres", cluster.folder().display(), cluster.nodes[0].port)
@@ -122,9 +124,15 @@ of_story = "usename IN ('a', 'b', 'c')"
 x, y = hold(one()), hold(one())
 x.execute("COMMIT"); y.execute("COMMIT")
 assert count(of_story) == 2, count(of_story)
-begun = time.time()
-v, w = hold(two()), hold(two())
-assert time.time() - begun < 1, "an idle connection was waited for"
+v, w = two(), two()
+took = []
+for going, coming in (((x, y), (v, w)), ((v, w), (x, y)), ((x, y), (v, w))):
+    [c.execute("COMMIT") for c in going]
+    begun = time.time()
+    [hold(c) for c in coming]
+    took.append(time.time() - begun)
+# Whatever else slows the machine: at its best it takes less than a sweep's period.
+assert min(took) < 1, ("an idle connection was waited for", took)
 until("no more than the limit", lambda: count(of_story) == 2)
 said = refused("a third", lambda: x.execute("SELECT 1"))
 assert "query_wait_timeout" in said and "{key}" in said, said
@@ -136,6 +144,57 @@ hold(one()); hold(one())
         users[0], databases[0], users[1], databases[1]
     );
     story(&cluster, &config, &script);
+}
+
+#[test]
+fn who_leaves_while_he_waits_for_a_server_gives_up_his_place() {
+    let cluster = Cluster::single();
+    let mut config = Config::of(&cluster);
+    config.set("pool", "max_client_conn = 3").set("pool", "max_db_client_connections = 3");
+    config.set("pool", "default_pool_size = 1");
+    let pgmend = config.start();
+    let clients = |count: u64| {
+        wait_until(&format!("{count} clients are counted"), Duration::from_secs(20), || {
+            let status: serde_json::Value =
+                serde_json::from_str(&pgmend.cli(&["status", "--json"]).out).unwrap_or_default();
+            status["clients"].as_u64() == Some(count)
+        });
+    };
+    let comes = || {
+        let mut raw = Raw::connect(pgmend.config.port);
+        raw.start(0, &[("user", "postgres"), ("database", "postgres")]);
+        raw
+    };
+    let goodbye: &[u8] = b"X\0\0\0\x04";
+    // For a server that somebody else has.
+    let mut holder = comes();
+    holder.until_ready();
+    holder.send(b"Q\0\0\0\x0aBEGIN\0").until_ready();
+    let mut waiting = [comes(), comes()];
+    for client in &mut waiting {
+        client.until_ready();
+        client.send(b"Q\0\0\0\x0dSELECT 1\0");
+    }
+    waiting[1].send(goodbye);
+    drop(waiting);
+    clients(1);
+    drop(holder);
+    clients(0);
+    // At the login, for a primary.
+    cluster.stop(0);
+    pgmend.wait_node(0, "down");
+    let mut waiting = [comes(), comes(), comes()];
+    clients(3);
+    assert_eq!(comes().message().error().0, "53300");
+    waiting[2].send(goodbye);
+    drop(waiting);
+    clients(0);
+    // The places are free in every count: as many as before are served.
+    let mut waiting = [comes(), comes(), comes()];
+    cluster.start(0);
+    for client in &mut waiting {
+        assert_eq!(client.until_ready().last().map(|m| m.tag), Some(b'Z'));
+    }
 }
 
 #[test]
@@ -228,20 +287,25 @@ until("without clients there is no such number", lambda: count("true") == 0)
 fn the_queue_is_bounded_and_its_order_kept() {
     let cluster = Cluster::single();
     let mut config = Config::of(&cluster);
+    // One worker takes what comes in its order.
+    config.set("listen", "workers = 1");
     config.set("pool", "default_pool_size = 1").set("pool.users.postgres", "max_waiting_clients = 2");
     let script = r#"
 a, b, c, d = connect(), connect(), connect(), connect()
 straight.execute("CREATE TABLE came (n int)")
 hold(a)
-first = Waiter(b, "INSERT INTO came VALUES (1)")
-time.sleep(0.3)
-second = Waiter(c, "INSERT INTO came VALUES (2)")
-time.sleep(0.3)
-begun = time.time()
+def ask(c, n):
+    # On its way when this returns.
+    c.pgconn.send_query(f"INSERT INTO came VALUES ({n})".encode())
+    while c.pgconn.flush(): pass
+def answered(c):
+    while c.pgconn.is_busy(): c.pgconn.consume_input()
+    return c.pgconn.get_result().status == psycopg.pq.ExecStatus.COMMAND_OK
+ask(b, 1); ask(c, 2)
 said = refused("a third in the queue", lambda: d.execute("SELECT 1"))
-assert "max_waiting_clients = 2" in said and time.time() - begun < 1, said
+assert "max_waiting_clients = 2" in said, said
 a.execute("COMMIT")
-assert first.done.wait(5) and second.done.wait(5)
+assert answered(b) and answered(c)
 assert [r[0] for r in straight.execute("SELECT n FROM came ORDER BY xmin::text::int")] == [1, 2]
 "#;
     story(&cluster, &config, script);
@@ -258,7 +322,7 @@ begun = time.time()
 waiters = [Waiter(c, "BEGIN") for c in clients]
 assert all(w.done.wait(10) and w.error is None for w in waiters)
 took = time.time() - begun
-assert count("true") >= 20 and 1.7 < took < 5, took
+assert count("true") >= 20 and took > 1.7, took
 "#;
     config.set("pool", "default_pool_size = 30");
     story(&cluster, &config, script);

@@ -57,6 +57,7 @@ fn statuses(scratch: &Scratch, port: u16) -> Vec<String> {
 
 #[test]
 fn pgpool_setup_builds_runs_and_recovers_with_pgmend() {
+    let _alone = alone();
     let scratch = Scratch::new();
     install(&scratch);
     let (base, pg_base) = (three_ports(), three_ports());
@@ -92,6 +93,67 @@ fn pgpool_setup_builds_runs_and_recovers_with_pgmend() {
     wait_until("pgmend has ended", Duration::from_secs(30), || {
         std::net::TcpStream::connect(("127.0.0.1", base)).is_err()
     });
+}
+
+/// Its scripts keep a file in `/tmp`, so that two of them on one machine take each other's.
+fn alone() -> nix::fcntl::Flock<std::fs::File> {
+    let file = std::fs::File::create("/tmp/pgmend-pgpool_setup.lock").expect("the lock file can be made");
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).expect("it can be locked")
+}
+
+/// Its modes r and i: every node but the first is made by an online recovery of two stages, with the script's own scripts.
+fn builds_and_recovers_equals(mode: &str) {
+    let _alone = alone();
+    let scratch = Scratch::new();
+    install(&scratch);
+    let (base, pg_base) = (three_ports(), three_ports());
+    let setup = format!("pgpool_setup -m {mode} -n 2 -p {base} -pg {pg_base} --no-stop < /dev/null");
+    let built = shell(&scratch, &setup, 170);
+    let logs = || shell(&scratch, "tail -n 60 log/*.log log/*/*.log data1/log/* 2>/dev/null", 10).out;
+    assert!(built.ok, "{}\n{}", built.all(), logs());
+    let up = || statuses(&scratch, base) == ["up", "up"];
+    wait_until("both nodes are up", Duration::from_secs(30), up);
+    let roles = shell(&scratch, &format!("psql -XAt -p {base} -U postgres -c 'show pool_nodes' test"), 20).must().out;
+    assert!(roles.contains("|main|main|") && roles.contains("|replica|replica|"), "{roles}");
+
+    let both = |sql: &str| -> Vec<String> {
+        (0..2)
+            .map(|n| shell(&scratch, &format!("psql -XAt -p {} -c \"{sql}\" test", pg_base + n), 20).must().out)
+            .collect()
+    };
+    shell(&scratch, &format!("pgbench -i -q -p {base} -U postgres test"), 60).must();
+    let sums = "SELECT sum(abalance), count(*) FROM pgbench_accounts";
+    assert_eq!(both(sums)[0], both(sums)[1], "both were written to");
+
+    let door = Door { host: "/tmp".into(), port: base, user: "postgres".into(), database: "test".into() };
+    // Under repeatable read some have to try again.
+    let load = Load::start_with(&door, scratch.path(), 8, &["--max-tries", "1000"]);
+    let pcp = base + 1;
+    let detach = shell(&scratch, &format!("pcp_detach_node -w -h localhost -p {pcp} -n 1"), 30).all();
+    assert!(detach.contains("Command Successful"), "{detach}");
+    shell(&scratch, "pg_ctl stop -m fast -w -D data1", 60).must();
+    wait_until("node 1 is down", Duration::from_secs(20), || statuses(&scratch, base) == ["up", "down"]);
+    load.goes_on();
+    let said = shell(&scratch, &format!("pcp_recovery_node -w -h localhost -p {pcp} -n 1"), 150).all();
+    assert!(said.contains("Command Successful"), "{said}\n{}", logs());
+    wait_until("both nodes are up again", Duration::from_secs(30), up);
+    load.goes_on();
+    load.finish();
+    let history = "SELECT count(*), sum(delta), sum(abalance) FROM pgbench_history, pgbench_accounts WHERE pgbench_history.aid = pgbench_accounts.aid";
+    wait_until("the clients' last transactions have ended", Duration::from_secs(20), || {
+        both(history)[0] == both(history)[1]
+    });
+    shell(&scratch, "./shutdownall", 60);
+}
+
+#[test]
+fn pgpool_setup_builds_and_recovers_native_replication() {
+    builds_and_recovers_equals("r");
+}
+
+#[test]
+fn pgpool_setup_builds_and_recovers_snapshot_isolation() {
+    builds_and_recovers_equals("i");
 }
 
 /// The script takes ports in a row: the first of three that are free.

@@ -47,8 +47,7 @@ pub fn lost_standby(runner: &str, script: &str, more: impl FnOnce(&mut Config)) 
     }
     more(&mut config);
     let pgmend = config.pcp().start();
-    cluster.kill9(1);
-    pgmend.wait_node(1, "down");
+    pgmend.loses(&cluster, 1);
     (cluster, pgmend)
 }
 

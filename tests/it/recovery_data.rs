@@ -14,11 +14,6 @@ fn link(cluster: &Cluster, from: &Path, to: &Path) {
     run(as_postgres("ln").arg("-s").arg(to).arg(from)).must();
 }
 
-fn lose(cluster: &Cluster, pgmend: &Pgmend) {
-    cluster.kill9(1);
-    pgmend.wait_node(1, "down");
-}
-
 #[test]
 fn links_of_the_log_and_of_tablespaces_are_kept() {
     let mut cluster = Cluster::single();
@@ -55,7 +50,7 @@ fn links_of_the_log_and_of_tablespaces_are_kept() {
     links_are_kept();
 
     // A copy that fails leaves nothing of the directory; what it was like is remembered.
-    lose(&cluster, &pgmend);
+    pgmend.loses(&cluster, 1);
     switches.on("copy-fails");
     pgmend.cli(&["recover", "1"]).must_fail_saying("the copy is broken");
     assert!(std::fs::read_link(&wal_link).is_err());
@@ -122,6 +117,14 @@ fn a_full_disk_of_the_target_is_told_and_hurts_nobody() {
     drop((pgmend, disk));
 }
 
+/// A daemon that finds node 1 to be the primary and the old one lost.
+fn after_the_fork(cluster: &Cluster) -> Pgmend {
+    let pgmend = Config::of(cluster).spawn();
+    pgmend.wait_node(0, "down");
+    pgmend.wait_node(1, "up");
+    pgmend
+}
+
 /// Node 1 becomes the primary; the daemon that knows it as that comes afterwards.
 fn promoted(cluster: &Cluster) {
     let mut promote = as_postgres(bin("pg_ctl"));
@@ -153,9 +156,7 @@ fn an_old_primary_comes_back_and_only_commits_behind_the_fork_count_as_loss() {
     cluster.start(1);
     promoted(&cluster);
     cluster.sql(1, "postgres", "CREATE TABLE later AS SELECT generate_series(1, 50000) AS n; CHECKPOINT");
-    let pgmend = Config::of(&cluster).spawn();
-    pgmend.wait_node(0, "down");
-    pgmend.wait_node(1, "up");
+    let pgmend = after_the_fork(&cluster);
     recovered_from_node_1(&pgmend, &cluster, &["recover", "0"]);
 
     // Now there was a commit that only the old primary has, and the new one is far beyond that position.
@@ -167,9 +168,7 @@ fn an_old_primary_comes_back_and_only_commits_behind_the_fork_count_as_loss() {
     cluster.sql(0, "postgres", "CREATE TABLE astray AS SELECT 1 AS n");
     cluster.stop(0);
     cluster.sql(1, "postgres", "CREATE TABLE much_later AS SELECT generate_series(1, 200000) AS n; CHECKPOINT");
-    let pgmend = Config::of(&cluster).spawn();
-    pgmend.wait_node(0, "down");
-    pgmend.wait_node(1, "up");
+    let pgmend = after_the_fork(&cluster);
     let told = pgmend.cli(&["recover", "0"]).must_fail_saying("--accept-loss");
     assert!(told.all().contains("differs from the source's"), "{}", told.all());
     let told = recovered_from_node_1(&pgmend, &cluster, &["recover", "0", "--accept-loss"]);
@@ -188,9 +187,7 @@ fn an_old_primary_with_commits_of_its_own_is_rewound_only_when_their_loss_is_acc
     promoted(&cluster);
     // The new primary is far beyond the old one's end.
     cluster.sql(1, "postgres", "CREATE TABLE later AS SELECT generate_series(1, 50000) AS n; CHECKPOINT");
-    let pgmend = Config::of(&cluster).spawn();
-    pgmend.wait_node(0, "down");
-    pgmend.wait_node(1, "up");
+    let pgmend = after_the_fork(&cluster);
     let told = pgmend.cli(&["recover", "0"]).must_fail_saying("--accept-loss");
     assert!(told.all().contains("1 transactions of it were committed after"), "{}", told.all());
     let told = recovered_from_node_1(&pgmend, &cluster, &["recover", "0", "--accept-loss"]);

@@ -76,8 +76,7 @@ fn the_builtin_stage_and_the_nodes_own_commands_are_bounded_and_cancelled() {
     config.set("recovery", "recovery_timeout = \"6s\"");
     let switches = Switches::install(&cluster, &mut config, true);
     let pgmend = config.start();
-    cluster.kill9(1);
-    pgmend.wait_node(1, "down");
+    pgmend.loses(&cluster, 1);
 
     // Nobody else's word is taken before the node's own.
     switches.on("says-it-runs");

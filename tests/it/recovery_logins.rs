@@ -57,8 +57,7 @@ fn both_logins_work_by_scram_however_their_passwords_are_written() {
     pgmend.cli(&["recover", "1"]).must();
     assert_whole(&cluster, &pgmend);
 
-    cluster.kill9(1);
-    pgmend.wait_node(1, "down");
+    pgmend.loses(&cluster, 1);
     config.set("recovery", &format!("recovery_password = '{}'", aes("it's a \\ secret")));
     config.set("recovery", &format!("replication_password = '{}'", aes("another = 'one'")));
     reload(&pgmend, &config);

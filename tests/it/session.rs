@@ -57,7 +57,9 @@ def sleep(n):
         outcome[n] = "cancelled"
 threads = [threading.Thread(target=sleep, args=(n,)) for n in clients]
 [t.start() for t in threads]
-time.sleep(1)
+looker = connect("dbname=template1")
+running = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(3)' AND state = 'active'"
+while looker.execute(running).fetchone()[0] < 3: assert not outcome, outcome
 clients["b"].cancel()
 [t.join() for t in threads]
 assert outcome == {"a": "done", "b": "cancelled", "c": "done"}, outcome
@@ -65,6 +67,94 @@ assert outcome == {"a": "done", "b": "cancelled", "c": "done"}, outcome
 clients["b"].cancel()
 for c in clients.values():
     assert c.execute("SELECT 1").fetchone()[0] == 1
+"#,
+    );
+}
+
+#[test]
+fn cancels_in_a_race_hit_nobody_else() {
+    let cluster = Cluster::single();
+    let mut config = Config::of(&cluster);
+    config.set("pool", "default_pool_size = 1").set("listen", "workers = 2");
+    let pgmend = config.start();
+    // One server goes from client to client, and one of them is cancelled all the time: in its statements, before, behind.
+    pgmend.psycopg(
+        "",
+        r#"
+victim, others = connect(), [connect() for _ in range(3)]
+over, cancelled, errors = threading.Event(), [], []
+def suffer():
+    while not over.is_set():
+        try: victim.execute("SELECT pg_sleep(0.04 * random())")
+        except psycopg.errors.QueryCanceled: cancelled.append(1)
+def work(c):
+    n = 0
+    while not over.is_set():
+        n += 1
+        try: assert c.execute("SELECT pg_sleep(0.001), %s::int", (n,)).fetchone()[1] == n
+        except psycopg.Error as e: return errors.append(str(e))
+threads = [threading.Thread(target=suffer)] + [threading.Thread(target=work, args=(c,)) for c in others]
+[t.start() for t in threads]
+for _ in range(300): victim.cancel()
+over.set()
+[t.join() for t in threads]
+assert not errors, errors
+assert cancelled, "no cancel ever hit"
+"#,
+    );
+}
+
+#[test]
+fn a_server_that_dies_in_a_statement_is_told_and_nothing_is_tried_again() {
+    let cluster = Cluster::single();
+    cluster.sql(0, "postgres", "CREATE TABLE t (x int); CREATE SEQUENCE tries");
+    for mode in ["transaction", "session"] {
+        let mut config = Config::of(&cluster);
+        config.set("pool", &format!("mode = \"{mode}\""));
+        let pgmend = config.start();
+        pgmend.psycopg(
+            "",
+            r#"
+looker = connect()
+running = "SELECT pid FROM pg_stat_activity WHERE query ~ '^INSERT' AND state = 'active' AND pid <> pg_backend_pid()"
+for begin in (False, True):
+    c, told = connect(), []
+    before = looker.execute("SELECT last_value FROM tries").fetchone()[0]
+    def work():
+        try:
+            if begin: c.execute("BEGIN")
+            c.execute("INSERT INTO t SELECT nextval('tries') FROM pg_sleep(60)")
+        except psycopg.Error as e: told.append((e.sqlstate, str(e)))
+    # The number is drawn first, so that a second try would draw another.
+    c.execute("SELECT nextval('tries')")
+    t = threading.Thread(target=work); t.start()
+    while not (found := looker.execute(running).fetchall()): assert t.is_alive(), told
+    looker.execute("SELECT pg_terminate_backend(%s)", found[0])
+    t.join(20)
+    assert len(told) == 1 and "terminating connection due to administrator command" in told[0][1], told
+    assert c.closed
+    assert not looker.execute(running).fetchall()
+    assert looker.execute("SELECT count(*) FROM t").fetchone()[0] == 0
+"#,
+        );
+        assert!(pgmend.stop("-TERM"));
+    }
+}
+
+#[test]
+fn a_startup_parameter_that_no_server_takes_is_told_at_the_login() {
+    let cluster = Cluster::single();
+    let pgmend = Config::of(&cluster).start();
+    pgmend.psycopg(
+        "",
+        r#"
+for wrong, words in (("-c work_mem=much", "work_mem"), ("-c no_such_thing=1", "no_such_thing"), ("-c =1", "option")):
+    try:
+        connect(f"options='{wrong}'")
+        raise SystemExit("let in: " + wrong)
+    except psycopg.OperationalError as e:
+        assert words in str(e), e
+assert connect().execute("SELECT 1").fetchone()[0] == 1
 "#,
     );
 }

@@ -51,7 +51,8 @@ fn during<T>(storm: impl Fn(u32, u32) + Sync, work: impl FnOnce() -> T) -> (T, u
     (done, turns.into_inner())
 }
 
-fn calm(what: &str, quiet: &[Duration], stormy: &[Duration], turns: u32) {
+/// `hash`: what one password takes where nobody else asks for one.
+fn calm(what: &str, quiet: &[Duration], stormy: &[Duration], turns: u32, hash: Duration) {
     let at = |all: &[Duration], percent: usize| all[(all.len() - 1) * percent / 100];
     println!(
         "{what}: {turns} logins; p50 {:?} -> {:?}, p90 {:?} -> {:?}, p99 {:?} -> {:?}",
@@ -63,8 +64,18 @@ fn calm(what: &str, quiet: &[Duration], stormy: &[Duration], turns: u32) {
         at(stormy, 99),
     );
     assert!(turns >= 8, "no storm: {turns} logins");
-    // Hashed on the worker's own thread, without optimisation, p99 is 250 to 400 ms.
-    assert!(at(stormy, 99) < Duration::from_millis(100), "p99 {:?}", at(stormy, 99));
+    // Hashed on the worker's own thread, every statement waits for a hash at least, and most for those of all eight.
+    assert!(at(stormy, 90) < hash, "p90 {:?}, a hash alone {hash:?}", at(stormy, 90));
+}
+
+/// The time that the quickest of some takes.
+fn quickest(work: impl Fn(u32)) -> Duration {
+    let one = |turn| {
+        let begun = Instant::now();
+        work(turn);
+        begun.elapsed()
+    };
+    (0..5).map(one).min().unwrap_or_default()
 }
 
 #[test]
@@ -79,8 +90,9 @@ fn passwords_that_are_hashed_do_not_hold_the_other_clients_of_a_worker() {
         raw.start(0, &[("user", "app"), ("database", "app")]).message();
         assert_eq!(raw.say(|out| frontend::password(out, "wrong")).message().error().0, "28P01");
     };
+    let hash = quickest(|turn| guess(0, turn));
     let (stormy, turns) = during(guess, || latencies(&pgmend, Some("secret")));
-    calm("passwords of clients", &quiet, &stormy, turns);
+    calm("passwords of clients", &quiet, &stormy, turns, hash);
 }
 
 #[test]
@@ -97,8 +109,9 @@ fn logins_to_servers_do_not_hold_the_other_clients_of_a_worker() {
         raw.start(0, &[("user", "app"), ("database", &format!("d{thread}_{turn}"))]);
         assert_eq!(raw.until_ready().last().map(|m| m.tag), Some(b'Z'));
     };
+    let hash = quickest(|turn| storm(8, turn));
     let (stormy, turns) = during(storm, || latencies(&pgmend, None));
-    calm("passwords for servers", &quiet, &stormy, turns);
+    calm("passwords for servers", &quiet, &stormy, turns, hash);
     let open = cluster.sql(0, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'");
     assert!(open.parse::<u32>().is_ok_and(|n| n <= 51), "{open} server connections, 50 are allowed");
 }

@@ -73,6 +73,8 @@ fn cancels_reach_the_process_that_has_the_client() {
         let script = format!(
             r#"
 import os
+running = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+looker = connect()
 def sleeps(c):
     ended = []
     def run():
@@ -80,12 +82,12 @@ def sleeps(c):
         except psycopg.Error as e: ended.append(e.sqlstate)
     t = threading.Thread(target=run)
     t.start()
-    time.sleep(0.3)
+    while looker.execute(running).fetchone()[0] == 0: assert t.is_alive(), ended
     return t, ended
 def cancelled(c):
     t, ended = sleeps(c)
     c.cancel()
-    t.join(5)
+    t.join(20)
     assert ended == ["57014"], ended
 old = connect()
 cancelled(old)

@@ -16,9 +16,13 @@ impl Right {
     pub(super) fn allows(self, command: &Command) -> bool {
         match command {
             Command::Status | Command::Jobs | Command::Job { .. } => true,
+            Command::Planned { dry_run: true, .. } => true,
             Command::Recover { .. }
             | Command::Attach { .. }
             | Command::Detach { .. }
+            | Command::Planned { dry_run: false, .. }
+            | Command::Failover { .. }
+            | Command::BackedUp
             | Command::Pause { .. }
             | Command::Resume { .. }
             | Command::Reconnect { .. }
@@ -72,7 +76,7 @@ mod tests {
         }
         let node = NodeId(1);
         let changes = [
-            Command::Attach { node },
+            Command::Attach { node, accept_data: false },
             Command::Detach { node },
             Command::Recover { node, overwrite: false, accept_loss: false },
             Command::Reload,

@@ -35,6 +35,7 @@ pub(super) async fn answer(operator: &dyn Operator, request: Request<'_>, out: &
         b'C' => return attach(operator, request.body, out).await,
         b'D' | b'd' => return detach(operator, request.body, out).await,
         b'O' => return recover(operator, request.body, out).await,
+        b'J' | b'j' => return promote(operator, request.body, out).await,
         b'Z' => {
             let result = operator.run(Command::Reload).await;
             return done(result, b'z', out);
@@ -53,16 +54,17 @@ pub(super) fn job_ended(job: Option<&JobSnapshot>, out: &mut Vec<u8>) {
         let detail = "the recovery is no longer remembered; see the log and the state of the node";
         return failed(out, "recovery failed", Some(detail));
     };
+    let is_recovery = job.kind == crate::recovery::KIND;
     if job.outcome == Outcome::Succeeded {
-        return packet::complete(out, b'c');
+        return packet::complete(out, if is_recovery { b'c' } else { b'd' });
     }
     let (first, rest) = job.message.trim().split_once('\n').unwrap_or((job.message.trim(), ""));
     let outcome = match job.outcome {
-        Outcome::Cancelled => "recovery was cancelled",
-        Outcome::Interrupted => "recovery was interrupted by the end of the daemon",
-        Outcome::Running | Outcome::Failed | Outcome::Succeeded => "recovery failed",
+        Outcome::Cancelled => "was cancelled",
+        Outcome::Interrupted => "was interrupted by the end of the daemon",
+        Outcome::Running | Outcome::Failed | Outcome::Succeeded => "failed",
     };
-    let message = if first.is_empty() { outcome.to_owned() } else { lower_first(first) };
+    let message = if first.is_empty() { format!("{} {outcome}", job.kind) } else { lower_first(first) };
     let detail = if rest.trim().is_empty() { last_lines(&job.output) } else { rest.to_owned() };
     failed(out, &message, Some(&detail));
 }
@@ -173,7 +175,7 @@ fn out_of_range(request: &str, text: &str, out: &mut Vec<u8>) -> Next {
 
 async fn attach(operator: &dyn Operator, body: &[u8], out: &mut Vec<u8>) -> Next {
     match node_of(&operator.view(), body) {
-        Ok(node) => done(operator.run(Command::Attach { node }).await, b'c', out),
+        Ok(node) => done(operator.run(Command::Attach { node, accept_data: false }).await, b'c', out),
         Err(text) => out_of_range("failback", &text, out),
     }
 }
@@ -198,6 +200,37 @@ async fn recover(operator: &dyn Operator, body: &[u8], out: &mut Vec<u8>) -> Nex
         // Without a job there is nothing that could be waited for, so success cannot be claimed.
         Ok(_) => {
             failed(out, "recovery failed", Some("no job was started"));
+            Next::Continue
+        }
+        Err(error) => refused(&error, out),
+    }
+}
+
+/// `pcp_promote_node -s`: a planned switchover. Without `-s` Pgpool-II only believes another node to be the primary.
+async fn promote(operator: &dyn Operator, body: &[u8], out: &mut Vec<u8>) -> Next {
+    let mut texts = packet::strings(body);
+    let _node = texts.next();
+    let with_switchover = texts.next().is_some_and(|option| option.first() == Some(&b's'));
+    let node = match node_of(&operator.view(), body) {
+        Ok(node) => node,
+        Err(text) => {
+            let detail = format!("node id {text} is not valid");
+            failed(out, "could not process promote request", Some(&detail));
+            return Next::Continue;
+        }
+    };
+    if !with_switchover {
+        let detail =
+            "without -s the server itself would not be promoted, and pgmend routes to no primary that does not write";
+        failed(out, "could not process promote request", Some(&format!("{detail}\nHINT:  use -s (--switchover)")));
+        return Next::Continue;
+    }
+    let transactions = crate::maintenance::LongTransactions::default();
+    let work = crate::maintenance::Planned::Switchover { node: Some(node), transactions };
+    match operator.run(Command::Planned { work, dry_run: false }).await {
+        Ok(Reply::Job { job }) => Next::AwaitJob(job.id),
+        Ok(_) => {
+            failed(out, "switchover failed", Some("no job was started"));
             Next::Continue
         }
         Err(error) => refused(&error, out),
@@ -235,7 +268,6 @@ fn unknown(kind: u8, out: &mut Vec<u8>) -> Next {
         b'N' => "pcp_proc_count",
         b'P' => "pcp_proc_info",
         b'H' => "pcp_health_check_stats",
-        b'J' | b'j' => "pcp_promote_node",
         b'W' => "pcp_watchdog_info",
         b'V' => "pcp_log_rotate",
         b'G' => "pcp_invalidate_query_cache",

@@ -3,7 +3,8 @@
 use super::{BoxFuture, Operator, bind};
 use crate::admin::{Command, CommandError, PcpSettings, Reply, StopMode};
 use crate::base::NodeId;
-use crate::cluster::{Host, NodeSpec, NodeStatus, NodeView, Role, SslMode, View};
+use crate::cluster::{DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Role, SslMode, View};
+use crate::maintenance::Planned;
 use crate::workflow::{JobSnapshot, Outcome, Progress};
 use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt;
@@ -35,12 +36,14 @@ fn node(id: u16, role: Role, status: NodeStatus) -> NodeView {
             stop_command: None,
             status_command: None,
             sslmode: SslMode::Prefer,
+            maintain: crate::cluster::MaintainCommands::default(),
         }),
         status,
         role,
         reachable: (id < 2).then_some(true),
         changed_at_s: 1_700_000_000,
         reason: String::new(),
+        data: DataState::Trusted,
         delay_bytes: (role == Role::Standby).then_some(4096),
         replication_state: (role == Role::Standby).then(|| "streaming".to_owned()),
         sync_state: (role == Role::Standby).then(|| "async".to_owned()),
@@ -76,6 +79,10 @@ impl Operator for Fake {
                 false,
             ),
             Command::Recover { node: NodeId(3), .. } => refusal("process recovery request failed", "already", true),
+            Command::Planned { work: Planned::Switchover { node: Some(node), .. }, .. } => {
+                let job = JobSnapshot { kind: "switchover".into(), ..job(u64::from(node.0), Outcome::Running) };
+                Ok(Reply::Job { job })
+            }
             Command::Recover { node, .. } => Ok(Reply::Job { job: job(u64::from(node.0), Outcome::Running) }),
             _ => Ok(Reply::Done { message: "done".into() }),
         };
@@ -93,6 +100,7 @@ impl Operator for Fake {
     fn view(&self) -> Arc<View> {
         Arc::new(View {
             generation: 1,
+            mode: Mode::default(),
             epoch: None,
             primary: Some(NodeId(0)),
             nodes: vec![
@@ -246,7 +254,7 @@ async fn stock_tools_command() {
     }
     let (one, two) = (NodeId(1), NodeId(2));
     let expected = [
-        Command::Attach { node: one },
+        Command::Attach { node: one, accept_data: false },
         Command::Detach { node: one },
         Command::Detach { node: two },
         Command::Reload,
@@ -302,7 +310,6 @@ async fn stock_tools_list_parameters_and_are_told_what_is_not_there_yet() {
         ("pcp_proc_count", &[][..]),
         ("pcp_proc_info", &[]),
         ("pcp_health_check_stats", &["0"]),
-        ("pcp_promote_node", &["1"]),
         ("pcp_watchdog_info", &[]),
     ] {
         assert_eq!(s.tool(tool, arguments).await, format!("ERROR:  {tool} is not supported by pgmend yet\n\n"));

@@ -135,7 +135,11 @@ impl Links {
                 Word::Report { seen, left } => {
                     let elsewhere = |(number, elsewhere)| (number, Remains { elsewhere, ..Remains::default() });
                     if let Some(seat) = &seat {
-                        seat.report(Report { seen, remains: left.into_iter().map(elsewhere).collect() });
+                        seat.report(Report {
+                            seen,
+                            remains: left.into_iter().map(elsewhere).collect(),
+                            holdups: Vec::new(),
+                        });
                     }
                 }
                 Word::Cancel { id, pid, key } => {

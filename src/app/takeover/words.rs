@@ -1,6 +1,6 @@
 //! What the two processes of a takeover say to each other: one JSON object per line.
 
-use crate::cluster::{Board, Gate, GateOrder, Holder, Published, Scope, Servers, View, Wanted};
+use crate::cluster::{Board, Drain, Gate, GateOrder, Holder, Published, Scope, Servers, View, Wanted};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -104,6 +104,7 @@ struct OrderWords {
     holder: Holder,
     reason: String,
     servers: Servers,
+    drain: Option<Drain>,
     end_sessions: bool,
     left_ms: Option<u64>,
 }
@@ -120,6 +121,7 @@ impl GateWords {
                 holder: wanted.holder,
                 reason: wanted.reason,
                 servers: wanted.servers,
+                drain: wanted.drain,
                 end_sessions: wanted.end_sessions,
                 left_ms: wanted.until.map(|until| left(until).unwrap_or(u64::MAX)),
             }
@@ -133,8 +135,9 @@ impl GateWords {
         let orders = self.orders.iter().cloned().map(|o| {
             // A deadline beyond the clock's range is none.
             let until = o.left_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
-            let OrderWords { number, scope, holder, reason, servers, end_sessions, left_ms: _ } = o;
-            Arc::new(GateOrder { number, wanted: Wanted { scope, holder, reason, servers, end_sessions, until } })
+            let OrderWords { number, scope, holder, reason, servers, drain, end_sessions, left_ms: _ } = o;
+            let wanted = Wanted { scope, holder, reason, servers, drain, end_sessions, until };
+            Arc::new(GateOrder { number, wanted })
         });
         Gate { orders: orders.collect(), last: self.last, disabled: self.disabled.clone(), reconnects: self.reconnects }
     }
@@ -158,12 +161,19 @@ mod tests {
             holder: Holder::Operator,
             reason: "PAUSE".into(),
             servers: Servers::Close,
+            drain: Some(Drain::default()),
             end_sessions: false,
             until: Some(now + Duration::from_secs(9)),
         };
         let gate = Gate { orders: vec![Arc::new(GateOrder { number: 4, wanted })], last: 7, ..Gate::default() };
         let line = Word::Yours {
-            view: View { generation: 3, epoch: None, primary: None, nodes: Vec::new() },
+            view: View {
+                generation: 3,
+                mode: crate::cluster::Mode::default(),
+                epoch: None,
+                primary: None,
+                nodes: Vec::new(),
+            },
             gate: GateWords::of(&gate, now),
         }
         .line();

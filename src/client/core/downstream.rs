@@ -1,7 +1,7 @@
 //! From the server to the client: which replies are the client's, and what they tell of the session.
 
 use super::output::{Output, write_fake, write_frame};
-use super::{Core, MAX_INSPECTED, Statements, Taken, server_fault};
+use super::{Carried, Core, MAX_INSPECTED, Statements, Taken, server_fault};
 use crate::client::fault::Fault;
 use crate::client::params::is_tracked;
 use crate::client::scan::Traces;
@@ -15,6 +15,9 @@ const ENDS: [&[u8]; 2] = [b"\0VFATAL\0", b"\0VPANIC\0"];
 impl Core {
     /// Writes the replies of pgmend's own that are due before anything else from the server.
     pub fn due_fakes(&mut self, out: &mut Vec<u8>) {
+        if self.listening.release() {
+            backend::ready_for_query(out, b'I');
+        }
         while let Some(fake) = self.replies.take_fake() {
             write_fake(fake, out);
         }
@@ -40,6 +43,9 @@ impl Core {
             at += count;
         }
         while self.back_to_pass == 0 && self.back_to_drop == 0 {
+            if self.listening.release() {
+                backend::ready_for_query(output.rewrite(at), b'I');
+            }
             while let Some(fake) = self.replies.take_fake() {
                 write_fake(fake, output.rewrite(at));
             }
@@ -85,8 +91,13 @@ impl Core {
                 }
                 Verdict::ForwardThenReady { status } => {
                     self.ready(status, server, statements)?;
-                    output.pass(at, at + count);
-                    if self.is_clean() {
+                    let (clean, listens) = (self.is_clean(), self.traces.has(Traces::LISTENS));
+                    if self.listening.on_ready(status == b'I', clean, listens) {
+                        output.rewrite(at);
+                    } else {
+                        output.pass(at, at + count);
+                    }
+                    if clean {
                         taken.end = true;
                         at += count;
                         break;
@@ -126,6 +137,7 @@ impl Core {
         if is_tracked(name) {
             let mut set = (*self.wanted).clone();
             set.insert(name.to_ascii_lowercase(), value.to_owned());
+            self.carried.lexing_changed |= name == "standard_conforming_strings";
             self.set_wanted(ParamSet::new(set), statements);
             server.applied = self.wanted.clone();
         }
@@ -133,13 +145,16 @@ impl Core {
 
     /// The commands that end the server's memory of statements and settings.
     fn note_command(&mut self, body: &[u8], server: &mut ServerConn, statements: &Statements) {
-        match body.split(|b| *b == 0).next().unwrap_or_default() {
+        let tag = body.split(|b| *b == 0).next().unwrap_or_default();
+        self.listening.on_command(tag);
+        match tag {
             b"DISCARD ALL" => {
                 server.forget_session();
                 self.named.clear();
                 self.unnamed.clear();
                 self.shared = None;
                 self.custom.clear();
+                self.carried = Carried::default();
                 self.unlistened = vec![None];
                 self.set_wanted(self.initial.clone(), statements);
             }

@@ -4,13 +4,16 @@
 //! Frames that need no decision are forwarded as they stand in the read buffer; only when one must change is the batch
 //! copied to `out`. Read `upstream` (client to server), `prepared` (statements), `downstream` (server to client).
 
+mod carried;
 mod downstream;
+mod listening;
 mod names;
 mod output;
 mod prepared;
 mod statements;
 mod upstream;
 
+pub use carried::Carried;
 pub use statements::{Context, Statement, Statements};
 
 use super::activity::Sight;
@@ -19,6 +22,8 @@ use super::scan::{self, Traces};
 use crate::server::ParamSet;
 use crate::wire::replies::Replies;
 use crate::wire::{backend, frame, frontend};
+use carried::Refusing;
+use listening::Listening;
 use names::{MAX_NAMED, Names};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -56,6 +61,8 @@ pub enum Front {
     Stray(usize),
     /// Work for a server.
     Work,
+    /// So many bytes are the last of what was refused: ReadyForQuery is due.
+    Refused(usize),
 }
 
 /// How a session is treated.
@@ -103,6 +110,8 @@ pub struct Core {
     custom: BTreeSet<String>,
     /// Statements of pgmend's own are on their way; an error may make the server skip them.
     own_in_flight: bool,
+    /// The ReadyForQuery of a transaction that listens is kept back until the session has settled what that means.
+    listening: Listening,
     /// The server has said FATAL: it closes the connection.
     told_the_end: bool,
     /// What comes next waits until everything is answered.
@@ -113,6 +122,9 @@ pub struct Core {
     pass_command: bool,
     /// ReadyForQuery messages so far; wraps.
     rounds: u32,
+    /// What a session that keeps its server may have to take to another one.
+    carried: Carried,
+    refusing: Refusing,
 }
 
 impl Core {
@@ -139,11 +151,14 @@ impl Core {
             traces: Traces::NONE,
             custom: BTreeSet::new(),
             own_in_flight: false,
+            listening: Listening::default(),
             told_the_end: false,
             barrier: false,
             unlistened: Vec::new(),
             pass_command: false,
             rounds: 0,
+            carried: Carried::default(),
+            refusing: Refusing::No,
         }
     }
 
@@ -180,11 +195,70 @@ impl Core {
     /// The question what the transaction left has been answered, or needs none.
     pub fn forget_traces(&mut self) {
         self.traces = Traces::NONE;
+        self.listening.forget();
+    }
+
+    /// True when the client cannot know since when it listens to what it has begun to listen to.
+    pub fn listens_secretly(&self) -> bool {
+        self.listening.is_secret()
     }
 
     /// Channels that the client has ended since the last call; `None`: all.
     pub fn take_unlistened(&mut self) -> Vec<Option<String>> {
         std::mem::take(&mut self.unlistened)
+    }
+
+    /// The server's transaction status at its last ReadyForQuery: `I`, `T` or `E`.
+    pub fn status(&self) -> u8 {
+        self.status
+    }
+
+    /// The connection has gone in the middle of something: the next one owes nothing.
+    pub fn lose_server(&mut self) {
+        self.replies = Replies::new();
+        self.to_pass = 0;
+        self.to_drop = 0;
+        self.back_to_pass = 0;
+        self.back_to_drop = 0;
+        self.status = b'I';
+        self.own_in_flight = false;
+        self.told_the_end = false;
+        self.barrier = false;
+        self.named.settle();
+    }
+
+    /// A statement that another node's server has accepted is known here too: it is prepared when it is first used.
+    /// `body`: of the Parse.
+    pub fn learn(&mut self, body: &[u8], statements: &Statements) -> Result<(), Fault> {
+        let parse = frontend::parse_names(body).map_err(client_fault)?;
+        if parse.name.is_empty() {
+            self.unnamed_key = self.named.new_key();
+            self.unnamed_traces = self.judge(parse.query());
+            self.unnamed_is_void = false;
+            self.shared = None;
+            self.unnamed.clear();
+            self.unnamed.extend_from_slice(body);
+            return Ok(());
+        }
+        if statements.is_outdated(&self.context) {
+            self.context = statements.context(&self.wanted);
+        }
+        self.named.remove(parse.name);
+        let statement = statements.intern(&self.context, parse.query_and_types);
+        self.named.insert(parse.name, statement);
+        self.named.settle();
+        Ok(())
+    }
+
+    /// The client has closed a named statement, or the unnamed one.
+    pub fn unlearn(&mut self, name: &[u8]) {
+        if name.is_empty() {
+            self.unnamed.clear();
+            self.shared = None;
+        } else {
+            self.named.remove(name);
+            self.named.settle();
+        }
     }
 
     /// Settings of the user's own that the client may have set.
@@ -238,6 +312,9 @@ impl Core {
             let count = self.to_drop.min(input.len());
             self.to_drop -= count;
             return Ok(Front::Stray(count));
+        }
+        if self.refusing != Refusing::No {
+            return self.refused(input);
         }
         let mut at = 0;
         while let Some(header) = frame::peek(input.get(at..).unwrap_or_default()).map_err(client_fault)? {

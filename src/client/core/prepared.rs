@@ -6,9 +6,8 @@ use super::output::{write_frame, write_header, write_parse};
 use super::upstream::{Step, Up};
 use super::{Context, Core, Statement, client_fault};
 use crate::client::fault::Fault;
-use crate::client::params;
 use crate::client::scan::{self, Traces};
-use crate::server::ServerConn;
+use crate::server::{ServerConn, literal};
 use crate::wire::replies::{Expect, Skipped};
 use crate::wire::{frame, frontend};
 use std::collections::BTreeMap;
@@ -188,8 +187,8 @@ impl Core {
         let calls: Vec<String> = settings
             .iter()
             .map(|(name, value)| {
-                let value = value.as_deref().map_or("NULL".to_owned(), params::literal);
-                format!("pg_catalog.set_config({}, {value}, false)", params::literal(name))
+                let value = value.as_deref().map_or("NULL".to_owned(), literal);
+                format!("pg_catalog.set_config({}, {value}, false)", literal(name))
             })
             .collect();
         let query = format!("SELECT {}", calls.join(", "));

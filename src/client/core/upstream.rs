@@ -76,8 +76,16 @@ impl Core {
                 b'B' if self.rules.transactions => self.bind(body, &mut up)?,
                 b'D' if self.rules.transactions => self.describe(body, &mut up)?,
                 b'C' if self.rules.transactions => self.close(body, &mut up)?,
+                b'P' => {
+                    let name = self.carry_parse(body, here.is_some());
+                    up.output.pass(at, at + count);
+                    self.push(Expect::Parse { forward: true, statement: 0, name })?
+                }
                 tag => {
                     taken.flush |= tag == b'H';
+                    if matches!(tag, b'B' | b'C') {
+                        self.carry_other(tag, body, here.is_some());
+                    }
                     self.expect(tag)?;
                     output.pass(at, at + count);
                     Step::Taken
@@ -91,6 +99,8 @@ impl Core {
         }
         taken.consumed = at;
         taken.rewritten = output.rewritten;
+        // The client goes on in the same exchange: it gets what was kept back first.
+        taken.flush |= self.listening.is_held() && at > 0;
         Ok(taken)
     }
 
@@ -127,7 +137,6 @@ impl Core {
                 self.trace(Traces::LEAVES);
                 Expect::Function
             }
-            b'P' => Expect::Parse { forward: true, statement: 0, name: 0 },
             b'B' => Expect::Bind { statement: 0, name: 0 },
             b'D' => Expect::Describe { name: 0 },
             b'E' => Expect::Execute,
@@ -171,6 +180,8 @@ impl Core {
             } else {
                 self.trace(Traces::LEAVES);
             }
+        } else {
+            self.carry_query(body, whole);
         }
         up.output.pass(up.at, up.at + frame::HEADER + body.len());
         self.push(Expect::Query)

@@ -1,9 +1,9 @@
 //! One database's listener: a connection to the primary that listens to every channel somebody wants, and tells who.
 
-use super::{Inbox, quote};
+use super::Inbox;
 use crate::client::Worker;
 use crate::client::worker::Way;
-use crate::server::{self, Login, RouteId, ServerConn};
+use crate::server::{self, Login, RouteId, ServerConn, identifier};
 use crate::wire::{backend, frame, frontend};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -24,7 +24,8 @@ const MAX_FRAME: usize = 1 << 20;
 /// What clients want of a hub.
 #[derive(Debug)]
 pub enum Order {
-    /// Listen to these for a client, from the marker on. `done` when the server has agreed.
+    /// Listen to these for a client, from now on. `done` when the server has agreed; `told`, when the marker comes, how
+    /// many of these channels' notifications have been delivered.
     Listen {
         /// The client.
         id: u64,
@@ -32,19 +33,21 @@ pub enum Order {
         inbox: Arc<Inbox>,
         /// By whom the hub may log in.
         login: Box<Login>,
-        /// Channels.
+        /// Channels that the client did not have.
         channels: Vec<String>,
-        /// The notification that separates before and after.
+        /// The notification that ends the count.
         marker: String,
         /// The hub listens.
         done: oneshot::Sender<()>,
+        /// The count.
+        told: oneshot::Sender<usize>,
     },
-    /// One channel of a client, or all.
+    /// Channels of a client that are no longer wanted.
     Unlisten {
         /// The client.
         id: u64,
         /// Which.
-        channel: Option<String>,
+        channels: Vec<String>,
     },
     /// The client has gone.
     Forget {
@@ -57,8 +60,17 @@ pub enum Order {
 struct Subscriber {
     inbox: Arc<Inbox>,
     channels: BTreeSet<String>,
-    /// Channels that begin with a marker.
-    coming: Vec<(String, Vec<String>)>,
+    /// What is being counted.
+    counts: Vec<Count>,
+}
+
+/// Notifications of a client's new channels, up to a marker.
+#[derive(Debug)]
+struct Count {
+    marker: String,
+    channels: Vec<String>,
+    delivered: usize,
+    told: oneshot::Sender<usize>,
 }
 
 /// The state of one hub.
@@ -112,6 +124,8 @@ impl Hub {
             }
             self.listened.clear();
             self.asked.clear();
+            // Their markers went by unheard.
+            self.subscribers.values_mut().for_each(|subscriber| subscriber.counts.clear());
         }
     }
 
@@ -182,18 +196,18 @@ impl Hub {
     /// Takes an order down.
     fn note(&mut self, order: Order) {
         match order {
-            Order::Listen { id, inbox, login, channels, marker, done } => {
+            Order::Listen { id, inbox, login, channels, marker, done, told } => {
                 self.login = *login;
-                let new = || Subscriber { inbox, channels: BTreeSet::new(), coming: Vec::new() };
-                self.subscribers.entry(id).or_insert_with(new).coming.push((marker, channels));
+                let new = || Subscriber { inbox, channels: BTreeSet::new(), counts: Vec::new() };
+                let subscriber = self.subscribers.entry(id).or_insert_with(new);
+                subscriber.channels.extend(channels.iter().cloned());
+                subscriber.counts.push(Count { marker, channels, delivered: 0, told });
                 self.waiting.push(done);
             }
-            Order::Unlisten { id, channel } => {
+            Order::Unlisten { id, channels } => {
                 if let Some(subscriber) = self.subscribers.get_mut(&id) {
-                    match channel {
-                        Some(channel) => drop(subscriber.channels.remove(&channel)),
-                        None => subscriber.channels.clear(),
-                    }
+                    subscriber.channels.retain(|c| !channels.contains(c));
+                    subscriber.counts.retain(|count| !count.told.is_closed());
                 }
             }
             Order::Forget { id } => drop(self.subscribers.remove(&id)),
@@ -202,8 +216,8 @@ impl Hub {
 
     fn wanted(&self) -> BTreeSet<String> {
         let names = |s: &Subscriber| {
-            let coming = s.coming.iter().flat_map(|(marker, channels)| channels.iter().chain([marker]));
-            coming.chain(&s.channels).cloned().collect::<Vec<_>>()
+            let markers = s.counts.iter().map(|count| &count.marker);
+            markers.chain(&s.channels).cloned().collect::<Vec<_>>()
         };
         self.subscribers.values().flat_map(names).collect()
     }
@@ -211,8 +225,8 @@ impl Hub {
     /// Brings the server to what is wanted, in one statement; who waits learns when it has agreed.
     async fn ask(&mut self, ear: &mut Ear) -> Result<(), String> {
         let wanted = self.wanted();
-        let listen = wanted.difference(&self.listened).map(|c| format!("LISTEN {};", quote(c)));
-        let unlisten = self.listened.difference(&wanted).map(|c| format!("UNLISTEN {};", quote(c)));
+        let listen = wanted.difference(&self.listened).map(|c| format!("LISTEN {};", identifier(c)));
+        let unlisten = self.listened.difference(&wanted).map(|c| format!("UNLISTEN {};", identifier(c)));
         let sql: String = listen.chain(unlisten).collect();
         self.listened = wanted;
         let mut out = Vec::new();
@@ -244,16 +258,19 @@ impl Hub {
         if ear.input.len() > MAX_FRAME { Err("a message is too long".into()) } else { Ok(()) }
     }
 
-    /// Passes a notification on; a marker begins the channels that wait for it.
+    /// Passes a notification on; a marker ends a count.
     fn tell(&mut self, frame: &[u8], body: &[u8]) {
         let Ok(notification) = backend::parse_notification(body) else { return };
         let Ok(channel) = std::str::from_utf8(notification.channel) else { return };
         for subscriber in self.subscribers.values_mut() {
-            if let Some(at) = subscriber.coming.iter().position(|(marker, _)| marker == channel) {
-                let (_, channels) = subscriber.coming.remove(at);
-                subscriber.channels.extend(channels);
+            if let Some(at) = subscriber.counts.iter().position(|count| count.marker == channel) {
+                let count = subscriber.counts.remove(at);
+                // A client that does not wait any more has gone.
+                let _ = count.told.send(count.delivered);
             } else if subscriber.channels.contains(channel) {
                 subscriber.inbox.put(frame);
+                let of_it = subscriber.counts.iter_mut().filter(|c| c.channels.iter().any(|name| name == channel));
+                of_it.for_each(|count| count.delivered += 1);
             }
         }
     }

@@ -1,13 +1,15 @@
 //! `LISTEN` in transaction pooling: one connection per database listens for all clients, so that none is bound to a server.
 //!
-//! A client's own `LISTEN` runs on the server that it has at that moment. Then the hub listens too, and a marker is notified
-//! on that server: PostgreSQL delivers notifications in one order to all
-//! (<https://www.postgresql.org/docs/current/sql-notify.html>), so what comes there before the marker goes to the client from
-//! there, and what comes to the hub after it goes to the client from here: nothing is lost and nothing comes twice.
+//! A client's own `LISTEN` runs on the server that it has at that moment. Then the hub listens too, delivers from that moment
+//! on, and counts; and a marker is notified on that server. PostgreSQL delivers notifications in one order to all
+//! (<https://www.postgresql.org/docs/current/sql-notify.html>), so the last ones that came there before the marker, as many as
+//! the hub counted up to it, are those that the hub has delivered; the ones before them came before the hub listened, and go to
+//! the client from there. Nothing is lost and nothing comes twice. How those stand between what the hub has of other channels
+//! is not known; so a client that cannot know yet since when it listens gets none of them, and all is in order.
 
 mod hub;
 
-use crate::server::{self, Login, ServerConn, SimpleError};
+use crate::server::{self, Login, ServerConn, SimpleError, identifier};
 use crate::wire::{backend, frame};
 use hub::{Hub, Order};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -33,6 +35,15 @@ pub struct Listeners {
     last: AtomicU64,
 }
 
+/// From when on a client is entitled to what is told on its new channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Its `LISTEN` took effect at a moment that it may know.
+    Listen,
+    /// It does not know yet that it listens: as good as when the hub has taken over. What it sent itself is its own.
+    Now,
+}
+
 /// What has come for one client.
 #[derive(Debug, Default)]
 pub struct Inbox {
@@ -47,6 +58,11 @@ struct Waiting {
 }
 
 impl Inbox {
+    /// What has come so far.
+    fn drain(&self) -> Vec<u8> {
+        self.lock().frames.drain(..).collect()
+    }
+
     /// Adds a frame and wakes the client's session.
     fn put(&self, frame: &[u8]) {
         let mut state = self.lock();
@@ -96,14 +112,18 @@ impl Drop for Subscription {
 }
 
 impl Subscription {
-    /// Ends one channel, or all (`None`).
-    pub async fn unlisten(&mut self, channel: Option<String>) {
-        match &channel {
-            Some(channel) => drop(self.channels.remove(channel)),
-            None => self.channels.clear(),
+    /// Ends one channel, or all (`None`), but for those that go on.
+    pub async fn unlisten(&mut self, channel: Option<String>, but: &[String]) {
+        let ends = |c: &String| channel.as_ref().is_none_or(|one| one == c) && !but.contains(c);
+        let ended: Vec<String> = self.channels.extract_if(ends).collect();
+        self.end(ended).await;
+    }
+
+    async fn end(&self, channels: Vec<String>) {
+        if !channels.is_empty() {
+            // A hub that is gone has nothing to end.
+            let _ = self.hub.send(Order::Unlisten { id: self.id, channels }).await;
         }
-        // A hub that is gone has nothing to end.
-        let _ = self.hub.send(Order::Unlisten { id: self.id, channel }).await;
     }
 }
 
@@ -116,6 +136,7 @@ impl Listeners {
         login: &Login,
         conn: &mut ServerConn,
         channels: Vec<String>,
+        since: Since,
         present: &mut Option<Subscription>,
     ) -> Result<bool, SimpleError> {
         let subscription = present.get_or_insert_with(|| Subscription {
@@ -124,31 +145,50 @@ impl Listeners {
             channels: HashSet::new(),
             inbox: Arc::default(),
         });
+        let fresh: Vec<String> = channels.into_iter().filter(|c| !subscription.channels.contains(c)).collect();
+        // It came before what the server has from here on.
+        let mut due = subscription.inbox.drain();
         let marker = format!("pgmend_marker_{}_{}", std::process::id(), self.last.fetch_add(1, Ordering::Relaxed));
         let (done, ready) = oneshot::channel();
+        let (told, count) = oneshot::channel();
         let order = Order::Listen {
             id: subscription.id,
             inbox: subscription.inbox.clone(),
             login: Box::new(login.clone()),
-            channels: channels.clone(),
+            channels: fresh.clone(),
             marker: marker.clone(),
             done,
+            told,
         };
         let sent = subscription.hub.send(order).await.is_ok();
         if !sent || !matches!(tokio::time::timeout(TAKE_OVER, ready).await, Ok(Ok(()))) {
+            drop(count);
+            subscription.end(fresh).await;
+            due.append(&mut conn.asides);
+            conn.asides = due;
+            if subscription.hub.is_closed() {
+                *present = None;
+            }
             return Ok(false);
         }
-        let quoted = quote(&marker);
+        let quoted = identifier(&marker);
         server::run(conn, &format!("LISTEN {quoted}; NOTIFY {quoted}"), TAKE_OVER).await?;
         conn.broken = true;
         let seen = tokio::time::timeout(TAKE_OVER, until_marker(conn, marker.as_bytes())).await;
         seen.unwrap_or_else(|_| Err(SimpleError::Lost("the marker did not come back".into())))?;
+        let Ok(Ok(told)) = tokio::time::timeout(TAKE_OVER, count).await else {
+            // What the hub has delivered by now is not known.
+            return Err(SimpleError::Lost("the shared listener was lost".into()));
+        };
         // Of a channel that it had before, the client is told by the hub all the time.
-        let before = without(std::mem::take(&mut conn.asides), &subscription.channels);
-        subscription.channels.extend(channels);
+        let early = without(&conn.asides, &subscription.channels);
+        let early = early.get(..early.len().saturating_sub(told)).unwrap_or_default();
+        let own = |frame: &&&[u8]| since == Since::Listen || sender(frame) == Some(conn.pid);
+        early.iter().filter(own).for_each(|frame| due.extend_from_slice(frame));
+        subscription.channels.extend(fresh);
         server::run(conn, "UNLISTEN *", TAKE_OVER).await?;
         // What came behind the marker comes by the hub.
-        conn.asides = before;
+        conn.asides = due;
         Ok(true)
     }
 
@@ -165,33 +205,40 @@ impl Listeners {
     }
 }
 
-/// The notifications that are not of these channels.
-fn without(frames: Vec<u8>, channels: &HashSet<String>) -> Vec<u8> {
+/// The notifications that are not of these channels, one by one.
+fn without<'a>(frames: &'a [u8], channels: &HashSet<String>) -> Vec<&'a [u8]> {
     let mut kept = Vec::new();
-    let mut rest = frames.as_slice();
+    let mut rest = frames;
     while let Ok(Some(split)) = frame::split(rest) {
         let known = backend::parse_notification(split.body)
             .is_ok_and(|n| std::str::from_utf8(n.channel).is_ok_and(|name| channels.contains(name)));
         if !known {
-            kept.extend_from_slice(rest.get(..rest.len() - split.rest.len()).unwrap_or_default());
+            kept.push(rest.get(..rest.len() - split.rest.len()).unwrap_or_default());
         }
         rest = split.rest;
     }
     kept
 }
 
-/// Reads until the marker; notifications before it are kept, it and what stands behind it are not.
+/// The process id of a notification's sender.
+fn sender(frame: &[u8]) -> Option<u32> {
+    let split = frame::split(frame).ok()??;
+    backend::parse_notification(split.body).ok().map(|n| n.pid)
+}
+
+/// Reads until the marker; notifications before it are kept, and what stands behind it is left unread.
 async fn until_marker(conn: &mut ServerConn, marker: &[u8]) -> Result<(), SimpleError> {
-    let mut input = Vec::new();
-    std::mem::swap(&mut input, &mut conn.asides);
-    let mut at = 0;
+    let mut input = std::mem::take(&mut conn.asides);
+    input.append(&mut conn.unread);
     loop {
+        let mut at = 0;
         while let Some(split) =
             frame::split(input.get(at..).unwrap_or_default()).map_err(|e| SimpleError::Lost(e.to_string()))?
         {
             let next = input.len() - split.rest.len();
             if split.tag == b'A' {
                 if backend::parse_notification(split.body).is_ok_and(|n| n.channel == marker) {
+                    conn.unread = input.split_off(next);
                     return Ok(());
                 }
                 conn.asides.extend_from_slice(input.get(at..next).unwrap_or_default());
@@ -199,24 +246,32 @@ async fn until_marker(conn: &mut ServerConn, marker: &[u8]) -> Result<(), Simple
             at = next;
         }
         input.drain(..at);
-        at = 0;
         match conn.stream.read_buf(&mut input).await {
             Ok(0) => return Err(SimpleError::Lost("the server closed the connection".into())),
-            Ok(_) if input.len() > MAX_WAITING => return Err(SimpleError::Lost("too many notifications".into())),
+            Ok(_) if input.len() + conn.asides.len() > MAX_WAITING => {
+                return Err(SimpleError::Lost("too many notifications".into()));
+            }
             Ok(_) => {}
             Err(error) => return Err(SimpleError::Lost(error.to_string())),
         }
     }
 }
 
-/// A channel's name as SQL.
-fn quote(channel: &str) -> String {
-    format!("\"{}\"", channel.replace('"', "\"\""))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_does_not_read_in_time_loses_the_session_and_no_message() {
+        let (inbox, mut out) = (Inbox::default(), Vec::new());
+        let cx = Context::from_waker(Waker::noop());
+        inbox.put(b"one");
+        assert!(inbox.take(&mut out, &cx));
+        inbox.put(&vec![0; MAX_WAITING]);
+        inbox.put(b"too much");
+        assert!(!inbox.take(&mut out, &cx));
+        assert_eq!(out.len(), 3 + MAX_WAITING);
+    }
 
     #[test]
     fn what_the_hub_tells_is_not_told_by_the_server_too() {
@@ -226,7 +281,8 @@ mod tests {
             out
         };
         let known = HashSet::from(["a".to_owned()]);
-        assert_eq!(without(frames(&[b"a", b"b", b"a", b"c"]), &known), frames(&[b"b", b"c"]));
-        assert_eq!(without(Vec::new(), &known), Vec::<u8>::new());
+        let all = frames(&[b"a", b"b", b"a", b"c"]);
+        assert_eq!(without(&all, &known), [frames(&[b"b"]), frames(&[b"c"])]);
+        assert!(without(&[], &known).is_empty());
     }
 }

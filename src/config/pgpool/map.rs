@@ -5,7 +5,8 @@ use super::parameters::{self, Fate};
 use super::values::Values;
 use crate::auth::StoredSecret;
 use crate::base::{NodeId, Secret};
-use crate::cluster::{Host, NodeSpec, SslMode};
+use crate::cluster::{Host, Mode, NodeSpec, SslMode};
+use crate::config::drain_section::drain_of_pgpool;
 use crate::config::pgmend_toml::{DEFAULT_LOGINS, MAX_MESSAGE, apply_flags, default_workers};
 use crate::config::{Config, values};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ const DEFAULT_PORT: u16 = 5432;
 /// Everything, with the mistakes noted in `values`.
 pub fn map(values: &Values, files: &Files) -> Config {
     let mut notes: Vec<(String, String)> = Vec::new();
-    check_mode(values);
+    let mode = mode(values);
     let nodes = nodes(values, &mut notes);
     let auth = auth(values, files, &mut notes);
     let clients = values.integer("num_init_children", 1, 100_000);
@@ -37,6 +38,8 @@ pub fn map(values: &Values, files: &Files) -> Config {
     list_not_honoured(values, &mut notes);
     Config {
         sources: sources(values, files, &auth, &admin),
+        mode,
+        replication: replication(values, mode),
         nodes,
         listen: listen(values, files, clients, ca_file.clone()),
         client: crate::client::Settings {
@@ -48,6 +51,7 @@ pub fn map(values: &Values, files: &Files) -> Config {
             ),
             max_logins: usize::try_from(DEFAULT_LOGINS).unwrap_or(usize::MAX),
             max_message: MAX_MESSAGE,
+            admin_users: values.list("admin_users"),
             pool_commands: true,
         },
         pool,
@@ -58,6 +62,7 @@ pub fn map(values: &Values, files: &Files) -> Config {
         },
         health: health(values, key_file(files).as_deref(), &mut notes),
         recovery: recovery(values, key_file(files).as_deref()),
+        maintenance: crate::maintenance::Settings::default(),
         admin,
         store: crate::store::Settings {
             directory: beside(&files.conf, either(values, "work_dir", "logdir")),
@@ -69,6 +74,31 @@ pub fn map(values: &Values, files: &Files) -> Config {
         log_level: "info".to_owned(),
         not_honoured: notes,
         listed: listed(values),
+    }
+}
+
+/// How statements go to all nodes. What Pgpool-II lets through is warned of at most, as there; what it does not notice is
+/// refused as in pgmend's own configuration.
+fn replication(values: &Values, mode: Mode) -> crate::client::replicated::Settings {
+    use crate::client::replicated::{Choice, Settings};
+    if mode.replicates() && !values.text("lobj_lock_table").is_empty() {
+        values.error(
+            "lobj_lock_table",
+            "large objects that the server numbers are not built; use lo_create with a number",
+        );
+    }
+    let own = Settings::default();
+    Settings {
+        choice: Choice {
+            stop_on_kind: values.boolean("replication_stop_on_mismatch"),
+            stop_on_rows: values.boolean("failover_if_affected_tuples_mismatch"),
+        },
+        policy: crate::routing::Policy {
+            insert_lock: values.boolean("insert_lock"),
+            replicate_select: values.boolean("replicate_select"),
+            ..own.policy
+        },
+        ..own
     }
 }
 
@@ -88,21 +118,26 @@ pub fn configured_nodes(values: &Values) -> Vec<u16> {
     numbers
 }
 
-/// Only streaming replication is built; `raw` with one node is the same thing.
-fn check_mode(values: &Values) {
-    const MODES: &[&str] =
-        &["streaming_replication", "native_replication", "logical_replication", "slony", "raw", "snapshot_isolation"];
-    let mode = values.text("backend_clustering_mode");
-    match mode.to_ascii_lowercase().as_str() {
-        "streaming_replication" => {}
-        "raw" if configured_nodes(values).len() <= 1 => {}
-        "raw" => values
-            .error("backend_clustering_mode", "raw with more than one node is not built yet; streaming_replication is"),
-        other if MODES.contains(&other) => {
-            values.error("backend_clustering_mode", format!("{other} is not built yet; streaming_replication is"));
-        }
-        other => values.error("backend_clustering_mode", crate::config::values::not_one_of(other, MODES)),
+/// `raw` with one node is the same thing as streaming replication.
+fn mode(values: &Values) -> Mode {
+    const OTHERS: &[&str] = &["logical_replication", "slony", "raw"];
+    let name = values.text("backend_clustering_mode").to_ascii_lowercase();
+    if let Some((_, mode)) = Mode::NAMES.iter().find(|(known, _)| *known == name) {
+        return *mode;
     }
+    if name == "raw" && configured_nodes(values).len() <= 1 {
+        return Mode::StreamingReplication;
+    }
+    let built: Vec<&str> = Mode::NAMES.iter().map(|(known, _)| *known).collect();
+    values.error(
+        "backend_clustering_mode",
+        match name.as_str() {
+            "raw" => "raw with more than one node is not built; streaming_replication is".to_owned(),
+            other if OTHERS.contains(&other) => format!("{other} is not built; {} are", built.join(", ")),
+            other => crate::config::values::not_one_of(other, &[&built[..], OTHERS].concat()),
+        },
+    );
+    Mode::default()
 }
 
 fn nodes(values: &Values, notes: &mut Vec<(String, String)>) -> Vec<NodeSpec> {
@@ -162,6 +197,7 @@ fn node(values: &Values, number: u16, sslmode: SslMode) -> NodeSpec {
         stop_command: None,
         status_command: None,
         sslmode,
+        maintain: crate::cluster::MaintainCommands::default(),
     };
     if let Err(message) = apply_flags(&mut spec, given("backend_flag").unwrap_or_default()) {
         values.error(&format!("backend_flag{number}"), message);
@@ -322,23 +358,28 @@ fn health(values: &Values, key: Option<&Path>, notes: &mut Vec<(String, String)>
         timeout: bounded(values, "health_check_timeout0", values.seconds("health_check_timeout0"), notes),
         max_retries: values.integer("health_check_max_retries0", 0, 1000),
         retry_delay: values.seconds("health_check_retry_delay0"),
+        compare_timeout: Duration::from_secs(60),
     }
 }
 
 fn recovery(values: &Values, key: Option<&Path>) -> crate::recovery::Settings {
     let user = values.text("recovery_user").to_owned();
     let password = plain_password(values, "recovery_password", key);
+    let timeout = values.seconds("recovery_timeout");
     crate::recovery::Settings {
         runner: crate::recovery::Runner::Sql,
         database: values.text("recovery_database").to_owned(),
         first_stage_command: values.text("recovery_1st_stage_command").to_owned(),
-        timeout: values.seconds("recovery_timeout"),
+        second_stage_command: values.text("recovery_2nd_stage_command").to_owned(),
+        unlogged: crate::recovery::Unlogged::default(),
+        timeout,
         first_stage_timeout: Duration::ZERO,
         no_progress_timeout: Duration::from_secs(60),
         replication_user: user.clone(),
         replication_password: password.clone(),
         bin_directory: None,
         use_rewind: true,
+        drain: drain_of_pgpool(values, timeout),
         user,
         password,
         password_is_hash: false,

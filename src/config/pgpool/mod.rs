@@ -5,6 +5,8 @@ mod map;
 mod parameters;
 mod values;
 
+pub(super) use values::Values;
+
 use super::error::{ConfigError, ConfigErrors};
 use super::{Config, checks};
 use std::collections::BTreeMap;
@@ -40,6 +42,9 @@ const NAMES: &[(&str, &str)] = &[
     ("health.health_check_timeout", "health_check_timeout"),
     ("recovery.recovery_timeout", "recovery_timeout"),
     ("recovery.recovery_1st_stage_command", "recovery_1st_stage_command"),
+    ("recovery.recovery_2nd_stage_command", "recovery_2nd_stage_command"),
+    ("recovery.client_idle_limit_in_recovery", "client_idle_limit_in_recovery"),
+    ("recovery.recovery_idle_in_transaction_limit", "recovery_idle_in_transaction_limit"),
 ];
 
 /// Reads and checks a `pgpool.conf` and finds the files beside it.

@@ -60,7 +60,6 @@ pub const NUMBERED: &[(&str, Fate)] = &[
 ];
 
 const LOG: &str = "pgmend logs to standard error in its own format";
-const STREAMING: &str = "only streaming replication is built";
 const ROUTING: &str = "statements are not routed by content as yet: all go to the primary";
 const DELAY: &str = "statements are not sent to standbys as yet, whose delay then does not matter";
 const FAILOVER: &str = "pgmend does not fail over as yet";
@@ -155,11 +154,15 @@ pub const PARAMETERS: &[Parameter] = &[
     p("logdir", "/tmp", Used("directory of pgpool_status and pgmend's journal")),
     p("work_dir", "/tmp", Used("directory of pgpool_status and pgmend's journal")),
     // Replication.
-    p("replicate_select", "off", Ignored(STREAMING)),
-    p("insert_lock", "on", Ignored(STREAMING)),
-    p("lobj_lock_table", "", Ignored(STREAMING)),
-    p("replication_stop_on_mismatch", "off", Ignored(STREAMING)),
-    p("failover_if_affected_tuples_mismatch", "off", Ignored(STREAMING)),
+    p("replicate_select", "off", Used("SELECT on all nodes, in the replicating modes")),
+    p("insert_lock", "on", Used("locks sequences, on the main node and not the table")),
+    p("lobj_lock_table", "", Used("an error in the replicating modes")),
+    p("replication_stop_on_mismatch", "off", Used("detaches the minority; else the transaction is rolled back")),
+    p(
+        "failover_if_affected_tuples_mismatch",
+        "off",
+        Used("detaches the minority; else the transaction is rolled back"),
+    ),
     // Load balancing.
     p("load_balance_mode", "on", IgnoredDefault("all statements go to the primary as yet")),
     p("ignore_leading_white_space", "on", Ignored(ROUTING)),
@@ -214,9 +217,21 @@ pub const PARAMETERS: &[Parameter] = &[
     p("recovery_password", "", Used("its password")),
     p("recovery_database", "template1", Used("its database")),
     p("recovery_1st_stage_command", "", Used("script of the first stage")),
-    p("recovery_2nd_stage_command", "", Ignored("streaming replication has no second stage")),
+    p("recovery_2nd_stage_command", "", Used("script of the second stage, in the replicating modes")),
     p("recovery_timeout", "90", Used("bound on the waits of a recovery, seconds")),
-    p("client_idle_limit_in_recovery", "0", Ignored("streaming replication has no second stage")),
+    p(
+        "client_idle_limit_in_recovery",
+        "0",
+        Used("seconds that a client may idle while a recovery holds clients; -1 = none"),
+    ),
+    p("recovery_clients", "hold", Used("pgmend's: hold or disconnect clients that could be held")),
+    p("recovery_new_connections", "hold", Used("pgmend's: hold or reject who comes during a second stage")),
+    p(
+        "recovery_idle_in_transaction_limit",
+        "10s",
+        Used("pgmend's: how long a transaction may idle meanwhile; 0 = for ever"),
+    ),
+    p("admin_users", "", Used("pgmend's: who may lengthen his client_idle_limit_in_recovery, separated by commas")),
     // Watchdog.
     p("use_watchdog", "off", Ignored(WATCHDOG)),
     p("trusted_servers", "", Ignored(WATCHDOG)),

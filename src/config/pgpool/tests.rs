@@ -1,6 +1,7 @@
 //! A file as `pgpool_setup` writes it, and mistakes with their messages.
 
 use super::*;
+use crate::cluster::{Clients, Drain, IdleLimit};
 
 fn load_text(text: &str) -> Result<Config, ConfigErrors> {
     let folder = tempfile::tempdir().unwrap();
@@ -44,20 +45,49 @@ fn the_file_of_pgpool_setup_is_read() {
 
 #[test]
 fn mistakes_and_what_is_not_built_are_told_with_their_lines() {
-    let text = "backend_clustering_mode = 'native_replication'\nport = 99999\nbackend_hostname0 = 'a'\n\
+    let text = "backend_clustering_mode = 'logical_replication'\nport = 99999\nbackend_hostname0 = 'a'\n\
                 backend_hostname2 = 'b'\nssl_crl_file = 'x'\nrecovery_timeout = soon\n";
     let errors = load_text(text).unwrap_err();
     let errors: Vec<_> = errors.0.iter().map(|e| format!("{}: {}: {}", e.line, e.key, e.message)).collect();
     assert_eq!(
         errors[..5],
         [
-            "1: backend_clustering_mode: native_replication is not built yet; streaming_replication is",
+            "1: backend_clustering_mode: logical_replication is not built; streaming_replication, native_replication, snapshot_isolation are",
             "4: backend_hostname2: expected nodes without gaps: there is no backend_hostname1",
             "5: ssl_crl_file: revocation lists are not read, so revoked certificates would be accepted; remove it to accept that",
             "2: port: expected a whole number from 1 to 65535, found \"99999\"",
             "6: recovery_timeout: expected a duration such as \"10s\", \"500ms\", \"2min\" or \"1h\", found \"soon\"",
         ]
     );
+}
+
+#[test]
+fn the_modes_are_read() {
+    use crate::cluster::Mode;
+    let mode =
+        |name: &str| load_text(&format!("backend_hostname0 = 'a'\nbackend_clustering_mode = {name}\n")).unwrap().mode;
+    assert_eq!(mode("'native_replication'"), Mode::NativeReplication);
+    assert_eq!(mode("snapshot_isolation"), Mode::SnapshotIsolation);
+    assert_eq!(mode("raw"), Mode::StreamingReplication);
+}
+
+#[test]
+fn the_limit_of_idle_clients_is_pgpools_and_minus_one_disconnects() {
+    let drain = |text: &str| load_text(&format!("backend_hostname0 = 'a'\n{text}")).map(|config| config.recovery.drain);
+    assert_eq!(drain("").unwrap(), Drain::default());
+    let minus_one = drain("client_idle_limit_in_recovery = -1\n").unwrap();
+    assert_eq!((minus_one.clients, minus_one.idle_limit), (Clients::Disconnect, IdleLimit::AtOnce));
+    let held = drain("client_idle_limit_in_recovery = -1\nrecovery_clients = hold\n").unwrap();
+    assert_eq!((held.clients, held.idle_limit), (Clients::Hold, IdleLimit::AtOnce));
+    assert_eq!(drain("client_idle_limit_in_recovery = 20\n").unwrap().clients, Clients::Hold);
+    let errors = drain("client_idle_limit_in_recovery = 90\n").unwrap_err();
+    let errors: Vec<_> = errors.0.iter().map(|e| format!("{}: {}: {}", e.line, e.key, e.message)).collect();
+    assert_eq!(
+        errors,
+        ["2: client_idle_limit_in_recovery: expected less than recovery_timeout, 90 s, found 90: it would fail first"]
+    );
+    let errors = drain("recovery_clients = keep\nrecovery_idle_in_transaction_limit = 0\n").unwrap_err();
+    assert_eq!(errors.0.len(), 1, "{errors:?}");
 }
 
 #[test]

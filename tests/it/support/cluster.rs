@@ -67,6 +67,46 @@ impl Cluster {
         cluster
     }
 
+    /// Servers that begin as copies of each other and know nothing of each other: pgmend keeps them equal.
+    pub fn equals(count: usize) -> Self {
+        let mut cluster = Self::build(0, HBA_TRUST);
+        cluster.stop(0);
+        for _ in 1..count {
+            cluster.add_copy();
+        }
+        (0..count).for_each(|id| cluster.start(id));
+        cluster
+    }
+
+    /// A copy of node 0, which is stopped.
+    fn add_copy(&mut self) {
+        let id = self.add_empty_node();
+        let (from, to) = (self.nodes[0].data.clone(), self.nodes[id].data.clone());
+        run(as_postgres("cp").arg("-a").arg(from).arg(&to)).must();
+        append(&to.join("postgresql.conf"), &format!("port={}\n", self.nodes[id].port));
+    }
+
+    /// What there is in a database, row by row: for each table, whatever its persistence, the number and a digest of its
+    /// rows, and for each sequence its state. Equal texts are equal data.
+    pub fn digest(&self, id: usize, database: &str) -> String {
+        let list = "SELECT format('SELECT %L, count(*), sum(hashtextextended(t::text, 0)) FROM %s t', c.oid::regclass, \
+            c.oid::regclass) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+            WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') \
+            UNION ALL SELECT format('SELECT %L, last_value, is_called FROM %s', c.oid::regclass, c.oid::regclass) \
+            FROM pg_class c WHERE c.relkind = 'S' ORDER BY 1";
+        let questions = self.sql(id, database, list);
+        questions.lines().map(|question| self.sql(id, database, question) + "\n").collect()
+    }
+
+    /// Fails the story unless all nodes hold the same.
+    #[track_caller]
+    pub fn must_be_equal(&self, database: &str) {
+        let first = self.digest(0, database);
+        for id in 1..self.nodes.len() {
+            assert_eq!(self.digest(id, database), first, "node {id} differs from node 0");
+        }
+    }
+
     /// Adds a standby by pg_basebackup, with a slot, and waits until it streams.
     pub fn add_standby(&mut self) -> usize {
         let id = self.add_empty_node();
@@ -107,6 +147,11 @@ impl Cluster {
 
     pub fn stop(&self, id: usize) {
         run(as_postgres(bin("pg_ctl")).args(["stop", "-m", "fast", "-w", "-D"]).arg(&self.nodes[id].data)).must();
+    }
+
+    /// Adds lines to a node's `postgresql.conf`.
+    pub fn configure(&self, id: usize, lines: &str) {
+        append(&self.nodes[id].data.join("postgresql.conf"), lines);
     }
 
     /// The postmaster's process id.
@@ -168,7 +213,12 @@ impl Cluster {
 
     /// pgbench's tables in a database, straight on the primary.
     pub fn pgbench_tables(&self, database: &str, scale: u32) {
-        let port = self.nodes[0].port.to_string();
+        self.pgbench_tables_on(0, database, scale);
+    }
+
+    /// The same on any node.
+    pub fn pgbench_tables_on(&self, id: usize, database: &str, scale: u32) {
+        let port = self.nodes[id].port.to_string();
         run(as_postgres(bin("pgbench"))
             .args(["-i", "-q", "-s", &scale.to_string(), "-U", "postgres", "-p", &port, "-h"])
             .arg(self.folder())

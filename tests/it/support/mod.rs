@@ -6,7 +6,9 @@
 #![allow(dead_code)]
 
 pub mod cluster;
+pub mod ledger;
 pub mod load;
+pub mod oracle;
 pub mod pgmend;
 pub mod pipeline;
 pub mod pki;
@@ -16,6 +18,7 @@ pub mod raw;
 pub mod scratch;
 
 pub use cluster::Cluster;
+pub use ledger::Ledger;
 pub use load::Load;
 pub use pgmend::{Config, Pgmend};
 pub use process::{Ran, as_postgres, bin, run};

@@ -281,6 +281,13 @@ impl Pgmend {
         wait_until(&format!("node {id} is {status}"), Duration::from_secs(40), || self.node_status(id) == status);
     }
 
+    /// A node's server ends as by a power cut, and the daemon notices.
+    #[track_caller]
+    pub fn loses(&self, cluster: &Cluster, id: usize) {
+        cluster.kill9(id);
+        self.wait_node(id, "down");
+    }
+
     /// A statement through pgmend.
     pub fn sql(&self, statement: &str) -> Ran {
         let door = self.door();

@@ -4,9 +4,12 @@
 //! PostgreSQL answers alike in every state.
 
 use super::raw::Message;
+use std::collections::BTreeSet;
 
 /// More Closes in a row than any batch has.
 const MARKS: usize = 5;
+/// The name under which statements with RETURNING stand, and no others.
+const RETURNING: &str = "s4";
 /// Greatest number of messages in a batch.
 const MESSAGES: u64 = 14;
 
@@ -85,12 +88,24 @@ pub struct Client {
     /// A transaction is open and has not failed.
     in_block: bool,
     closes: usize,
+    /// The unnamed statement has RETURNING.
+    unnamed_returns: bool,
+    /// Portals that may be of a statement with RETURNING.
+    returning: BTreeSet<&'static str>,
 }
 
 impl Client {
     pub fn new(seed: u64, number: u64) -> Client {
         let random = Random(seed.wrapping_mul(1000).wrapping_add(number));
-        Client { random, table: format!("t{number}"), unnamed: false, in_block: false, closes: 0 }
+        Client {
+            random,
+            table: format!("t{number}"),
+            unnamed: false,
+            in_block: false,
+            closes: 0,
+            unnamed_returns: false,
+            returning: BTreeSet::new(),
+        }
     }
 
     /// The table that the client works on, with twenty rows.
@@ -113,6 +128,9 @@ impl Client {
     pub fn batch(&mut self) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         self.closes = 0;
+        if !self.in_block {
+            self.returning.clear();
+        }
         for _ in 0..=self.random.below(MESSAGES) {
             let before = all.len();
             self.add(&mut all);
@@ -165,9 +183,7 @@ impl Client {
             "SELECT id, name FROM # WHERE id < $1 ORDER BY id",
             "SELECT count(*) FROM # WHERE name = $1",
             "INSERT INTO # VALUES ($1, $2)",
-            "INSERT INTO # VALUES ($1, 'x') ON CONFLICT (id) DO UPDATE SET name = 'y' RETURNING *",
             "UPDATE # SET name = $2 WHERE id = $1",
-            "DELETE FROM # WHERE id = $1 RETURNING name",
             "SELECT 10 / (count(*) - $1::int4) FROM generate_series(1, 3)",
             "SELECT * FROM missing",
             "SELEKT 1",
@@ -183,6 +199,15 @@ impl Client {
             "SET work_mem = '5MB'",
             "COPY (TABLE # ORDER BY id) TO STDOUT",
             "TABLE # ORDER BY id",
+        ]);
+        text.replace('#', &self.table)
+    }
+
+    fn sql_returning(&mut self) -> String {
+        let text = self.random.pick(&[
+            "INSERT INTO # VALUES ($1, 'x') ON CONFLICT (id) DO UPDATE SET name = 'y' RETURNING *",
+            "DELETE FROM # WHERE id = $1 RETURNING name",
+            "DELETE FROM # RETURNING missing",
         ]);
         text.replace('#', &self.table)
     }
@@ -206,6 +231,7 @@ impl Client {
                 ])
                 .into(),
             6 => self.random.pick(&["SET LOCAL TimeZone = 'UTC'", "SHOW TimeZone", "SHOW work_mem", ""]).into(),
+            7 => self.sql_returning(),
             _ => self.sql(),
         };
         self.unnamed = false;
@@ -234,7 +260,7 @@ impl Client {
         }
         for _ in 0..=self.random.below(3) / 2 {
             let rows = [0, 0, 1, 3][usize::try_from(self.random.below(4)).expect("an index")];
-            all.push(message(b'E', &[portal.as_bytes(), b"\0", &u32::to_be_bytes(rows)]));
+            self.push_execute(portal, rows, all);
         }
         if !self.random.one_in(4) {
             all.push(message(b'S', &[]));
@@ -242,8 +268,12 @@ impl Client {
     }
 
     fn parse(&mut self, name: &str, all: &mut Vec<Vec<u8>>) {
-        let sql = self.sql();
-        self.unnamed |= name.is_empty();
+        let returns = name == RETURNING || name.is_empty() && self.random.one_in(8);
+        let sql = if returns { self.sql_returning() } else { self.sql() };
+        if name.is_empty() {
+            self.unnamed = true;
+            self.unnamed_returns = returns;
+        }
         let types: &[u8] = if self.random.one_in(8) { &[0, 1, 0, 0, 0, 23] } else { &[0, 0] };
         all.push(message(b'P', &[name.as_bytes(), b"\0", sql.as_bytes(), b"\0", types]));
     }
@@ -265,6 +295,9 @@ impl Client {
             values.extend(u32::try_from(value.len()).expect("short").to_be_bytes());
             values.extend(value.bytes());
         }
+        if name == RETURNING || name.is_empty() && self.unnamed_returns {
+            self.returning.insert(portal);
+        }
         let binary: &[u8] = if self.random.one_in(5) { &[0, 1, 0, 1] } else { &[0, 0] };
         let parts: &[&[u8]] =
             &[portal.as_bytes(), b"\0", name.as_bytes(), b"\0\0\0", &count.to_be_bytes(), &values, binary];
@@ -272,14 +305,24 @@ impl Client {
         portal
     }
 
-    /// Goes on with a portal of an earlier batch. Not in a failed transaction: PostgreSQL 15 itself crashes when a portal
-    /// that was there before the failure is executed then.
+    /// Goes on with a portal of an earlier message. With the unnamed one only where no simple Query can have failed before in
+    /// the transaction: one that fails while it runs leaves its portal behind, whose plans stood in memory that PostgreSQL 15
+    /// has freed by then (`exec_simple_query` puts nothing of them into the portal), and Execute reads them before it finds
+    /// that the transaction has failed. The server crashes by that, whoever sends it.
     fn execute(&mut self, all: &mut Vec<Vec<u8>>) {
-        if !self.in_block || !all.is_empty() {
-            return;
-        }
         let rows = u32::try_from(self.random.below(3)).expect("small");
         let portal = self.portal();
+        if portal.is_empty() && !(self.in_block && all.is_empty()) {
+            return;
+        }
+        self.push_execute(portal, rows, all);
+    }
+
+    /// A statement with RETURNING is run to its end whatever the limit, but where the limit suspends its portal PostgreSQL
+    /// lets the next statement see what it did only if a Parse comes between (`CommandCounterIncrement` in
+    /// `exec_parse_message`): pgmend's own would be one.
+    fn push_execute(&mut self, portal: &str, rows: u32, all: &mut Vec<Vec<u8>>) {
+        let rows = if self.returning.contains(portal) { 0 } else { rows };
         all.push(message(b'E', &[portal.as_bytes(), b"\0", &rows.to_be_bytes()]));
     }
 
@@ -322,7 +365,7 @@ impl Client {
             self.unnamed = false;
             all.push(message(b'Q', &[sql.as_bytes(), b"\0"]));
         } else {
-            self.unnamed = true;
+            (self.unnamed, self.unnamed_returns) = (true, false);
             all.push(message(b'P', &[b"\0", sql.as_bytes(), b"\0\0\0"]));
             all.push(message(b'B', &[b"\0\0\0\0\0\0\0\0"]));
             all.push(message(b'E', &[b"\0\0\0\0\0"]));

@@ -1,0 +1,249 @@
+//! What one node answered: frames sifted into what the client may get, what is pgmend's own, and a summary by which nodes
+//! are compared. Pure.
+
+use crate::client::fault::Fault;
+use crate::server::Row;
+use crate::wire::backend::{self, ErrorFields};
+use crate::wire::frame;
+use std::hash::{DefaultHasher, Hasher};
+
+/// A frame that must be held whole (all but rows and COPY data) is at most this long.
+const MAX_HELD_FRAME: usize = 16 << 20;
+/// Rows that an own statement may bring.
+const MAX_OWN_ROWS: usize = 10_000;
+/// Commands in one answer that are remembered one by one; a longer answer is compared as far as this.
+const MAX_MARKS: usize = 10_000;
+
+/// One reply in the order of the answer. Rows are counted with their command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// A command's end: its tag as it came, and the rows before it.
+    Command {
+        /// `INSERT 0 1`.
+        tag: String,
+        /// How many rows.
+        rows: u64,
+        /// A sum over the rows that does not depend on their order.
+        digest: u64,
+    },
+    /// An empty query.
+    Empty,
+    /// COPY data is awaited.
+    CopyIn,
+    /// A portal with more rows.
+    Suspended,
+    /// The error that ended it.
+    Error(Box<ErrorFields>),
+}
+
+/// The answer of a node to what it was sent.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// What happened, in order, without what is pgmend's own.
+    pub marks: Vec<Mark>,
+    /// Answers of pgmend's own statements before and after the client's: their rows.
+    pub own: Vec<Vec<Row>>,
+    /// The first error, also of an own statement.
+    pub error: Option<ErrorFields>,
+    /// The connection ended.
+    pub lost: Option<String>,
+    /// ParseComplete messages for the client.
+    pub parsed: usize,
+    /// Rows may differ although nothing is wrong: they are counted and not summed.
+    pub blind: bool,
+    plan: Plan,
+    rows: u64,
+    digest: u64,
+    /// The row that is half through.
+    row: Option<PartRow>,
+    own_rows: Vec<Row>,
+}
+
+/// How many answers (each up to its ReadyForQuery) are whose.
+#[derive(Clone, Copy, Debug, Default)]
+struct Plan {
+    own_before: usize,
+    client: usize,
+}
+
+#[derive(Debug)]
+struct PartRow {
+    left: usize,
+    hasher: DefaultHasher,
+}
+
+impl Account {
+    /// An answer that begins with so many of pgmend's own, has so many of the client's, and ends with pgmend's own.
+    pub fn new(own_before: usize, client: usize) -> Account {
+        Account { plan: Plan { own_before, client }, ..Account::default() }
+    }
+
+    /// Takes whole frames (rows also in part) from the front of `answer`; those for the client are added to `out`, without
+    /// ReadyForQuery. Returns the bytes taken.
+    pub fn take(&mut self, answer: &[u8], out: &mut Vec<u8>) -> Result<usize, Fault> {
+        let mut at = 0;
+        loop {
+            let rest = answer.get(at..).unwrap_or_default();
+            if let Some(row) = &mut self.row {
+                let count = row.left.min(rest.len());
+                let part = rest.get(..count).unwrap_or_default();
+                row.hasher.write(part);
+                out.extend_from_slice(part);
+                row.left -= count;
+                at += count;
+                if row.left > 0 {
+                    return Ok(at);
+                }
+                let sum = if self.blind { 0 } else { row.hasher.finish() };
+                self.digest = self.digest.wrapping_add(sum);
+                self.row = None;
+                continue;
+            }
+            let Some(header) = frame::peek(rest).map_err(|e| Fault::ServerProtocol(e.to_string()))? else {
+                return Ok(at);
+            };
+            let is_data = matches!(header.tag, b'D' | b'd') && self.plan.own_before == 0 && self.plan.client > 0;
+            if is_data {
+                self.rows += u64::from(header.tag == b'D');
+                let start = rest.get(..frame::HEADER).unwrap_or_default();
+                out.extend_from_slice(start);
+                at += frame::HEADER;
+                self.row = Some(PartRow { left: header.total - frame::HEADER, hasher: DefaultHasher::new() });
+                continue;
+            }
+            if header.total > MAX_HELD_FRAME {
+                return Err(Fault::Limit(format!("a server's message of {} bytes is too long", header.total)));
+            }
+            let Some(whole) = rest.get(..header.total) else { return Ok(at) };
+            self.whole(header.tag, whole, out);
+            at += header.total;
+        }
+    }
+
+    fn whole(&mut self, tag: u8, whole: &[u8], out: &mut Vec<u8>) {
+        let body = whole.get(frame::HEADER..).unwrap_or_default();
+        let own = self.plan.own_before > 0 || self.plan.client == 0;
+        match tag {
+            b'Z' if self.plan.own_before > 0 => {
+                self.plan.own_before -= 1;
+                self.own.push(std::mem::take(&mut self.own_rows));
+            }
+            b'Z' if self.plan.client > 0 => self.plan.client -= 1,
+            b'Z' => self.own.push(std::mem::take(&mut self.own_rows)),
+            b'E' => {
+                let fields = backend::parse_error(body);
+                if self.error.is_none() {
+                    self.error = Some(fields.clone());
+                    // What failed in pgmend's own statement is the client's answer: there will be no other.
+                    out.extend_from_slice(whole);
+                } else if !own {
+                    return;
+                }
+                self.mark(Mark::Error(Box::new(fields)));
+            }
+            b'D' if own => {
+                if let Ok(row) = backend::parse_data_row(body)
+                    && self.own_rows.len() < MAX_OWN_ROWS
+                {
+                    self.own_rows.push(row);
+                }
+            }
+            b'S' | b'A' | b'N' => out.extend_from_slice(whole),
+            _ if own => {}
+            _ => {
+                self.note(tag, body);
+                out.extend_from_slice(whole);
+            }
+        }
+    }
+
+    fn note(&mut self, tag: u8, body: &[u8]) {
+        match tag {
+            b'C' => {
+                let text = body.split(|b| *b == 0).next().unwrap_or_default();
+                let tag = String::from_utf8_lossy(text).into_owned();
+                let (rows, digest) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.digest));
+                self.mark(Mark::Command { tag, rows, digest });
+            }
+            b'I' => self.mark(Mark::Empty),
+            b'G' => self.mark(Mark::CopyIn),
+            b's' => self.mark(Mark::Suspended),
+            b'1' => self.parsed += 1,
+            _ => {}
+        }
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        if self.marks.len() < MAX_MARKS {
+            self.marks.push(mark);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(build: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        build(&mut out);
+        out
+    }
+
+    fn answer(rows: &[&str], tag: &str, status: u8) -> Vec<u8> {
+        frames(|out| {
+            rows.iter().for_each(|r| backend::data_row(out, &[Some(r)]));
+            backend::command_complete(out, tag);
+            backend::ready_for_query(out, status);
+        })
+    }
+
+    #[test]
+    fn own_answers_are_kept_from_the_client() {
+        let all = [answer(&[], "BEGIN", b'T'), answer(&["a"], "INSERT 0 1", b'T'), answer(&["4"], "SELECT 1", b'T')];
+        let mut account = Account::new(1, 1);
+        let mut out = Vec::new();
+        let all = all.concat();
+        assert_eq!(account.take(&all, &mut out).unwrap(), all.len());
+        let expected = frames(|out| {
+            backend::data_row(out, &[Some("a")]);
+            backend::command_complete(out, "INSERT 0 1");
+        });
+        assert_eq!(out, expected);
+        assert_eq!(account.own, [vec![], vec![vec![Some(b"4".to_vec())]]]);
+        assert!(matches!(account.marks.as_slice(), [Mark::Command { tag, rows: 1, .. }] if tag == "INSERT 0 1"));
+    }
+
+    #[test]
+    fn rows_are_summed_whatever_their_order_and_however_they_come() {
+        let digest = |rows: &[&str], step: usize| {
+            let all = answer(rows, "UPDATE 2", b'T');
+            let mut account = Account::new(0, 1);
+            let (mut out, mut pending) = (Vec::new(), Vec::new());
+            for part in all.chunks(step) {
+                pending.extend_from_slice(part);
+                let count = account.take(&pending, &mut out).unwrap();
+                pending.drain(..count);
+            }
+            assert!(pending.is_empty());
+            account.marks
+        };
+        assert_eq!(digest(&["a", "b"], 1000), digest(&["b", "a"], 1));
+        assert_ne!(digest(&["a", "b"], 1000), digest(&["a", "c"], 1000));
+    }
+
+    #[test]
+    fn an_error_of_an_own_statement_is_the_answer() {
+        let failed = frames(|out| {
+            backend::error_response(out, &ErrorFields::error("55P03", "no lock"));
+            backend::ready_for_query(out, b'E');
+            backend::error_response(out, &ErrorFields::error("25P02", "aborted"));
+            backend::ready_for_query(out, b'E');
+        });
+        let mut account = Account::new(1, 1);
+        let mut out = Vec::new();
+        account.take(&failed, &mut out).unwrap();
+        assert_eq!(account.error.map(|e| e.code), Some("55P03".to_owned()));
+        assert_eq!(out, frames(|out| backend::error_response(out, &ErrorFields::error("55P03", "no lock"))));
+    }
+}

@@ -1,0 +1,224 @@
+//! The nodes of a session as one: their connections are granted as a bundle, and rounds of bytes go to one, to some or to
+//! all of them.
+
+use super::leg::Leg;
+use super::session::Session;
+use crate::base::NodeId;
+use crate::client::control::Doing;
+use crate::client::fault::Fault;
+use crate::client::worker::Way;
+use crate::net::Stream;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// An answer that is held back until all nodes agree is at most this long; of a longer one the rows are passed on.
+const HOLD: usize = 256 * 1024;
+/// What cannot be passed on (rows of several commands) is at most this long.
+const MAX_HELD: usize = 64 << 20;
+/// Between two looks whether a node that is waited for is still in use.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What becomes of an answer while it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// It goes to the client as it comes.
+    Stream,
+    /// It is held back until the others have agreed.
+    Hold,
+    /// It is not for the client.
+    Drop,
+}
+
+impl Session {
+    /// Brings the legs in line with the nodes that are in use. Inside a transaction no node is added. True: the main node
+    /// is another one now, although a transaction was open on the old one.
+    pub fn refresh(&mut self) -> Result<bool, Fault> {
+        let live = self.worker.live_nodes();
+        let main = self.legs.first().map(|leg| leg.node);
+        let in_transaction = self.legs.iter().any(Leg::is_in_transaction);
+        for leg in self.legs.extract_if(.., |leg| !live.contains(&leg.node)) {
+            let mut leg = leg;
+            leg.close();
+        }
+        if !in_transaction {
+            for node in live.iter().filter(|node| !self.legs.iter().any(|leg| leg.node == **node)).collect::<Vec<_>>() {
+                let leg = self.new_leg(*node)?;
+                let place = self.legs.iter().take_while(|leg| leg.node < *node).count();
+                self.legs.insert(place, leg);
+            }
+            let slots = self.legs.iter().map(|leg| leg.borrower.slot.clone()).collect();
+            self.slot.lead(slots);
+        }
+        Ok(in_transaction && main.is_some() && self.legs.first().map(|leg| leg.node) != main)
+    }
+
+    /// Borrows connections to these legs, in the order of the nodes, so that no two clients wait for each other. False: the
+    /// nodes in use have changed, or the gate has closed, meanwhile; nothing that was idle is held.
+    pub async fn lease(&mut self, client: &mut Stream, which: &[usize]) -> Result<bool, Fault> {
+        self.control.doing.set(Doing::Waiting);
+        for place in which {
+            let holds_any = self.legs.iter().any(|leg| leg.pooled.is_some());
+            let worker = self.worker.clone();
+            let Session { legs, front, .. } = self;
+            let Some(leg) = legs.get_mut(*place) else { return Ok(false) };
+            if leg.pooled.is_some() {
+                continue;
+            }
+            // A client that goes away while it waits never has its statement carried out.
+            let mut watch = |cx: &mut Context<'_>| {
+                if let Poll::Ready(Err(gone)) = front.poll_send(client, cx) {
+                    return Poll::Ready(gone);
+                }
+                while front.poll_fill(client, cx).is_ready() {
+                    if front.closed {
+                        return Poll::Ready(Fault::ClientGone);
+                    }
+                }
+                Poll::Pending
+            };
+            let (node, pool) = (leg.node, leg.borrower.pool.clone());
+            let useless = async {
+                loop {
+                    let held = holds_any && matches!(worker.way_for(&pool.shared.key), Way::Held { .. });
+                    if held || !worker.live_nodes().contains(&node) {
+                        return;
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            // With no node at all the wait is the pool's own, and ends with its error.
+            let outcome = if worker.live_nodes().is_empty() {
+                Some(leg.lease(&mut watch).await)
+            } else {
+                tokio::select! {
+                    biased;
+                    leased = leg.lease(&mut watch) => Some(leased),
+                    () = useless => None,
+                }
+            };
+            match outcome {
+                Some(leased) => leased?,
+                None => {
+                    self.legs.iter_mut().filter(|leg| !leg.is_in_transaction()).for_each(|leg| leg.give_back(false));
+                    return Ok(false);
+                }
+            }
+        }
+        self.control.doing.set(Doing::Working);
+        Ok(true)
+    }
+
+    /// Borrows connections to all nodes, whichever are in use by then.
+    pub async fn lease_all(&mut self, client: &mut Stream) -> Result<(), Fault> {
+        loop {
+            let all: Vec<usize> = (0..self.legs.len().max(1)).collect();
+            if self.legs.is_empty() {
+                // Waits for a node, within the pool's own limit.
+                let leg = self.new_leg(NodeId(0))?;
+                self.legs.push(leg);
+            }
+            let leased = self.lease(client, &all).await? && self.legs.iter().all(|leg| leg.pooled.is_some());
+            // The wait may have been at the gate, and what was let go on meets other nodes than it came for.
+            let live = self.worker.live_nodes();
+            if leased && live.len() == self.legs.len() && self.legs.iter().all(|leg| live.contains(&leg.node)) {
+                return Ok(());
+            }
+            self.refresh()?;
+        }
+    }
+
+    /// Moves bytes until each of these legs has its whole answer (or has lost its server). The client is heard meanwhile, so
+    /// that its end is noticed. False: the time is over.
+    pub async fn round(
+        &mut self,
+        client: &mut Stream,
+        which: &[usize],
+        lead: Option<(usize, Flow)>,
+        limit: Option<Duration>,
+    ) -> Result<bool, Fault> {
+        self.rounds = self.rounds.wrapping_add(1);
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut alarm = std::pin::pin!(async move {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        });
+        poll_fn(|cx| {
+            self.note_working();
+            if let Some(end) = self.control.check(cx, false) {
+                return Poll::Ready(Err(end.into()));
+            }
+            loop {
+                let mut all_done = true;
+                for place in which {
+                    let is_lead = lead.filter(|(of, _)| of == place);
+                    let may_read = is_lead.is_none_or(|_| !self.front.is_full());
+                    let Some(leg) = self.legs.get_mut(*place) else { continue };
+                    match leg.poll(cx, &self.plane.statements, may_read) {
+                        Poll::Ready(done) => done?,
+                        Poll::Pending => all_done = false,
+                    }
+                    match is_lead {
+                        Some((_, Flow::Stream)) => self.front.out().append(&mut leg.out),
+                        Some((_, Flow::Hold)) if leg.out.len() > HOLD && leg.account.marks.is_empty() => {
+                            self.front.out().append(&mut leg.out);
+                        }
+                        Some((_, Flow::Hold)) if leg.out.len() > MAX_HELD => {
+                            return Poll::Ready(Err(Fault::Limit(
+                                "the answer is too long to be held back until all nodes agree".into(),
+                            )));
+                        }
+                        Some((_, Flow::Hold)) => {}
+                        Some((_, Flow::Drop)) | None => leg.out.clear(),
+                    }
+                }
+                let was_full = self.front.is_full();
+                if let Poll::Ready(sent) = self.front.poll_send(client, cx) {
+                    sent?;
+                }
+                if self.front.poll_fill(client, cx).is_ready() && self.front.closed {
+                    self.control.closed_s.set(Some(self.worker.now_s()));
+                }
+                if all_done {
+                    return Poll::Ready(Ok(true));
+                }
+                // What was held up by the client goes on as soon as it has taken enough.
+                if !was_full || self.front.is_full() {
+                    break;
+                }
+            }
+            if alarm.as_mut().poll(cx).is_ready() { Poll::Ready(Ok(false)) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Asks a node something of pgmend's own; the rows as text. In a transaction it is part of it.
+    pub async fn ask(&mut self, client: &mut Stream, place: usize, sql: String) -> Result<Asked, Fault> {
+        let Some(leg) = self.legs.get_mut(place) else { return Ok(Asked::Lost("there is no such node".into())) };
+        leg.send(&[], &[], 0, &[sql]);
+        self.round(client, &[place], Some((place, Flow::Drop)), None).await?;
+        let Some(leg) = self.legs.get_mut(place) else { return Ok(Asked::Lost("there is no such node".into())) };
+        if let Some(lost) = &leg.account.lost {
+            return Ok(Asked::Lost(lost.clone()));
+        }
+        if let Some(error) = leg.account.error.clone() {
+            return Ok(Asked::Refused(Box::new(error)));
+        }
+        let text = |value: Option<Vec<u8>>| value.map(|v| String::from_utf8_lossy(&v).into_owned());
+        Ok(Asked::Rows(leg.last_own().into_iter().map(|row| row.into_iter().map(text).collect()).collect()))
+    }
+}
+
+/// The answer to pgmend's own question.
+#[derive(Debug)]
+pub enum Asked {
+    /// Rows of text.
+    Rows(Vec<Vec<Option<String>>>),
+    /// The server's error.
+    Refused(Box<crate::wire::backend::ErrorFields>),
+    /// The connection ended.
+    Lost(String),
+}

@@ -1,0 +1,354 @@
+//! What the client sends, carried out: a simple query statement by statement, a piece of a pipeline segment by segment.
+
+use super::batch::{Segment, segments};
+use super::bundle::Flow;
+use super::everywhere::{Outcome, Work, connection_lost};
+use super::session::{Session, Standing};
+use super::texts::{How, Needs, Step};
+use super::unit::Ends;
+use crate::client::commands::own_statement;
+use crate::client::fault::Fault;
+use crate::net::Stream;
+use crate::wire::backend::{self, ErrorFields};
+use crate::wire::frontend;
+
+/// A statement of Pgpool-II's own is at most this long.
+const MAX_COMMAND: usize = 1024;
+
+impl Session {
+    /// A simple query: its statements one after the other, as PostgreSQL does; outside of a transaction together in one.
+    pub(super) async fn query(&mut self, client: &mut Stream, text: &[u8]) -> Result<(), Fault> {
+        if self.command(text) {
+            return Ok(());
+        }
+        self.extended = false;
+        if self.prepare_unit(client).await? {
+            match self.plan(client, text).await? {
+                Err(error) => self.fail(client, &error).await?,
+                Ok(planned) => {
+                    let alone = planned.steps.len() == 1;
+                    for step in &planned.steps {
+                        let mut frames = Vec::new();
+                        backend::raw(&mut frames, b'Q', &[&step.text, &b"\0"[..]].concat());
+                        if !self.step(client, step, &frames, alone).await? {
+                            break;
+                        }
+                    }
+                    if planned.steps.is_empty() {
+                        backend::empty_query(self.front.out());
+                    }
+                }
+            }
+        }
+        self.finish(client).await
+    }
+
+    /// A function call: nobody knows what it does, so it is done everywhere.
+    pub(super) async fn function(&mut self, client: &mut Stream, frame: &[u8]) -> Result<(), Fault> {
+        if self.prepare_unit(client).await? {
+            self.extended = false;
+            let needs = Needs { blind: true, ..Needs::default() };
+            let work = Work { frames: frame, parts: 1, needs: &needs, in_transaction: true };
+            let outcome = self.everywhere(client, work).await?;
+            self.follow(client, outcome).await?;
+        }
+        self.finish(client).await
+    }
+
+    /// A piece of a pipeline, without its Sync.
+    pub(super) async fn batch(&mut self, client: &mut Stream, frames: &[u8], ends: Ends) -> Result<(), Fault> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        if !self.prepare_unit(client).await? {
+            self.skipping = true;
+            return Ok(());
+        }
+        let items = match self.read_batch(client, frames).await? {
+            Ok(items) => items,
+            Err(error) => {
+                self.fail(client, &error).await?;
+                self.skipping = true;
+                return Ok(());
+            }
+        };
+        let segments = segments(items);
+        // What is not the whole of what comes before the Sync shares one transaction with the rest.
+        let alone = ends == Ends::Sync && segments.len() == 1;
+        for segment in segments {
+            let Segment { step, mut frames, parses, closes } = segment;
+            frontend::sync(&mut frames);
+            self.extended = true;
+            self.parsed = 0;
+            let went_on = self.step(client, &step, &frames, alone).await?;
+            self.note_parsed(parses)?;
+            if !went_on {
+                self.skipping = true;
+                return Ok(());
+            }
+            for name in closes {
+                self.texts.close(&name);
+                self.legs.iter_mut().for_each(|leg| leg.core.unlearn(&name));
+            }
+        }
+        Ok(())
+    }
+
+    /// One statement, or one segment of a pipeline. False: it failed, and what follows is skipped.
+    async fn step(&mut self, client: &mut Stream, step: &Step, frames: &[u8], alone: bool) -> Result<bool, Fault> {
+        if self.standing == Standing::Failed {
+            return self.in_failed(client, step, frames).await;
+        }
+        for notice in &step.notices {
+            backend::notice_response(self.front.out(), notice);
+        }
+        match &step.how {
+            How::Refused(error) => {
+                let error = error.clone();
+                self.fail(client, &error).await?;
+                Ok(false)
+            }
+            How::Begin { text } => self.open(client, text, frames).await,
+            How::End { chain } => self.end(client, frames, *chain).await,
+            How::Savepoint | How::All => {
+                let in_transaction = step.in_transaction || self.standing == Standing::Open;
+                let needs = match &step.names {
+                    Some((name, true)) => self.texts.needs_of(name),
+                    Some((name, false)) => {
+                        self.texts.prepared_by_sql(name.clone(), step.needs.clone());
+                        Needs::default()
+                    }
+                    None => step.needs.clone(),
+                };
+                let work = Work { frames, parts: 1, needs: &needs, in_transaction };
+                let outcome = self.everywhere(client, work).await?;
+                if step.how == How::Savepoint {
+                    self.forget_since_savepoint();
+                }
+                self.follow(client, outcome).await
+            }
+            How::One => self.read(client, step, frames, alone).await,
+            How::Main => self.on_one(client, 0, frames, Flow::Stream).await,
+        }
+    }
+
+    /// Inside a failed transaction: all nodes get what may end it, the main node refuses the rest.
+    async fn in_failed(&mut self, client: &mut Stream, step: &Step, frames: &[u8]) -> Result<bool, Fault> {
+        match &step.how {
+            How::End { chain } => self.end(client, frames, *chain).await,
+            How::Savepoint => {
+                let work = Work { frames, parts: 1, needs: &step.needs, in_transaction: false };
+                let outcome = self.everywhere(client, work).await?;
+                self.forget_since_savepoint();
+                let goes_on = matches!(outcome, Outcome::Done);
+                if goes_on && self.legs.iter().all(|leg| leg.core.status() == b'T') {
+                    self.standing = Standing::Open;
+                }
+                if let Outcome::Undone(error) = outcome {
+                    self.front.error(&error);
+                }
+                Ok(goes_on)
+            }
+            How::All | How::One | How::Main | How::Begin { .. } | How::Refused(_) => {
+                if self.legs.first().is_some_and(|leg| leg.core.status() == b'E') {
+                    return self.on_one(client, 0, frames, Flow::Stream).await;
+                }
+                // The servers that the transaction was on have gone.
+                self.front.error(&ErrorFields::error(
+                    "25P02",
+                    "current transaction is aborted, commands ignored until end of transaction block",
+                ));
+                Ok(false)
+            }
+        }
+    }
+
+    async fn open(&mut self, client: &mut Stream, text: &str, frames: &[u8]) -> Result<bool, Fault> {
+        match self.standing {
+            Standing::Internal => {
+                // Of several statements in one query, or in one pipeline: what came before belongs to it.
+                self.standing = Standing::Open;
+                let work = Work { frames, parts: 1, needs: &Needs::default(), in_transaction: false };
+                let outcome = self.everywhere(client, work).await?;
+                return self.follow(client, outcome).await;
+            }
+            Standing::None => {
+                self.forget_transaction();
+                self.begin = text.to_owned();
+            }
+            Standing::Open | Standing::Failed => {}
+        }
+        let work = Work { frames, parts: 1, needs: &Needs::default(), in_transaction: false };
+        let outcome = self.everywhere(client, work).await?;
+        if matches!(outcome, Outcome::Done) {
+            self.standing = Standing::Open;
+        }
+        self.follow(client, outcome).await
+    }
+
+    async fn end(&mut self, client: &mut Stream, frames: &[u8], chain: bool) -> Result<bool, Fault> {
+        let begin = self.begin.clone();
+        let open = self.legs.iter().any(|leg| leg.is_in_transaction());
+        if !open && self.standing == Standing::Failed {
+            // All servers of the transaction have gone; it is over.
+            backend::command_complete(self.front.out(), "ROLLBACK");
+            self.standing = Standing::None;
+            self.forget_transaction();
+            return Ok(true);
+        }
+        if !open {
+            // No transaction is open: the server warns.
+            return self.on_one(client, 0, frames, Flow::Stream).await;
+        }
+        let outcome = self.commit(client, frames, Flow::Hold).await?;
+        self.forget_transaction();
+        self.standing = Standing::None;
+        if chain && self.legs.iter().any(|leg| leg.is_in_transaction()) {
+            self.standing = Standing::Open;
+            self.begin = begin;
+        }
+        self.level_late(client).await?;
+        let failed = self.legs.first().is_none_or(|leg| leg.account.error.is_some());
+        match outcome {
+            Ok(()) => Ok(!failed),
+            Err(error) => {
+                self.front.error(&error);
+                Ok(false)
+            }
+        }
+    }
+
+    /// What one node can answer. Inside a transaction it is one that takes part in it.
+    async fn read(&mut self, client: &mut Stream, step: &Step, frames: &[u8], alone: bool) -> Result<bool, Fault> {
+        let open = self.standing != Standing::None;
+        // Together with other statements it is part of what they do.
+        let wrap = open || !alone;
+        if wrap && let Err(error) = self.take_snapshot(client).await? {
+            self.fail(client, &error).await?;
+            return Ok(false);
+        }
+        // The time that all nodes shall take is the main node's.
+        let place = if step.needs.now && wrap { 0 } else { self.reader_place() };
+        if !wrap {
+            return self.on_one(client, place, frames, Flow::Stream).await;
+        }
+        if self.standing == Standing::None {
+            // All of them now: a transaction that has begun must not wait for a gate that closes meanwhile.
+            self.lease_all(client).await?;
+            self.standing = Standing::Internal;
+        }
+        let before = match self.legs.get(place) {
+            Some(leg) if leg.is_in_transaction() => vec![],
+            _ => vec![self.begin_text()],
+        };
+        self.on_one_after(client, place, before, frames, Flow::Stream).await
+    }
+
+    fn reader_place(&self) -> usize {
+        self.legs.iter().position(|leg| leg.node == self.reader).unwrap_or(0)
+    }
+
+    async fn on_one(&mut self, client: &mut Stream, place: usize, frames: &[u8], flow: Flow) -> Result<bool, Fault> {
+        self.on_one_after(client, place, vec![], frames, flow).await
+    }
+
+    async fn on_one_after(
+        &mut self,
+        client: &mut Stream,
+        place: usize,
+        before: Vec<String>,
+        frames: &[u8],
+        flow: Flow,
+    ) -> Result<bool, Fault> {
+        let mut place = place;
+        while self.legs.get(place).is_none_or(|leg| leg.pooled.is_none()) {
+            if self.legs.is_empty() || !self.lease(client, &[place]).await? {
+                self.refresh()?;
+                place = self.reader_place();
+                if self.legs.is_empty() {
+                    self.lease_all(client).await?;
+                }
+            }
+        }
+        let Some(leg) = self.legs.get_mut(place) else { return Ok(false) };
+        leg.send(&before, frames, 1, &[]);
+        self.round(client, &[place], Some((place, flow)), None).await?;
+        let Some(leg) = self.legs.get(place) else { return Ok(false) };
+        self.parsed = leg.account.parsed;
+        self.last_place = place;
+        if leg.account.lost.is_some() {
+            let told = leg.account.error.is_some();
+            self.drop_lost(client).await?;
+            if !told {
+                self.fail(client, &connection_lost()).await?;
+            } else {
+                self.failed(client).await?;
+            }
+            return Ok(false);
+        }
+        if leg.account.error.is_some() {
+            self.failed(client).await?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// What follows from an outcome on all nodes. False: it failed.
+    async fn follow(&mut self, client: &mut Stream, outcome: Outcome) -> Result<bool, Fault> {
+        match outcome {
+            Outcome::Done => Ok(true),
+            Outcome::Failed => {
+                self.failed(client).await?;
+                Ok(false)
+            }
+            Outcome::Undone(error) => {
+                self.legs.iter_mut().for_each(|leg| leg.out.clear());
+                self.fail(client, &error).await?;
+                Ok(false)
+            }
+            Outcome::CopyIn => {
+                let outcome = self.copy_in(client, self.extended).await?;
+                Box::pin(self.follow(client, outcome)).await
+            }
+        }
+    }
+
+    /// An error for the client, and what it means for the transaction.
+    pub(super) async fn fail(&mut self, client: &mut Stream, error: &ErrorFields) -> Result<(), Fault> {
+        self.front.error(error);
+        self.failed(client).await
+    }
+
+    async fn failed(&mut self, client: &mut Stream) -> Result<(), Fault> {
+        match self.standing {
+            Standing::None => Ok(()),
+            Standing::Internal => self.roll_back(client).await,
+            Standing::Open => self.spoil(client).await,
+            Standing::Failed => Ok(()),
+        }
+    }
+
+    /// What was learnt or locked since a savepoint may be undone with it; it is asked for again.
+    fn forget_since_savepoint(&mut self) {
+        self.locked.clear();
+        self.legs.iter_mut().for_each(|leg| leg.has_now = false);
+    }
+
+    /// A statement that pgmend answers itself, outside of transactions.
+    fn command(&mut self, text: &[u8]) -> bool {
+        let offered = self.plane.settings.load().client.pool_commands && self.standing == Standing::None;
+        let Some(sql) = own_statement(text).filter(|_| offered && text.len() <= MAX_COMMAND) else { return false };
+        let Some(told) = self.plane.answer(&sql, self.database(), &self.control) else { return false };
+        told.write(self.front.out());
+        true
+    }
+
+    /// Before a piece of work: the nodes in use may have changed. False: it cannot be done, and the client knows.
+    async fn prepare_unit(&mut self, client: &mut Stream) -> Result<bool, Fault> {
+        if !self.refresh()? {
+            return Ok(true);
+        }
+        self.fail(client, &connection_lost()).await?;
+        Ok(false)
+    }
+}

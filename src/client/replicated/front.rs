@@ -1,0 +1,141 @@
+//! The client's side of a session over several nodes: what came and is not dealt with yet, what is to be sent.
+
+use super::unit::{self, Cut, Unit};
+use crate::client::buffer::Buffer;
+use crate::client::fault::Fault;
+use crate::net::Stream;
+use crate::wire::backend::{self, ErrorFields};
+use crate::wire::frame;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
+
+/// Unsent bytes at which no more of an answer is taken: the back pressure.
+const HIGH: usize = 256 * 1024;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Front {
+    input: Buffer,
+    out: Vec<u8>,
+    out_at: usize,
+    unflushed: bool,
+    /// The client has closed its direction.
+    pub closed: bool,
+}
+
+impl Front {
+    /// Where answers are written.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// An ErrorResponse for the client.
+    pub fn error(&mut self, fields: &ErrorFields) {
+        backend::error_response(&mut self.out, fields);
+    }
+
+    /// Too much is unsent for more to be taken.
+    pub fn is_full(&self) -> bool {
+        self.out.len() - self.out_at > HIGH
+    }
+
+    /// Everything is sent.
+    pub fn is_sent(&self) -> bool {
+        self.out_at == self.out.len() && !self.unflushed
+    }
+
+    /// Writes what is to be sent. Ready: nothing is left.
+    pub fn poll_send(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        while let Some(rest) = self.out.get(self.out_at..).filter(|r| !r.is_empty()) {
+            match std::task::ready!(Pin::new(&mut *stream).poll_write(cx, rest)) {
+                Ok(count @ 1..) => self.out_at += count,
+                Ok(0) | Err(_) => return Poll::Ready(Err(Fault::ClientGone)),
+            }
+            self.unflushed = true;
+        }
+        self.out.clear();
+        self.out_at = 0;
+        if self.out.capacity() > HIGH {
+            self.out = Vec::new();
+        }
+        if self.unflushed {
+            std::task::ready!(Pin::new(stream).poll_flush(cx)).map_err(|_| Fault::ClientGone)?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads if there is room; notes when the client closes.
+    pub fn poll_fill(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
+        if self.closed || self.input.is_full() {
+            return Poll::Pending;
+        }
+        if self.input.is_empty() && stream.poll_read_ready(cx).is_pending() {
+            self.input.release();
+            return Poll::Pending;
+        }
+        match self.input.poll_fill(stream, cx) {
+            Poll::Ready(Ok(0) | Err(_)) => self.closed = true,
+            Poll::Ready(Ok(_)) => {}
+            Poll::Pending => return Poll::Pending,
+        }
+        Poll::Ready(())
+    }
+
+    /// The next piece, if it is there.
+    pub fn cut(&mut self) -> Result<Option<Unit>, Fault> {
+        loop {
+            match unit::cut(self.input.bytes(), self.input.is_full())? {
+                Cut::Unit(Unit::Stray, count) => self.input.consume(count),
+                Cut::Unit(unit, count) => {
+                    self.input.consume(count);
+                    return Ok(Some(unit));
+                }
+                Cut::More(need) => {
+                    if need > self.input.bytes().len() && need > 0 {
+                        self.input.reserve(need);
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// COPY data and what ends it, as far as it has come whole; `true` with the frame that ends it. A Flush or Sync before
+    /// that means nothing, as to PostgreSQL.
+    pub fn cut_copy(&mut self, most: usize) -> Result<(Vec<u8>, bool), Fault> {
+        let mut taken = Vec::new();
+        loop {
+            let bytes = self.input.bytes();
+            let header = frame::peek(bytes).map_err(|e| Fault::Protocol(e.to_string()))?;
+            let Some(header) = header.filter(|_| taken.len() < most) else { return Ok((taken, false)) };
+            if header.total > unit::MAX_MESSAGE {
+                return Err(Fault::Limit(format!("a message of {} bytes is too long for a COPY", header.total)));
+            }
+            let Some(whole) = bytes.get(..header.total) else {
+                self.input.reserve(header.total);
+                return Ok((taken, false));
+            };
+            match header.tag {
+                b'd' | b'c' | b'f' => taken.extend_from_slice(whole),
+                b'H' | b'S' => {}
+                // PostgreSQL fails the COPY; here the client's message stays for afterwards.
+                b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' | b'X' => {
+                    let mut out = taken;
+                    let why = b"unexpected message during COPY from stdin\0";
+                    out.push(b'f');
+                    out.extend_from_slice(&u32::try_from(why.len() + 4).unwrap_or(u32::MAX).to_be_bytes());
+                    out.extend_from_slice(why);
+                    return Ok((out, true));
+                }
+                tag => return Err(Fault::Protocol(format!("invalid frontend message type {tag}"))),
+            }
+            let ends = matches!(header.tag, b'c' | b'f');
+            self.input.consume(header.total);
+            if ends {
+                return Ok((taken, true));
+            }
+        }
+    }
+}

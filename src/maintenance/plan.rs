@@ -1,0 +1,60 @@
+//! Plans: every step with what takes it back, and everything that stands against it. Nothing is changed.
+
+use super::stages::Step;
+use super::{Judgement, LongTransactions, Maintenance, Plan, Planned, Reason, Refused, SwitchOptions, choose};
+use super::{begin, facts, finish, rolling, stages};
+
+impl Maintenance {
+    /// What planned work would do, and what stands against it.
+    pub async fn plan(&self, work: Planned) -> Result<Plan, Refused> {
+        match work {
+            Planned::Switchover { node, transactions } => {
+                let (title, judgement) = self.judge_switch(SwitchOptions { to: node, transactions }).await?;
+                Ok(Plan { steps: self.switch_steps(node)?, title, judgement })
+            }
+            Planned::Rehearse { node, transactions } => {
+                let (title, judgement) = self.judge_switch(SwitchOptions { to: node, transactions }).await?;
+                let rehearsed = |step: &Step| stages::REHEARSAL_ROWS.iter().any(|row| row.name == step.name);
+                let steps = self.switch_steps(node)?.into_iter().filter(rehearsed).collect();
+                Ok(Plan { title: format!("rehearsal, {title}"), judgement, steps })
+            }
+            Planned::Begin { node } => {
+                let spec = self.known(node)?;
+                let judgement = begin::judge(&self.0, &spec).await;
+                Ok(Plan { title: format!("node {node} goes into maintenance"), judgement, steps: begin::steps(node) })
+            }
+            Planned::Finish { node, rebuild } => {
+                let spec = self.known(node)?;
+                let judgement = finish::judge(&self.0, &spec).await;
+                let title = format!("node {node} comes back from maintenance");
+                Ok(Plan { title, judgement, steps: finish::steps(node, rebuild) })
+            }
+            Planned::RollingUpdate(options) => {
+                let switch = SwitchOptions { to: None, transactions: options.transactions };
+                let judgement = match self.judge_switch(switch).await {
+                    Ok((_, judgement)) => judgement,
+                    Err(refused) => {
+                        let reason = Reason { what: refused.to_string(), hint: String::new() };
+                        Judgement { against: vec![reason], remarks: Vec::new() }
+                    }
+                };
+                let steps = rolling::steps(&self.0, &options);
+                Ok(Plan { title: "rolling update".to_owned(), judgement, steps })
+            }
+        }
+    }
+
+    fn switch_steps(&self, node: Option<crate::base::NodeId>) -> Result<Vec<Step>, Refused> {
+        let (from, to) = choose(&self.0.board.view(), node)?;
+        let label = |spec: &crate::cluster::NodeSpec| format!("node {}", spec.id);
+        Ok(stages::steps(&label(&from), &label(&to), &(self.0.settings)()))
+    }
+
+    async fn judge_switch(&self, options: SwitchOptions) -> Result<(String, Judgement), Refused> {
+        let (from, to) = choose(&self.0.board.view(), options.to)?;
+        let limits = (self.0.settings)();
+        let facts = self.0.look(&from, &to, &limits, &[]).await;
+        let judgement = facts::judge(&facts, &limits, options.transactions == LongTransactions::Retry);
+        Ok((format!("from node {} to node {}", from.id, to.id), judgement))
+    }
+}

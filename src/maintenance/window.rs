@@ -1,0 +1,279 @@
+//! From the stop of the old primary to the release of the clients: the time in which everybody waits.
+//!
+//! Up to the request to promote every failure goes back: the old primary is disarmed and started, and the clients go on with
+//! it. With the request nobody goes back any more.
+
+use super::look::{SHORT, text};
+use super::run::{Promotion, Proof, Run, Window};
+use super::server::Server;
+use crate::base::Lsn;
+use crate::cluster::Role;
+use crate::keeper::ProbeReport;
+use crate::node;
+use crate::server::sql::{Sql, SqlError};
+use crate::workflow::Failure;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks at the coming primary.
+const LOOK: Duration = Duration::from_millis(2);
+/// Of the time in which clients may be held, kept for going back.
+const RESERVE: Duration = Duration::from_secs(2);
+/// A promotion that was asked for is waited for, also when clients are no longer held.
+const PROMOTED_WITHIN: Duration = Duration::from_secs(120);
+/// After a rehearsal clients go on within this, and are counted.
+const OPENED: Duration = Duration::from_millis(200);
+/// A server that goes back needs a moment to be reachable.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
+
+impl Run {
+    fn window(&self) -> Result<Window, Failure> {
+        self.held.ok_or_else(|| Failure::new("clients are not held"))
+    }
+
+    /// Armed, then stopped fast.
+    pub(super) async fn stop_old(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
+        let (window, began) = (self.window()?, Instant::now());
+        self.still_ours()?;
+        let old = self.old()?.clone();
+        let bad = |e: node::NodeError| Failure::new("the old primary could not be stopped").detail(e.to_string());
+        old.arm().map_err(bad)?;
+        self.stop_sent = true;
+        let deadline = (began + self.limits.stop_timeout).min(window.until.checked_sub(RESERVE).unwrap_or(began));
+        let stopped = old.stop_by(deadline, self.lines(), stop).await.map_err(bad)?;
+        self.told.parts.push(("stop", began.elapsed()));
+        if stopped {
+            return Ok(());
+        }
+        Err(Failure::new(format!("node {} did not stop within {:?}", self.from.id, self.limits.stop_timeout))
+            .detail("a standby that takes no log, an archiver that hangs, or a backup can be the reason; see its log"))
+    }
+
+    /// The view is still the one that was judged.
+    fn still_ours(&self) -> Result<(), Failure> {
+        if self.resumed {
+            // Nothing was probed yet; what counts was read off the servers.
+            return Ok(());
+        }
+        let view = self.inner.board.view();
+        let epoch = self.facts()?.epoch;
+        let now = view.epoch.as_ref().map(|e| (e.system_identifier, e.timeline));
+        if view.primary == Some(self.from.id) && now == epoch {
+            return Ok(());
+        }
+        Err(Failure::new("the primary has changed meanwhile"))
+    }
+
+    /// Goes back: kicks what holds the stop up, disarms, starts.
+    pub(super) async fn undo_stop(&mut self) -> Option<String> {
+        if !matches!(self.promotion, Promotion::NotAsked | Promotion::Impossible) {
+            return None;
+        }
+        let old = self.old.clone()?;
+        if let Err(error) = old.disarm() {
+            return Some(format!("node {} could not be disarmed: {error}", self.from.id));
+        }
+        if !self.stop_sent {
+            return None;
+        }
+        let began = Instant::now();
+        if old.runs() {
+            // Its stop cannot be taken back. Who holds it up is ended: a standby can ask again.
+            self.kick(&old);
+            old.stopped_by(began + BACK_WITHIN).await;
+        }
+        if let Err(error) = old.start_again(BACK_WITHIN, self.lines()).await {
+            return Some(format!("node {} could not be started again: {error}", self.from.id));
+        }
+        match self.inner.connect(&self.from).await {
+            Ok(_) => Some(format!(
+                "node {} runs again as the primary, after {:.0} ms",
+                self.from.id,
+                super::run::milliseconds(began.elapsed())
+            )),
+            Err(error) => Some(format!("node {} was started but does not answer: {error}", self.from.id)),
+        }
+    }
+
+    fn kick(&self, old: &Server) {
+        let Some(Ok(primary)) = self.facts.as_ref().map(|f| &f.primary) else { return };
+        for standby in &primary.standbys {
+            if node::signal_child(&old.directory.0, standby.pid) {
+                self.job.output(&format!("the log sender for {} was ended: it held the stop up", standby.name));
+            }
+        }
+    }
+
+    /// Stopped and received: the old primary's last record is its shutdown, and the coming one has it.
+    pub(super) async fn verify(&mut self) -> Result<(), Failure> {
+        let (window, began) = (self.window()?, Instant::now());
+        let (from, to) = (self.from.id, self.to.id);
+        let not = |why: String| Failure::new(format!("node {to} was not promoted")).detail(why);
+        let data = self.old()?.control_data().await.map_err(|e| not(e.to_string()))?;
+        let timeline = self.facts()?.primary.as_ref().map_err(|e| not(e.clone()))?.timeline;
+        if data.state != "shut down" {
+            return Err(not(format!("node {from} did not shut down cleanly: its state is \"{}\"", data.state)));
+        }
+        if data.timeline != timeline {
+            return Err(not(format!("node {from} ended on timeline {}, not {timeline}", data.timeline)));
+        }
+        let ask = "SELECT coalesce(pg_last_wal_receive_lsn(), '0/0'), coalesce(pg_last_wal_replay_lsn(), '0/0'), pg_is_in_recovery()";
+        loop {
+            let rows = self.candidate()?.rows_within(ask, SHORT).await.map_err(|e| not(e.to_string()))?;
+            let lsn = |column| text(rows.first(), column).parse::<Lsn>().unwrap_or_default();
+            let (received, replayed) = (lsn(0), lsn(1));
+            if text(rows.first(), 2) != "t" {
+                return Err(not(format!("node {to} is no longer in recovery")));
+            }
+            // The last replayed position is the end of a whole record: beyond the shutdown's start means all of it.
+            if received > data.position && replayed > data.position {
+                self.proof = Some(Proof { shut_down_at: data.position, received, replayed, timeline });
+                self.told.parts.push(("proof", began.elapsed()));
+                break;
+            }
+            if Instant::now() + RESERVE >= window.until || began.elapsed() > SHORT {
+                return Err(not(format!(
+                    "node {from} shut down at {}, but node {to} has received up to {received} and replayed up to {replayed}",
+                    data.position
+                )));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        self.still_ours()
+    }
+
+    /// The point of no return.
+    pub(super) async fn promote(&mut self) -> Result<(), Failure> {
+        let began = Instant::now();
+        // Looked at last: nobody was let through meanwhile.
+        if !self.resumed && self.hold.as_ref().is_none_or(|hold| hold.quiet().is_err()) {
+            return Err(Failure::new(format!("node {} was not promoted", self.to.id))
+                .detail("clients are no longer held: max_hold has passed"));
+        }
+        self.promotion = Promotion::Asked;
+        let asked = self.candidate()?.rows_within("SELECT pg_promote(false)", SHORT).await;
+        if let Err(error) = &asked {
+            self.job.output(&format!("the request to promote: {error}"));
+        }
+        while began.elapsed() < PROMOTED_WITHIN {
+            match self.promoted().await {
+                Ok(Some(timeline)) => {
+                    self.promotion = Promotion::Done(timeline);
+                    self.told.parts.push(("promotion", began.elapsed()));
+                    return Ok(());
+                }
+                Ok(None) => tokio::time::sleep(LOOK).await,
+                Err(error) => {
+                    self.job.note(format!("node {} does not answer: {error}", self.to.id));
+                    self.revive(&error).await?;
+                }
+            }
+        }
+        Err(Failure::new(format!("node {} was asked to become the primary and has not become it", self.to.id))
+            .detail("nobody can tell whether it still will; the old primary stays stopped and armed")
+            .hint("look at its log; `pg_ctl promote` it, or stop it for good and start the old primary without standby.signal"))
+    }
+
+    /// Its timeline, once it writes.
+    async fn promoted(&self) -> Result<Option<u32>, SqlError> {
+        let ask = "SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_walfile_name(pg_current_wal_lsn()) END";
+        let file = self.candidate_sql()?.value(ask, SHORT).await?;
+        Ok(file.and_then(|f| u32::from_str_radix(f.get(..8)?, 16).ok()))
+    }
+
+    fn candidate_sql(&self) -> Result<&Sql, SqlError> {
+        self.candidate.as_ref().ok_or_else(|| SqlError::Lost("there is no connection".to_owned()))
+    }
+
+    /// The coming primary broke off: connects again; where it is dead, its directory tells whether its history was begun.
+    async fn revive(&mut self, error: &SqlError) -> Result<(), Failure> {
+        tokio::time::sleep(LOOK * 10).await;
+        self.candidate = self.inner.connect(&self.to).await.ok();
+        if self.candidate.is_some() {
+            return Ok(());
+        }
+        let Ok(server) = Server::find(&self.inner, &self.to, self.job.id()).await else { return Ok(()) };
+        if server.runs() {
+            return Ok(());
+        }
+        let timeline = self.facts()?.primary.as_ref().map_or(0, |p| p.timeline);
+        if server.directory.has_newer_history(timeline) {
+            // Its promotion is in the log already: it goes on where it broke off.
+            self.job.output(&format!("node {} died in its promotion and is started again", self.to.id));
+            let started = server.start_again(BACK_WITHIN, self.lines()).await;
+            started.map_err(|e| {
+                Failure::new(format!("node {} died in its promotion and does not start", self.to.id))
+                    .detail(e.to_string())
+            })?;
+            if let Ok(sql) = self.inner.connect(&self.to).await {
+                // It may have died before the end of recovery; then the wish was lost with it.
+                let _ = sql.rows_within("SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(false) END", SHORT).await;
+                self.candidate = Some(sql);
+            }
+            return Ok(());
+        }
+        self.promotion = Promotion::Impossible;
+        Err(Failure::new(format!("node {} died before its promotion began", self.to.id)).detail(error.to_string()))
+    }
+
+    pub(super) fn undo_promote(&mut self) -> Option<String> {
+        match self.promotion {
+            Promotion::Asked => {
+                Some(format!("the old primary stays stopped and armed: node {} may be the primary", self.to.id))
+            }
+            Promotion::NotAsked | Promotion::Impossible | Promotion::Done(_) => None,
+        }
+    }
+
+    /// Of a rehearsal: released as they were held.
+    pub(super) async fn open(&mut self) -> Result<(), Failure> {
+        self.told.window = self.held.map(|w| w.since.elapsed());
+        self.hold = None;
+        self.freeze = None;
+        self.warm = None;
+        // Until they have all gone on.
+        tokio::time::sleep(OPENED).await;
+        self.told.stalled = self.inner.board.stalls.take();
+        Ok(())
+    }
+
+    pub(super) fn rehearsed(&self) -> String {
+        let held = self.told.window.map(super::run::milliseconds).unwrap_or_default();
+        let last = self.inner.jobs.list().into_iter().find(|j| j.kind == super::SWITCHOVER && !j.message.is_empty());
+        let last = last.and_then(|j| j.message.lines().find(|l| l.contains("clients were held")).map(str::to_owned));
+        let mut lines = vec![
+            format!("rehearsal: clients were held for {held:.1} ms and released; nothing was stopped"),
+            self.told.stalled.to_string(),
+            "a switchover adds the stop, the proof and the promotion: 50 to 200 ms on a small cluster".to_owned(),
+        ];
+        lines.extend(last.map(|line| format!("at the last one here {line}")));
+        lines.join("\n")
+    }
+
+    /// The epoch is saved, view and gate are published together: clients go on, on the new primary.
+    pub(super) async fn release(&mut self) -> Result<(), Failure> {
+        let (window, began) = (self.window()?, Instant::now());
+        let Promotion::Done(timeline) = self.promotion else {
+            return Err(Failure::new("nothing was promoted"));
+        };
+        let system = self.facts()?.primary.as_ref().ok().map(|p| p.system_identifier);
+        let report = ProbeReport {
+            role: Role::Primary,
+            system_identifier: system,
+            timeline: Some(timeline),
+            position: self.proof.map(|p| p.replayed),
+            received: None,
+            standbys: Vec::new(),
+            major: None,
+        };
+        let reason = format!("{} by job {}", super::SWITCHOVER, self.job.id());
+        let quiet = self.hold.as_ref().and_then(|hold| hold.quiet().ok());
+        let switched = self.inner.keeper.switch(quiet, self.to.id, report, &reason).await;
+        switched.map_err(|e| Failure::new("the new primary could not be published").detail(e.to_string()))?;
+        self.told.parts.push(("release", began.elapsed()));
+        self.told.window = Some(window.since.elapsed());
+        self.hold = None;
+        self.freeze = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! Nodes that pgmend keeps equal, over its own ends: what is not known to be equal is compared before anybody is served.
+
+use crate::support::process::wait_until;
+use crate::support::{Cluster, Config, Pgmend, as_postgres, bin, run};
+use std::time::Duration;
+
+/// Two equal nodes, both writable: a standby that was promoted.
+fn two() -> (Cluster, Config) {
+    let mut cluster = Cluster::single();
+    cluster.sql(0, "postgres", "CREATE TABLE t (n int); INSERT INTO t VALUES (1), (2)");
+    let id = cluster.add_standby();
+    run(as_postgres(bin("pg_ctl")).args(["promote", "-w", "-D"]).arg(&cluster.nodes[id].data)).must();
+    cluster.sql(0, "postgres", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active");
+    let mut config = Config::of(&cluster);
+    config.set("cluster", "backend_clustering_mode = \"native_replication\"");
+    (cluster, config)
+}
+
+fn reason(pgmend: &Pgmend, id: usize) -> String {
+    pgmend.status().unwrap_or_default()["nodes"][id]["reason"].as_str().unwrap_or_default().to_owned()
+}
+
+fn compared(pgmend: &Pgmend) -> usize {
+    pgmend.log().matches("keeper.comparing").count()
+}
+
+#[test]
+fn equals_come_up_by_themselves_and_others_stay_down_with_the_reason() {
+    let (cluster, config) = two();
+    // At the very first start nothing is known of them.
+    let pgmend = config.start();
+    pgmend.wait_node(1, "up");
+    assert_eq!(compared(&pgmend), 1);
+
+    // An orderly end is believed, and so is a reload.
+    pgmend.cli(&["reload"]).must();
+    assert!(pgmend.stop("-TERM"));
+    let pgmend = config.start();
+    pgmend.wait_node(1, "up");
+    assert_eq!(compared(&pgmend), 1, "nothing had to be compared");
+
+    // Any other is not.
+    let config = pgmend.kill9();
+    let pgmend = config.start();
+    pgmend.wait_node(1, "up");
+    assert_eq!(compared(&pgmend), 2);
+
+    // A commit that one node lacks, a sequence that ran on, a role: each is found.
+    let config = pgmend.kill9();
+    cluster.sql(1, "postgres", "INSERT INTO t VALUES (3)");
+    let pgmend = config.start();
+    pgmend.wait_node(1, "down");
+    assert!(
+        reason(&pgmend, 1).ends_with("its data are not those of node 0: postgres: table public.t differs"),
+        "{}",
+        reason(&pgmend, 1)
+    );
+    pgmend.sql("SELECT 1").must();
+    let refused = pgmend.cli(&["attach", "1"]).all();
+    assert!(refused.contains("recover it"), "{refused}");
+
+    // The mark outlives an orderly end; what an operator answers for is taken.
+    assert!(pgmend.stop("-TERM"));
+    let pgmend = config.start();
+    assert_eq!(pgmend.node_status(1), "down");
+    pgmend.cli(&["attach", "1"]).must_fail_saying("recover it");
+    cluster.sql(1, "postgres", "DELETE FROM t WHERE n = 3");
+    pgmend.cli(&["attach", "--accept-data", "1"]).must();
+    pgmend.wait_node(1, "up");
+
+    // -D forgets the mark too, so it is compared.
+    cluster.sql(1, "postgres", "CREATE ROLE extra");
+    assert!(pgmend.stop("-TERM"));
+    let pgmend = config.spawn_also(&["-D"]);
+    pgmend.wait_ready();
+    pgmend.wait_node(1, "down");
+    assert!(reason(&pgmend, 1).contains("role extra is too much"), "{}", reason(&pgmend, 1));
+}
+
+#[test]
+fn a_node_that_was_out_is_compared_before_it_is_attached() {
+    let (cluster, config) = two();
+    let pgmend = config.start();
+    pgmend.wait_node(1, "up");
+    pgmend.cli(&["detach", "1"]).must();
+    pgmend.wait_node(1, "down");
+    pgmend.cli(&["attach", "1"]).must();
+    pgmend.wait_node(1, "up");
+    pgmend.cli(&["detach", "1"]).must();
+    cluster.sql(0, "postgres", "INSERT INTO t VALUES (9)");
+    pgmend.cli(&["attach", "1"]).must_fail_saying("table public.t differs");
+    assert_eq!(pgmend.node_status(1), "down");
+    pgmend.sql("SELECT 1").must();
+}
+
+#[test]
+fn the_last_node_stays_and_a_standby_does_not_take_part() {
+    let (mut cluster, _) = two();
+    let standby = cluster.add_standby();
+    let mut config = Config::of(&cluster);
+    config.set("cluster", "backend_clustering_mode = \"native_replication\"");
+    let pgmend = config.start();
+    pgmend.wait_node(1, "up");
+    pgmend.wait_node(standby, "down");
+    assert!(reason(&pgmend, standby).contains("it is in recovery"), "{}", reason(&pgmend, standby));
+    cluster.stop(0);
+    pgmend.wait_node(0, "down");
+    pgmend.sql("SELECT 1").must();
+    cluster.stop(1);
+    wait_until("the last one is not reached", Duration::from_secs(20), || {
+        pgmend.status().unwrap_or_default()["nodes"][1]["reachable"] == false
+    });
+    assert_eq!(pgmend.node_status(1), "up", "it has the truth");
+    cluster.start(1);
+    wait_until("it serves again", Duration::from_secs(20), || pgmend.sql("SELECT 1").ok);
+    assert_eq!(pgmend.node_status(0), "down", "it missed what was written meanwhile");
+}
+
+#[test]
+fn a_comparison_is_bounded() {
+    let (cluster, mut config) = two();
+    cluster.sql(1, "postgres", "CREATE TABLE big AS SELECT g FROM generate_series(1, 10) g");
+    cluster.sql(0, "postgres", "CREATE TABLE big AS SELECT g FROM generate_series(1, 10) g");
+    config.set("cluster", "compare_timeout = \"1s\"");
+    // Whoever holds the table keeps the comparison from reading it.
+    let port = cluster.nodes[1].port.to_string();
+    let mut holder = as_postgres(bin("psql"));
+    holder.args([
+        "-Xq",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &port,
+        "-U",
+        "postgres",
+        "-c",
+        "BEGIN; LOCK TABLE big; SELECT pg_sleep(60)",
+    ]);
+    let mut holder = holder.spawn().expect("psql starts");
+    wait_until("the table is locked", Duration::from_secs(10), || {
+        cluster.sql(1, "postgres", "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted")
+            != "0"
+    });
+    let pgmend = config.start();
+    pgmend.wait_node(1, "down");
+    assert!(reason(&pgmend, 1).contains("longer than compare_timeout"), "{}", reason(&pgmend, 1));
+    pgmend.sql("SELECT 1").must();
+    crate::support::process::kill(&mut holder);
+}

@@ -1,0 +1,53 @@
+//! The main job where pgmend keeps the nodes equal: a lost node comes back by both stages while pgbench writes, nobody gets an
+//! error, and the nodes are equal afterwards.
+
+use crate::support::oracle::assert_equal;
+use crate::support::{Cluster, Config, Load};
+use crate::two_stages::main_alone;
+use std::time::Duration;
+
+/// Milliseconds after `clients were held for` in the recovery's report.
+fn held(report: &str) -> Duration {
+    let rest = report.split_once("clients were held for ").expect("the report tells it").1;
+    let number: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    let unit = rest.get(number.len()..).unwrap_or_default().trim_start();
+    let number: f64 = number.parse().expect("a number");
+    if unit.starts_with("ms") { Duration::from_secs_f64(number / 1000.0) } else { Duration::from_secs_f64(number) }
+}
+
+fn joins_under_load(mode: &str, pooling: &str, protocol: &str) {
+    let (cluster, mut config): (Cluster, Config) = main_alone("builtin", |_, _| ());
+    let more = "ALTER TABLE pgbench_history ADD COLUMN id serial, ADD COLUMN at timestamptz DEFAULT now()";
+    cluster.sql(0, "postgres", more);
+    config.set("cluster", &format!("backend_clustering_mode = \"{mode}\""));
+    config.set("pool", &format!("mode = \"{pooling}\""));
+    let pgmend = config.start();
+    pgmend.wait_node(1, "down");
+    // Under snapshot isolation conflicts are serialization failures, which a client is to try again.
+    let load = Load::start_with(&pgmend.door(), cluster.folder(), 8, &["-M", protocol, "--max-tries=10000"]);
+    load.goes_on();
+    let report = pgmend.cli(&["recover", "1"]).must().all();
+    load.goes_on();
+    let longest = load.longest();
+    load.finish();
+    println!("{mode}, {pooling}: clients held {:?}, longest transaction {longest:?}", held(&report));
+    assert_eq!(pgmend.node_status(1), "up");
+    assert!(cluster.sql(1, "postgres", "SELECT count(*) FROM pgbench_history") > "0".to_owned());
+    drop(pgmend);
+    assert_equal(&cluster, &[0, 1]);
+}
+
+#[test]
+fn a_node_joins_under_load_in_native_replication() {
+    joins_under_load("native_replication", "transaction", "simple");
+}
+
+#[test]
+fn a_node_joins_under_load_of_sessions_that_keep_their_servers() {
+    joins_under_load("native_replication", "session", "prepared");
+}
+
+#[test]
+fn a_node_joins_under_load_in_snapshot_isolation() {
+    joins_under_load("snapshot_isolation", "transaction", "extended");
+}
