@@ -107,8 +107,8 @@ fn statements(sql: &str, tokens: &Tokens) -> Result<Vec<Facts>, Unparsed> {
     for raw in &tree.stmts {
         let Some(node) = raw.stmt.as_ref().and_then(|stmt| stmt.node.as_ref()) else { continue };
         let own = range(raw.stmt_location, raw.stmt_len, sql).ok_or(Unparsed::Syntax)?;
-        // Hints stand in front.
-        let range = tokens.behind_semicolon(own.start)..own.end;
+        // Hints stand in front; behind, a comment would swallow what is added.
+        let range = tokens.behind_semicolon(own.start)..tokens.last_end(own.end).unwrap_or(own.end);
         statements.push(facts::of(node, range, sql, tokens));
     }
     Ok(statements)

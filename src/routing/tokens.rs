@@ -122,6 +122,11 @@ impl Tokens {
         self.words.binary_search_by_key(&at, |word| word.start).ok()
     }
 
+    /// Where the last word before `end` ends: comments behind a statement are not its own.
+    pub(super) fn last_end(&self, end: usize) -> Option<usize> {
+        self.after(end).checked_sub(1).and_then(|last| self.word(last)).map(|last| last.end)
+    }
+
     /// Where the text of a statement begins whose first word is at `at`: behind the semicolon before it, with its comments.
     pub(super) fn behind_semicolon(&self, at: usize) -> usize {
         match self.after(at).checked_sub(1).and_then(|before| self.word(before)) {
