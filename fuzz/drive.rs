@@ -5,6 +5,7 @@
 use pgmend::auth::scram::{Client, ClientSecret, Server};
 use pgmend::auth::{Ask, HbaRules, ScramVerifier, pool_passwd, userlist};
 use pgmend::client::core::{Core, Front, Rules, Statements};
+use pgmend::routing::{Catalog, Parsed, Policy};
 use pgmend::server::{ParamSet, ServerConn};
 use pgmend::wire::{backend, frame, frontend, replies, startup};
 use std::cell::RefCell;
@@ -17,7 +18,7 @@ mod idle;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target; each has a file of its name in `fuzz_targets/`.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("frames", frames),
     ("startup", first_packet),
     ("pcp", pcp),
@@ -27,6 +28,7 @@ pub const TARGETS: [Target; 9] = [
     ("secrets", secrets),
     ("hba", hba),
     ("config", config),
+    ("routing", routing),
 ];
 
 /// Runs one target by its name.
@@ -202,6 +204,19 @@ fn secrets(data: &[u8]) {
     }
     let _ = (pool_passwd::parse(&text, "pool_passwd", None), pool_passwd::parse(&text, "pool_passwd", Some(&key)));
     let _ = pgmend::auth::decrypt_aes(&text, "mykey");
+}
+
+/// Any text as SQL: what is sent instead can be read again, and has as many statements and nothing left to rewrite.
+fn routing(data: &[u8]) {
+    let Ok(parsed) = Parsed::of(&String::from_utf8_lossy(data)) else { return };
+    let question = parsed.wants().question();
+    assert!(question.is_none_or(|question| Parsed::of(&question).is_ok()), "the catalog's question is SQL");
+    let plan = parsed.plan(&Catalog::default(), &Policy::default());
+    let verifiers = vec!["SCRAM-SHA-256$x".to_owned(); plan.passwords.len()];
+    let sent = plan.with_verifiers(&verifiers);
+    let again = Parsed::of(&sent).expect("what is sent can be read").plan(&Catalog::default(), &Policy::default());
+    assert_eq!(again.statements.len(), plan.statements.len());
+    assert!(again.rewritten.is_none() && again.passwords.is_empty(), "nothing is left to rewrite");
 }
 
 /// Any text as rules; whatever it holds, a decision can be made.

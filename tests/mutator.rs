@@ -86,7 +86,7 @@ fn made_session() -> Vec<u8> {
 }
 
 fn text_seeds() -> Vec<Vec<u8>> {
-    let texts: [&str; 10] = [
+    let texts: [&str; 14] = [
         include_str!("../conf/pgmend.toml"),
         include_str!("../conf/pgmend-minimal.toml"),
         "backend_hostname0 = 'a'\nbackend_port0 = 5433\nbackend_flag0 = 'ALLOW_TO_FAILOVER|ALWAYS_PRIMARY'\npcp_port = 9\n",
@@ -96,6 +96,10 @@ fn text_seeds() -> Vec<Vec<u8>> {
         "host all \"u\",+g 10.0.0.0/8 scram-sha-256 clientcert=verify-full\nlocal d all trust\nhostssl all all ::1 255.0.0.0 md5\n",
         "n,,n=,r=abcdef\nc=biws,r=abcdefAAAAAAAAAAAAAAAAAAAAAAAA,p=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\nv=AAAA",
         "x,s=AQEBAQEBAQEBAQEBAQEBAQ==,i=4096",
+        "INSERT INTO t (a, b) VALUES (now(), DEFAULT), ('now', $1) ON CONFLICT (a) DO UPDATE SET b = CURRENT_DATE RETURNING LOCALTIME(3);",
+        "WITH q AS (DELETE FROM t RETURNING *) INSERT INTO s AS x SELECT age(a), nextval('s') /* c */ FROM q ORDER BY 1; SELECT now()::date",
+        "CREATE ROLE r PASSWORD 'p'; SELECT CASE WHEN a THEN date 'today' ELSE 'now'::timestamp(2) END FROM f(now()) -- x",
+        "PREPARE p AS UPDATE t SET (a, b) = (DEFAULT, timetz(1) 'now') WHERE c < ALL (SELECT $$ x $$ || U&'d\\0061t' FROM u LIMIT 1)",
         "{\"command\":\"recover\",\"node\":1,\"overwrite\":true}",
     ];
     texts.into_iter().map(|text| text.as_bytes().to_vec()).collect()

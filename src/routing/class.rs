@@ -13,7 +13,7 @@ pub enum Class {
     Read,
     /// Asks, but leaves something on the server: a lock, a number taken from a sequence. Every node, the main node's answer counts.
     ReadAll,
-    /// INSERT, UPDATE, DELETE, MERGE, SELECT INTO, CALL, DO, also within WITH and EXPLAIN ANALYZE. Every node.
+    /// INSERT, UPDATE, DELETE, MERGE, CALL, DO, also within WITH and EXPLAIN ANALYZE. Every node.
     Write,
     /// BEGIN, START TRANSACTION.
     Begin(Modes),
@@ -87,7 +87,7 @@ pub enum Class {
     Unlisten,
     /// LOCK; every node.
     Lock,
-    /// Changes what there is: CREATE, ALTER, DROP, GRANT, COMMENT, TRUNCATE and the like; every node.
+    /// Changes what there is: CREATE, ALTER, DROP, GRANT, COMMENT, TRUNCATE, SELECT INTO and the like; every node.
     Ddl,
     /// Everything else: VACUUM, ANALYZE, CHECKPOINT, LOAD, SET CONSTRAINTS; every node.
     Utility,
@@ -131,7 +131,7 @@ pub enum Block {
 /// The class by the tree alone: what reads may turn out to write once the catalog is known.
 pub(super) fn class(node: &NodeEnum) -> Class {
     match node {
-        NodeEnum::SelectStmt(select) if select.into_clause.is_some() => Class::Write,
+        NodeEnum::SelectStmt(select) if select.into_clause.is_some() => Class::Ddl,
         NodeEnum::SelectStmt(_) => Class::Read,
         NodeEnum::InsertStmt(_) | NodeEnum::UpdateStmt(_) | NodeEnum::DeleteStmt(_) | NodeEnum::MergeStmt(_) => {
             Class::Write

@@ -95,7 +95,7 @@ pub(super) enum Hazard {
     Code,
     /// A file or program of the server.
     ServerFile,
-    /// A comparison with a literal that may be a moment.
+    /// A literal that is a moment if what stands around makes it a date or time.
     BareWord,
     /// A table that is filled and rewritten row by row in the order in which rows happen to lie.
     Shape,
@@ -129,12 +129,26 @@ impl Facts {
 
 /// Gathers the facts of one statement.
 pub(super) fn of(node: &NodeEnum, range: Range<usize>, sql: &str, tokens: &Tokens) -> Facts {
-    let mut walk =
-        Walk { tokens, facts: Facts::new(range, node), depth: 0, only_shown: false, compares: false, written_at: -1 };
+    let mut walk = Walk {
+        tokens,
+        facts: Facts::new(range, node),
+        depth: 0,
+        only_shown: false,
+        compares: false,
+        exists: false,
+        named: Vec::new(),
+        written_at: -1,
+    };
     walk.facts.passwords = super::password::found(node, tokens, sql);
     walk.statement(node);
     let facts = &mut walk.facts;
     facts.edits.sort_by_key(|edit| (edit.at.start, edit.at.end));
+    facts.edits.dedup();
+    // What is read under a name of WITH may not be the relation of that name.
+    let named = std::mem::take(&mut walk.named);
+    for insert in &mut facts.inserts {
+        insert.star_of.take_if(|from| from.schema.is_none() && named.contains(&from.name));
+    }
     facts.relations.sort();
     facts.relations.dedup();
     if facts.writes && matches!(facts.class, Class::Read) {
@@ -153,8 +167,12 @@ struct Walk<'t> {
     depth: usize,
     /// In the RETURNING list of the outermost statement.
     only_shown: bool,
-    /// Directly below an operator.
+    /// Directly below an operator, call or choice, which gives a bare literal its type.
     compares: bool,
+    /// Directly below EXISTS.
+    exists: bool,
+    /// The names of WITH, wherever they stand.
+    named: Vec<String>,
     /// Where the name of the relation stands that an INSERT writes to: it does not read it.
     written_at: i32,
 }
@@ -269,17 +287,28 @@ impl Walk<'_> {
     }
 
     fn visit(&mut self, node: NodeRef<'_>) {
+        let compared = self.compares;
+        self.compares = matches!(
+            node,
+            NodeRef::AExpr(_)
+                | NodeRef::CoalesceExpr(_)
+                | NodeRef::MinMaxExpr(_)
+                | NodeRef::CaseExpr(_)
+                | NodeRef::CaseWhen(_)
+                | NodeRef::FuncCall(_)
+        ) || (compared && matches!(node, NodeRef::List(_)));
+        self.look(node, compared);
+        self.compares = compared;
+    }
+
+    fn look(&mut self, node: NodeRef<'_>, compared: bool) {
         if class::changes_rows(node) {
             self.facts.writes = true;
         }
-        let compared = std::mem::replace(&mut self.compares, matches!(node, NodeRef::AExpr(_)));
         match moments::rewritten(node, self.tokens) {
             Some(Some(edit)) => {
-                let whole = !edit.at.is_empty();
                 self.facts.edits.push(edit);
-                if whole {
-                    return;
-                }
+                return;
             }
             Some(None) => {
                 self.hazard(Hazard::Moment);
@@ -296,10 +325,14 @@ impl Walk<'_> {
             NodeRef::RangeVar(relation) if relation.location == self.written_at => {}
             NodeRef::RangeVar(relation) => self.facts.relations.push((Name::of(relation), Use::Read)),
             NodeRef::IntoClause(_) => return,
+            // The row of `(a, b) = (x, y)` stands in the tree once for each column.
+            NodeRef::MultiAssignRef(part) if part.colno != 1 => return,
             NodeRef::FuncCall(call) => self.call(call),
             NodeRef::RangeFunction(functions) => return self.functions(functions),
             NodeRef::ReturningClause(returning) => self.names(&returning.exprs),
             NodeRef::ColumnRef(column) => self.column(column),
+            NodeRef::SubLink(link) => self.exists = link.sub_link_type == pb::SubLinkType::ExistsSublink as i32,
+            NodeRef::CommonTableExpr(one) => self.named.push(one.ctename.clone()),
             NodeRef::RangeTableSample(_) => self.hazard(Hazard::TableSample),
             NodeRef::LockingClause(locking) => {
                 self.facts.locks_rows = true;
@@ -328,7 +361,8 @@ impl Walk<'_> {
 
     fn select(&mut self, select: &pb::SelectStmt) {
         self.names(&select.target_list);
-        let limited = select.limit_count.is_some() || select.limit_offset.is_some();
+        let exists = std::mem::take(&mut self.exists);
+        let limited = !exists && (select.limit_count.is_some() || select.limit_offset.is_some());
         if limited && select.sort_clause.is_empty() && !select.from_clause.is_empty() {
             self.hazard(Hazard::LimitWithoutOrder);
         }
@@ -489,7 +523,7 @@ pub(super) fn given(value: &NodeEnum, tokens: &Tokens) -> Option<(Given, Range<u
         }
         value => {
             let (text, at) = literal(value)?;
-            let range = tokens.range(tokens.at(at)?)?;
+            let range = tokens.literal(at)?;
             match MomentWord::of(text) {
                 Some(word) => Some((Given::Word(word), range)),
                 None => moments::names_a_moment(text).then_some((Given::Phrase, range)),

@@ -4,6 +4,7 @@
 //! Tables: <https://www.postgresql.org/docs/current/functions.html>.
 
 use super::name::Name;
+use super::policy::Kind;
 
 /// What a call does to the equality of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +66,6 @@ const EFFECT: &[&str] = &[
     "set_config",
     "setseed",
     "pg_notify",
-    "pg_sleep",
-    "pg_sleep_for",
-    "pg_sleep_until",
     "lo_open",
     "lo_close",
     "lo_get",
@@ -119,11 +117,17 @@ const LARGE_OBJECT: &[&str] = &["lo_creat", "lo_create", "lo_import", "lo_from_b
 /// Volatile, and yet the same everywhere.
 const PLAIN: &[&str] = &[
     "currval",
+    "pg_sleep",
+    "pg_sleep_for",
+    "pg_sleep_until",
     "lastval",
     "current_query",
     "pg_partition_tree",
     "pg_partition_ancestors",
     "pg_collation_actual_version",
+    "suppress_redundant_updates_trigger",
+    "tsvector_update_trigger",
+    "tsvector_update_trigger_column",
 ];
 
 /// What is known of a name without the catalog; `None` when it must be asked for.
@@ -141,6 +145,23 @@ pub(super) fn known(name: &Name) -> Option<Nature> {
 /// What is known of one of PostgreSQL's own functions; volatile ones that are not listed are called for their value.
 pub(super) fn builtin(name: &str, volatile: bool) -> Nature {
     by_name(name).unwrap_or(if volatile { Nature::Server } else { Nature::Plain })
+}
+
+/// A word of a text that cannot be read, when it is known to give another value on every node.
+pub(super) fn suspected(word: &str) -> Option<Kind> {
+    const WORDS: &[&str] = &["current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"];
+    let word = word.to_ascii_lowercase();
+    if WORDS.contains(&word.as_str()) {
+        return Some(Kind::Clock);
+    }
+    match by_name(&word)? {
+        Nature::Random => Some(Kind::Random),
+        Nature::Clock | Nature::Moment => Some(Kind::Clock),
+        Nature::Server => Some(Kind::Server),
+        Nature::TakesNumber => Some(Kind::Sequence),
+        Nature::LargeObject => Some(Kind::LargeObject),
+        Nature::Plain | Nature::Effect => None,
+    }
 }
 
 fn by_name(name: &str) -> Option<Nature> {

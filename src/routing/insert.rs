@@ -4,10 +4,10 @@ use super::facts::{Given, given};
 use super::moments::{Edit, string};
 use super::name::Name;
 use super::tokens::Tokens;
-use super::tree::inner;
+use super::tree::{children, inner};
 use crate::base::identifier;
-use pg_query::NodeEnum;
 use pg_query::protobuf::{self as pb, Token};
+use pg_query::{NodeEnum, NodeRef};
 use std::ops::Range;
 
 /// One INSERT, also the one of MERGE and the rows of COPY.
@@ -228,11 +228,14 @@ fn query_items(insert: &mut Insert, select: &pb::SelectStmt, list: Option<usize>
     if let (Some(list), Some(rows)) = (list, ends) {
         insert.places = Some(Places { list, rows, default_values: None });
     }
-    if let [leaf] = leaves.as_slice() {
+    for leaf in &leaves {
         for (number, item) in leaf.target_list.iter().filter_map(inner).enumerate() {
             let NodeEnum::ResTarget(item) = item else { continue };
             let value = item.val.as_ref().and_then(|value| inner(value));
-            insert.given.extend(value.and_then(|value| given_at(number, value, tokens)));
+            let given = value.and_then(|value| given_at(number, value, tokens));
+            // Within UNION the branches settle a literal's type among them.
+            let given = given.map(|one| if leaves.len() > 1 { (one.0, Given::Phrase, one.2) } else { one });
+            insert.given.extend(given);
         }
     }
 }
@@ -247,12 +250,20 @@ fn collect_leaves<'a>(select: &'a pb::SelectStmt, leaves: &mut Vec<&'a pb::Selec
     }
 }
 
-/// A query without FROM gives one row.
+/// True when rows come from a relation: what functions and VALUES give has an order.
 fn reads(select: &pb::SelectStmt) -> bool {
-    match (&select.larg, &select.rarg) {
-        (Some(_), Some(_)) => true,
-        _ => !select.from_clause.is_empty(),
+    if let (Some(left), Some(right)) = (&select.larg, &select.rarg) {
+        // UNION sorts or hashes, but UNION ALL appends.
+        return !select.all || reads(left) || reads(right);
     }
+    let mut relation = false;
+    select.from_clause.iter().filter_map(inner).for_each(|from| names_relation(from.to_ref(), &mut relation));
+    relation
+}
+
+fn names_relation(node: NodeRef<'_>, found: &mut bool) {
+    *found |= matches!(node, NodeRef::RangeVar(_));
+    children(node, &mut |child| names_relation(child, found));
 }
 
 /// `SELECT * FROM other`, with nothing else in the list and in FROM.

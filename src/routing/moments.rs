@@ -98,7 +98,7 @@ pub(super) fn is_now(call: &pb::FuncCall) -> bool {
 pub(super) fn rewritten(node: NodeRef<'_>, tokens: &Tokens) -> Option<Option<Edit>> {
     match node {
         NodeRef::FuncCall(call) if is_now(call) => Some(now_call(call, tokens)),
-        NodeRef::FuncCall(call) => cast_call(call, tokens).or_else(|| age_call(call, tokens)),
+        NodeRef::FuncCall(call) => cast_call(call, tokens),
         NodeRef::SqlvalueFunction(value) => Some(value_edit(value, value_cast(value)?, tokens)),
         NodeRef::TypeCast(cast) => cast_of_word(cast, tokens),
         _ => None,
@@ -107,20 +107,6 @@ pub(super) fn rewritten(node: NodeRef<'_>, tokens: &Tokens) -> Option<Option<Edi
 
 fn now_call(call: &pb::FuncCall, tokens: &Tokens) -> Option<Edit> {
     Some(Edit { at: tokens.call(usize::try_from(call.location).ok()?)?, with: moment("") })
-}
-
-/// `age(x)` is the age on the current day.
-fn age_call(call: &pb::FuncCall, tokens: &Tokens) -> Option<Option<Edit>> {
-    let parts: Vec<&str> = call.funcname.iter().filter_map(string).collect();
-    if !matches!(parts.as_slice(), ["age"] | ["pg_catalog", "age"]) || call.args.len() != 1 {
-        return None;
-    }
-    let edit = || {
-        let open = tokens.behind_name(tokens.at(usize::try_from(call.location).ok()?)?);
-        let behind = tokens.opens(open).then(|| tokens.range(open))??.end;
-        Some(Edit { at: behind..behind, with: format!("{}, ", moment("::pg_catalog.date")) })
-    };
-    Some(edit())
 }
 
 /// `date('now')`: a call that is a cast.
@@ -132,7 +118,7 @@ fn cast_call(call: &pb::FuncCall, tokens: &Tokens) -> Option<Option<Edit>> {
     if !is_temporal(name) || !names_a_moment(text) {
         return None;
     }
-    let edit = || Some(Edit { at: tokens.range(tokens.at(at)?)?, with: MomentWord::of(text)?.written() });
+    let edit = || Some(Edit { at: tokens.literal(at)?, with: MomentWord::of(text)?.written() });
     Some(edit())
 }
 
@@ -143,7 +129,7 @@ fn cast_of_word(cast: &pb::TypeCast, tokens: &Tokens) -> Option<Option<Edit>> {
     let name = plain_type(type_name)?;
     let edit = || {
         let word = MomentWord::of(text).filter(|_| type_name.array_bounds.is_empty())?.written();
-        let constant = tokens.range(tokens.at(at)?)?;
+        let constant = tokens.literal(at)?;
         let type_at = usize::try_from(type_name.location).ok()?;
         if type_at > at {
             return Some(Edit { at: constant, with: word });

@@ -2,7 +2,7 @@
 //!
 //! A rewritten expression would be named after `current_setting`; where that shows, the old name is added with `AS`.
 
-use super::moments::{cast_literal, is_now, string, value_name};
+use super::moments::{MomentWord, cast_literal, is_now, string, value_name};
 use pg_query::{NodeEnum, protobuf as pb};
 
 /// The name that must be written down when `expression` is rewritten; `None` when rewriting does not change its name.
@@ -40,7 +40,9 @@ fn below(node: Option<&pb::Node>, rewritten: bool) -> (Option<String>, bool) {
 }
 
 fn cast_name(cast: &pb::TypeCast, rewritten: bool) -> (Option<String>, bool) {
-    if rewritten && cast_literal(cast).is_some() {
+    let word = cast_literal(cast).and_then(|(text, _)| MomentWord::of(text));
+    let array = cast.type_name.as_ref().is_some_and(|name| !name.array_bounds.is_empty());
+    if rewritten && word.is_some() && !array {
         return (Some("current_setting".into()), true);
     }
     match below(cast.arg.as_deref(), rewritten) {

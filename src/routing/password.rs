@@ -60,7 +60,7 @@ fn password(role: Option<String>, option: &NodeEnum, tokens: &Tokens, sql: &str)
         tokens.range(index)?;
         index += 1;
     }
-    let at = tokens.range(index)?;
+    let at = tokens.literal(tokens.range(index)?.start)?;
     sql.get(at.clone())?;
     Some(Password { role, plain: Secret::new(plain.sval.clone()), at })
 }

@@ -77,7 +77,7 @@ pub enum Kind {
     Rule,
     /// The order in which rows lie.
     Order,
-    /// A literal that is a moment if it is compared with a date or time.
+    /// A literal that is a moment if what stands around makes it a date or time.
     Literal,
 }
 
@@ -117,7 +117,7 @@ impl fmt::Display for Unequal {
             }
             Kind::Rule => write!(f, "rule {what} calls a volatile function, which may do something else on every node"),
             Kind::Order => write!(f, "{what} depends on the order in which rows lie on each node"),
-            Kind::Literal => write!(f, "{what} is compared, which each node does at its own moment"),
+            Kind::Literal => write!(f, "{what} is one for each node at its own moment"),
         }
     }
 }

@@ -18,6 +18,20 @@ struct Word {
     kind: i32,
 }
 
+/// What has been read within one bracket.
+#[derive(Clone, Copy, Default)]
+struct Level {
+    below: usize,
+    words: usize,
+    sets: usize,
+}
+
+impl Level {
+    fn depth(self) -> usize {
+        self.below + self.words + self.sets
+    }
+}
+
 const OPEN: i32 = Token::Ascii40 as i32;
 const CLOSE: i32 = Token::Ascii41 as i32;
 const OPEN_SQUARE: i32 = Token::Ascii91 as i32;
@@ -51,6 +65,10 @@ impl Tokens {
     /// The words of a text; `None` when the scanner rejects it.
     pub(super) fn of(sql: &str) -> Option<Tokens> {
         let mut tokens = Tokens { words: Vec::new(), comments: Vec::new() };
+        // Without any word the crate makes a slice of no address.
+        if sql.bytes().all(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)) {
+            return Some(tokens);
+        }
         for ScanToken { start, end, token, .. } in pg_query::scan_tokens(sql).ok()? {
             let (start, end) = (usize::try_from(start).ok()?, usize::try_from(end).ok()?);
             if token == Token::SqlComment as i32 || token == Token::CComment as i32 {
@@ -60,6 +78,37 @@ impl Tokens {
             }
         }
         Some(tokens)
+    }
+
+    /// How deep the tree of the text can be at most, in words: within a bracket each word since the last comma can go one
+    /// level deeper, and each UNION, INTERSECT or EXCEPT, whose branches have commas of their own.
+    pub(super) fn depth(&self) -> usize {
+        const SETS: [Token; 3] = [Token::Union, Token::Intersect, Token::Except];
+        let mut deepest = 0;
+        let mut around = Vec::new();
+        let mut here = Level::default();
+        for word in &self.words {
+            here.words += 1;
+            match word.kind {
+                OPEN | OPEN_SQUARE => {
+                    around.push(here);
+                    here = Level { below: here.depth(), ..Level::default() };
+                }
+                CLOSE | CLOSE_SQUARE => here = around.pop().unwrap_or_default(),
+                COMMA => here.words = 0,
+                SEMICOLON => here = Level { below: here.below, ..Level::default() },
+                kind => here.sets += usize::from(SETS.iter().any(|set| *set as i32 == kind)),
+            }
+            deepest = deepest.max(here.depth());
+        }
+        deepest
+    }
+
+    /// The words that may be names, in the text's own spelling; literals and signs are left out.
+    pub(super) fn names<'a>(&'a self, sql: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        let is_name = |word: &&Word| word.kind == Token::Ident as i32 || word.kind >= Token::AbortP as i32;
+        let named = self.words.iter().filter(is_name);
+        named.filter_map(|word| sql.get(word.start..word.end))
     }
 
     /// The comments that stand between `from` and the next word.
@@ -73,6 +122,20 @@ impl Tokens {
         self.words.binary_search_by_key(&at, |word| word.start).ok()
     }
 
+    /// Where the last word before `end` ends: comments behind a statement are not its own.
+    pub(super) fn last_end(&self, end: usize) -> Option<usize> {
+        self.after(end).checked_sub(1).and_then(|last| self.word(last)).map(|last| last.end)
+    }
+
+    /// Where the text of a statement begins whose first word is at `at`: behind the semicolon before it, with its comments.
+    pub(super) fn behind_semicolon(&self, at: usize) -> usize {
+        match self.after(at).checked_sub(1).and_then(|before| self.word(before)) {
+            Some(before) if before.kind == SEMICOLON => before.end,
+            Some(_) => at,
+            None => 0,
+        }
+    }
+
     /// The number of the first word that begins at or after `at`.
     pub(super) fn after(&self, at: usize) -> usize {
         self.words.partition_point(|word| word.start < at)
@@ -81,6 +144,13 @@ impl Tokens {
     /// Where a word begins and ends.
     pub(super) fn range(&self, index: usize) -> Option<Range<usize>> {
         self.word(index).map(|word| word.start..word.end)
+    }
+
+    /// The text of a literal that begins at `at`, with the UESCAPE behind it if there is one.
+    pub(super) fn literal(&self, at: usize) -> Option<Range<usize>> {
+        let index = self.at(at)?;
+        let last = if self.is(index + 1, Token::Uescape) { index + 2 } else { index };
+        Some(at..self.range(last)?.end)
     }
 
     /// True when the word is this one.

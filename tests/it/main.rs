@@ -35,6 +35,7 @@ mod recovery_logins;
 mod replicated;
 mod replicated_recovery;
 mod replication;
+mod routing_catalog;
 mod server_tls;
 mod servers;
 mod session;

@@ -201,11 +201,22 @@ impl Session {
             return self.on_one(client, frames).await;
         }
         let outcome = self.commit(client, frames, Flow::Hold).await?;
-        self.forget_transaction();
-        self.standing = Standing::None;
-        if chain && self.legs.iter().any(|leg| leg.is_in_transaction()) {
-            self.standing = Standing::Open;
+        // In a pipeline an error may have come before what ends it; and AND CHAIN begins the next one at once.
+        let status = self.legs.iter().find(|leg| leg.pooled.is_some()).map_or(b'I', |leg| leg.core.status());
+        let ended = self.legs.first().is_none_or(|leg| leg.account.error.is_none());
+        self.standing = match status {
+            b'I' => Standing::None,
+            b'E' => Standing::Failed,
+            _ => Standing::Open,
+        };
+        if self.standing == Standing::None || ended {
+            self.forget_transaction();
+        }
+        if chain && self.standing == Standing::Open {
             self.begin = begin;
+        }
+        if self.standing != Standing::None {
+            return Ok(ended);
         }
         self.level_late(client).await?;
         let failed = self.legs.first().is_none_or(|leg| leg.account.error.is_some());

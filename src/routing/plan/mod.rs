@@ -45,7 +45,7 @@ pub struct Step {
     pub block: Block,
     /// It changes nothing and locks nothing: it needs one node, and no commit in step with others.
     pub read_only: bool,
-    /// Its place in the text, without the semicolon.
+    /// Its place in the text, with comments in front, without the semicolon and without what stands behind the last word.
     pub range: Range<usize>,
     /// What is sent instead of it; `None` for the text as it is.
     pub rewritten: Option<String>,

@@ -101,9 +101,13 @@ impl Building<'_> {
 
     /// `None` for a volatile function of a user, or one that nobody knows.
     fn nature(&self, call: &Call) -> Option<Nature> {
+        if call.name.may_be_builtin() && call.name.name == "age" && call.arguments == 1 {
+            // On the current day; whether of a time or of a transaction's number, only types tell.
+            return Some(Nature::Clock);
+        }
         functions::known(&call.name).or_else(|| match self.catalog.function(&call.name) {
-            Function::Absent => Some(Nature::Plain),
-            Function::Unknown => None,
+            // Where there is none the statement fails, unless the catalog is out of date.
+            Function::Absent | Function::Unknown => None,
             Function::Known { volatile, builtin: true } => Some(functions::builtin(&call.name.name, volatile)),
             Function::Known { volatile, builtin: false } => (!volatile).then_some(Nature::Plain),
         })
@@ -111,18 +115,18 @@ impl Building<'_> {
 
     fn number(&mut self, call: &Call) {
         let name = call.first.as_deref().and_then(Name::parse);
-        let known = name.as_ref().is_some_and(|name| self.catalog.knows(name));
         match name.as_ref().and_then(|name| self.catalog.relation(name)) {
             Some(sequence) if sequence.persistence != 't' => {
                 let lock = LockOn { oid: sequence.oid, schema: sequence.schema.clone(), name: sequence.name.clone() };
                 self.locks.push(lock);
-                if self.facts.inserts.iter().any(|insert| insert.unordered) {
+                let inserts = &self.facts.inserts;
+                if self.facts.writes && (inserts.is_empty() || inserts.iter().any(|insert| insert.unordered)) {
                     self.unequal(Kind::Order, "the order in which rows take numbers");
                 }
             }
-            // A sequence of the session, or none: then the statement fails on every node.
-            _ if known => {}
-            _ => self.unequal(Kind::Sequence, format!("{}()", call.name.name)),
+            // A sequence of the session is its own on every node.
+            Some(_) => {}
+            None => self.unequal(Kind::Sequence, format!("{}()", call.name.name)),
         }
     }
 
@@ -140,7 +144,8 @@ impl Building<'_> {
     fn relations(&mut self) {
         for (name, used) in &self.facts.relations {
             let Some(relation) = self.catalog.relation(name).cloned() else {
-                if !self.catalog.knows(name) && *used != Use::Read {
+                // Where there is none the statement fails, unless the catalog is out of date.
+                if *used != Use::Read {
                     self.unequal(Kind::Opaque, format!("table {name}, which is not known,"));
                 }
                 continue;

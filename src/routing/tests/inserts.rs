@@ -38,7 +38,7 @@ fn defaults_of_the_moment_are_written_down() {
         ),
         (
             "INSERT INTO t (a) SELECT 1 UNION ALL SELECT 2 WHERE 1 IS DISTINCT FROM 2",
-            "Write; lock t_id_seq; Order: the numbering of the rows inserted into t",
+            "Write; lock t_id_seq",
             r#"INSERT INTO t (a, "at", "day") SELECT 1, ((NOW)), ((NOW::date)) UNION ALL SELECT 2, ((NOW)), ((NOW::date)) WHERE 1 IS DISTINCT FROM 2"#,
         ),
         (
@@ -80,7 +80,7 @@ fn defaults_of_the_moment_are_written_down() {
         ),
         (
             "UPDATE t SET at = DEFAULT, (day, a) = (DEFAULT, 1) WHERE b = 'today'",
-            "Write",
+            "Write; Literal: a literal that may name a moment",
             "UPDATE t SET at = ((NOW)), (day, a) = (((NOW::date)), 1) WHERE b = 'today'",
         ),
         (
@@ -110,6 +110,142 @@ fn defaults_of_the_moment_are_written_down() {
         ),
         ("INSERT INTO tmp (a) VALUES (1)", "Write", ""),
         ("INSERT INTO old (a) VALUES (1)", "Write", r#"INSERT INTO old (a, "d") VALUES (1, (((NOW)::text)::date))"#),
+    ];
+    check(rows);
+}
+
+/// Rows, lists, brackets and comments.
+#[test]
+fn values_and_columns_keep_their_places() {
+    let rows: &[(&str, &str, &str)] = &[
+        (
+            "INSERT INTO t(a)VALUES(1)",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t(a, "at", "day")VALUES(1, ((NOW)), ((NOW::date)))"#,
+        ),
+        (
+            "INSERT INTO t (a) VALUES ((SELECT max(a) FROM plain)), (length(')')), ((ARRAY[1,2])[1])",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t (a, "at", "day") VALUES ((SELECT max(a) FROM plain), ((NOW)), ((NOW::date))), (length(')'), ((NOW)), ((NOW::date))), ((ARRAY[1,2])[1], ((NOW)), ((NOW::date)))"#,
+        ),
+        (
+            "INSERT INTO t (a) VALUES (1), (DEFAULT), ($1)",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t (a, "at", "day") VALUES (1, ((NOW)), ((NOW::date))), (DEFAULT, ((NOW)), ((NOW::date))), ($1, ((NOW)), ((NOW::date)))"#,
+        ),
+        (
+            "INSERT INTO t (a, at) VALUES (1, DEFAULT), (2, now()), (3, '2020-01-01')",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t (a, at, "day") VALUES (1, ((NOW)), ((NOW::date))), (2, (NOW), ((NOW::date))), (3, '2020-01-01', ((NOW::date)))"#,
+        ),
+        (
+            "INSERT INTO t (a, at, day) VALUES (1, 'now', 'tomorrow') ON CONFLICT (id) DO UPDATE SET at = DEFAULT, day = excluded.day WHERE t.a < 1",
+            "Write; lock t_id_seq",
+            "INSERT INTO t (a, at, day) VALUES (1, (NOW), ((NOW::date) + 1)::timestamptz) ON CONFLICT (id) DO UPDATE SET at = ((NOW)), day = excluded.day WHERE t.a < 1",
+        ),
+        (
+            r#"INSERT INTO "public"."t" AS "x y" ("a") VALUES (1) RETURNING *"#,
+            "Write; lock t_id_seq",
+            r#"INSERT INTO "public"."t" AS "x y" ("a", "at", "day") VALUES (1, ((NOW)), ((NOW::date))) RETURNING *"#,
+        ),
+        (
+            "INSERT INTO t (a, b) VALUES (1, 'VALUES (2)') ON CONFLICT DO NOTHING",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t (a, b, "at", "day") VALUES (1, 'VALUES (2)', ((NOW)), ((NOW::date))) ON CONFLICT DO NOTHING"#,
+        ),
+        (
+            "INSERT INTO t AS d DEFAULT VALUES RETURNING id",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t AS d ("at", "day") VALUES (((NOW)), ((NOW::date))) RETURNING id"#,
+        ),
+        (
+            "INSERT INTO t VALUES (1, 2, 'x', now(), CURRENT_DATE)",
+            "Write",
+            "INSERT INTO t VALUES (1, 2, 'x', (NOW), (NOW::date))",
+        ),
+        (
+            "INSERT INTO t (id, a, b, at, day) SELECT 1, 2, 'x', 'now', 'today'",
+            "Write",
+            "INSERT INTO t (id, a, b, at, day) SELECT 1, 2, 'x', (NOW), (NOW::date::timestamptz)",
+        ),
+        (
+            "INSERT INTO t (a) SELECT DISTINCT ON (a) a FROM plain ORDER BY a, at DESC",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t (a, "at", "day") SELECT DISTINCT ON (a) a, ((NOW)), ((NOW::date)) FROM plain ORDER BY a, at DESC"#,
+        ),
+        (
+            "INSERT INTO t (a) SELECT count(*) AS n FROM plain GROUP BY b HAVING count(*) > 1 ORDER BY n",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t (a, "at", "day") SELECT count(*) AS n, ((NOW)), ((NOW::date)) FROM plain GROUP BY b HAVING count(*) > 1 ORDER BY n"#,
+        ),
+        (
+            "INSERT INTO t (a) SELECT a n FROM plain ORDER BY 1 LIMIT 3",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t (a, "at", "day") SELECT a n, ((NOW)), ((NOW::date)) FROM plain ORDER BY 1 LIMIT 3"#,
+        ),
+        (
+            "INSERT INTO t (a) SELECT generate_series(1, 3)",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t (a, "at", "day") SELECT generate_series(1, 3), ((NOW)), ((NOW::date))"#,
+        ),
+        (
+            "INSERT INTO t (a) SELECT g FROM generate_series(1, 3) g",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t (a, "at", "day") SELECT g, ((NOW)), ((NOW::date)) FROM generate_series(1, 3) g"#,
+        ),
+        (
+            "INSERT INTO t (a) SELECT x FROM (VALUES (1), (2)) v (x)",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t (a, "at", "day") SELECT x, ((NOW)), ((NOW::date)) FROM (VALUES (1), (2)) v (x)"#,
+        ),
+        (
+            "INSERT INTO t (a) TABLE plain",
+            "Write; lock t_id_seq; Default: column t.at; Default: column t.day; Order: the numbering of the rows inserted into t",
+            "",
+        ),
+        (
+            "INSERT INTO t (a) VALUES (1) UNION VALUES (2)",
+            "Write; lock t_id_seq; Default: column t.at; Default: column t.day; Order: the numbering of the rows inserted into t",
+            "",
+        ),
+        ("INSERT INTO t (a) (VALUES (1))", "Write; lock t_id_seq; Default: column t.at; Default: column t.day", ""),
+        (
+            "WITH plain AS (SELECT 1) INSERT INTO t SELECT * FROM plain",
+            "Write; lock t_id_seq; Default: column t.at; Default: column t.day; Order: the numbering of the rows inserted into t",
+            "",
+        ),
+        (
+            "WITH q AS (SELECT 1 AS a), w AS (INSERT INTO t (a) SELECT a FROM q RETURNING id) UPDATE plain SET a = w.id FROM w",
+            "Write; lock t_id_seq; Order: the numbering of the rows inserted into t",
+            r#"WITH q AS (SELECT 1 AS a), w AS (INSERT INTO t (a, "at", "day") SELECT a, ((NOW)), ((NOW::date)) FROM q RETURNING id) UPDATE plain SET a = w.id FROM w"#,
+        ),
+        ("INSERT INTO ident (a) VALUES (1)", "Write; lock ident_id_seq", ""),
+        ("INSERT INTO ident (id, a) VALUES (DEFAULT, 1), (7, 2)", "Write; lock ident_id_seq", ""),
+        ("INSERT INTO ident (id, a) OVERRIDING SYSTEM VALUE VALUES (5, 2)", "Write", ""),
+        (
+            "INSERT INTO t (nosuch) VALUES (1)",
+            "Write; lock t_id_seq",
+            r#"INSERT INTO t (nosuch, "at", "day") VALUES (1, ((NOW)), ((NOW::date)))"#,
+        ),
+        ("INSERT INTO old DEFAULT VALUES", "Write", r#"INSERT INTO old ("d") VALUES ((((NOW)::text)::date))"#),
+        ("UPDATE t SET id = DEFAULT", "Write; lock t_id_seq; Order: the numbering of the rows updated in t", ""),
+        (
+            "UPDATE t SET at = DEFAULT, day = DEFAULT, b = DEFAULT RETURNING now()",
+            "Write",
+            r#"UPDATE t SET at = ((NOW)), day = ((NOW::date)), b = DEFAULT RETURNING (NOW) AS "now""#,
+        ),
+        (
+            "EXPLAIN (ANALYZE, COSTS OFF) INSERT INTO t (a) VALUES (now()::text)",
+            "Write; lock t_id_seq",
+            r#"EXPLAIN (ANALYZE, COSTS OFF) INSERT INTO t (a, "at", "day") VALUES ((NOW)::text, ((NOW)), ((NOW::date)))"#,
+        ),
+        ("COPY t (id, a, b, at, day) FROM STDIN (FORMAT csv)", "CopyIn", ""),
+        ("COPY ident (a) FROM STDIN", "CopyIn; lock ident_id_seq", ""),
+        (
+            "/*INSERT LOCK*/ INSERT INTO t (a) VALUES (1)",
+            "Write; lock t_id_seq",
+            r#"/*INSERT LOCK*/ INSERT INTO t (a, "at", "day") VALUES (1, ((NOW)), ((NOW::date)))"#,
+        ),
     ];
     check(rows);
 }

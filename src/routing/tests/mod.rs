@@ -4,6 +4,7 @@ mod classes;
 mod inserts;
 mod moments;
 mod passwords;
+mod reading;
 mod tree;
 mod unequal;
 
@@ -83,15 +84,20 @@ const TABLES: &[(&str, &str)] = &[
 /// Functions of users, and some of PostgreSQL's own.
 const FUNCTIONS: &[(&str, &str)] = &[
     ("volatile_one", "v"),
-    ("stable_one", "s"),
-    ("count", "ib"),
-    ("upper", "ib"),
-    ("generate_series", "ib"),
-    ("coalesce_", "-"),
-    ("pg_current_wal_lsn", "vb"),
     ("proc", "v"),
-    ("to_char", "sb"),
+    ("stable_one", "s"),
+    ("age", "sb"),
+    ("count", "ib"),
+    ("date", "sb"),
     ("date_trunc", "sb"),
+    ("generate_series", "ib"),
+    ("length", "ib"),
+    ("max", "ib"),
+    ("percentile_cont", "ib"),
+    ("pg_current_wal_lsn", "vb"),
+    ("timezone", "ib"),
+    ("to_char", "sb"),
+    ("upper", "ib"),
 ];
 
 /// Everything that a text wants to have known, of the tables above.

@@ -36,6 +36,12 @@ fn a_plain_password_gives_way_to_a_verifier() {
             "pa",
             "CREATE GROUP g PASSWORD 'VERIFIER'; SELECT (pg_catalog.current_setting('pgmend.now')::pg_catalog.timestamptz) AS \"now\"",
         ),
+        (
+            "ALTER ROLE bob PASSWORD U&'p!0061' UESCAPE '!' LOGIN",
+            Some("bob"),
+            "pa",
+            "ALTER ROLE bob PASSWORD 'VERIFIER' LOGIN",
+        ),
     ];
     for (sql, role, plain, sent) in rows {
         let plan = plan(sql);
