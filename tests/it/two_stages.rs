@@ -86,7 +86,8 @@ pub fn assert_joined(cluster: &Cluster, pgmend: &Pgmend) {
 }
 
 fn gate(pgmend: &Pgmend) -> String {
-    pgmend.cli(&["status"]).must().out.lines().next().unwrap_or_default().to_owned()
+    let status = pgmend.cli(&["status"]).must().out;
+    status.lines().find(|line| line.starts_with("pgmend ")).unwrap_or_default().to_owned()
 }
 
 #[track_caller]
