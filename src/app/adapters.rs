@@ -1,10 +1,11 @@
 //! Joins folders that do not know each other: keeper and recovery with the store, the operators' ports with both.
 
+use super::takeover::Links;
 use crate::admin::{BoxFuture, CommandError, MaintenancePort, NodePort, RecoveryPort, TrafficPort};
 use crate::base::NodeId;
 use crate::client::{Divergences, OperateError, Pause, Plane};
 use crate::cluster::{NodeSpec, Quiet, Scope, View};
-use crate::keeper::{Keeper, Memory, Recalled, SavedNode, ServerTlsOf};
+use crate::keeper::{Keeper, KeeperError, Memory, Recalled, SavedNode, ServerTlsOf};
 use crate::maintenance::{self, Maintenance, Plan, Planned, Rebuild, Verdict};
 use crate::recovery::{Attach, RecoverOptions, Recovery};
 use crate::store::{self, Saved, Store};
@@ -55,12 +56,22 @@ impl Memory for StoreMemory {
 }
 
 /// What the data plane finds to differ is taken out by the keeper.
-pub struct KeeperDivergences(pub Keeper);
+pub struct KeeperDivergences {
+    /// Ours; it has ended when another process has taken over.
+    pub keeper: Keeper,
+    /// Then the other process's.
+    pub links: Arc<Links>,
+}
 
 impl Divergences for KeeperDivergences {
     fn report(&self, node: NodeId, generation: u64, reason: String) -> BoxFuture<Result<u64, String>> {
-        let keeper = self.0.clone();
-        Box::pin(async move { keeper.report_diverged(node, generation, &reason).await.map_err(|e| e.to_string()) })
+        let (keeper, links) = (self.keeper.clone(), self.links.clone());
+        Box::pin(async move {
+            match keeper.report_diverged(node, generation, &reason).await {
+                Err(KeeperError::Stopped) => links.report_on(node, generation, reason).await,
+                outcome => outcome.map_err(|e| e.to_string()),
+            }
+        })
     }
 }
 

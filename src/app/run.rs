@@ -12,7 +12,7 @@ use crate::admin::{self, Admin, Daemon, PcpOperator, PoolAnswers, StopMode};
 use crate::auth::Secrets;
 use crate::client::Plane;
 use crate::client::startup::StartupContext;
-use crate::cluster::{Board, NodeSpec, NodeView, Published, View};
+use crate::cluster::{Board, Mode, NodeSpec, NodeView, Published, View};
 use crate::config::{Config, Source};
 use crate::keeper::{Compare, Keeper, ServerTlsOf, initial_view};
 use crate::maintenance::{self, Maintenance};
@@ -91,6 +91,11 @@ fn try_run(source: Source, options: RunOptions) -> Result<(), String> {
             let before = None;
             run_control(control, Parts { config, runtime, server_tls, startup, store, memory, board, bound, before })
         }
+        Some(_) if config.mode == Mode::SnapshotIsolation => Err(format!(
+            "takeover: not in {}: two processes would not keep each other's snapshots and commits apart; stop the daemon that \
+             runs, then start",
+            config.mode
+        )),
         Some(mut inheritance) => {
             let bound = Bound::bind(&config, &mut inheritance.listeners)?;
             // The board gets its true view below; what can fail comes first.
@@ -207,6 +212,10 @@ async fn serve(parts: Parts) -> Result<(), String> {
         comparer(runtime.clone()),
         keeper_token.clone(),
     );
+    let predecessor = links.clone();
+    let divergences: Box<dyn crate::client::Divergences> =
+        Box::new(KeeperDivergences { keeper: keeper.clone(), links: predecessor.clone() });
+    plane.divergences.store(Some(Arc::new(divergences)));
     let jobs = Jobs::new(store.clone()).map_err(|e| e.to_string())?;
     let recovery_settings = runtime.clone();
     let recovery = Recovery::new(
@@ -234,7 +243,6 @@ async fn serve(parts: Parts) -> Result<(), String> {
     if let Some(before) = before {
         begin_with(before, &links).await?;
     }
-    let predecessor = links.clone();
     let giver = Arc::new(Giver {
         store: store.clone(),
         jobs: jobs.clone(),
@@ -252,8 +260,6 @@ async fn serve(parts: Parts) -> Result<(), String> {
     let (traffic, planned) = (Arc::new(PlanePort(plane.clone())), Arc::new(MaintenanceJobs(maintenance)));
     let admin = Admin::new(board, nodes, recoveries, traffic, planned, daemon.clone());
     let answers: Box<dyn crate::client::PoolCommands> = Box::new(PoolAnswers::new(admin.clone()));
-    let divergences: Box<dyn crate::client::Divergences> = Box::new(KeeperDivergences(keeper.clone()));
-    plane.divergences.store(Some(Arc::new(divergences)));
     plane.commands.store(Some(Arc::new(answers)));
     tokio::spawn(admin::http::serve(api, admin.clone(), config.admin.clone(), surfaces.clone()));
     if let Some(bound) = pcp {

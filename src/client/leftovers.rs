@@ -3,7 +3,8 @@
 
 use super::scan::{self, Traces};
 use super::worker::Worker;
-use crate::server::{self, ParamSet, Row, ServerConn, SimpleError, literal};
+use crate::base::literal;
+use crate::server::{self, ParamSet, Row, ServerConn, SimpleError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! A client's run-time parameters: what it gave at startup and changed since, and the statements that bring a server
 //! connection to them.
 
-use crate::server::{ParamSet, identifier, literal};
+use crate::base::{identifier, literal};
+use crate::server::ParamSet;
 use std::collections::BTreeMap;
 
 /// Parameters whose changes PostgreSQL reports and a client may change: what a client keeps when it gets another server.

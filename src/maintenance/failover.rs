@@ -73,10 +73,11 @@ impl Maintenance {
             }
             let upkeep = self.0.store.upkeep();
             let busy = self.0.jobs.list().iter().any(|j| j.outcome == Outcome::Running);
-            if !(self.0.settings)().automatic_failover || upkeep.failover_disabled || busy {
+            let view = self.0.board.view();
+            let off = !(self.0.settings)().automatic_failover || upkeep.failover_disabled || view.mode.replicates();
+            if off || busy {
                 continue;
             }
-            let view = self.0.board.view();
             match lost_primary(&view) {
                 None if view.primary.is_some() && learnt.is_none_or(|at| at.elapsed() >= LEARN) => {
                     learnt = Some(Instant::now());

@@ -215,6 +215,7 @@ impl Maintenance {
 
     /// Begins planned work and returns its job. Must be called inside the control plane's runtime.
     pub fn begin(&self, work: Planned) -> Result<u64, Refused> {
+        self.refuse_where_all_are_written()?;
         let running = self.0.jobs.list().into_iter().find(|j| j.outcome == crate::workflow::Outcome::Running);
         if let Some(other) = running {
             let detail = format!("job {} ({} of node {}) is running", other.id, other.kind, other.node);
@@ -229,6 +230,19 @@ impl Maintenance {
             Planned::Finish { node, rebuild } => self.start_finish(&self.known(node)?, rebuild),
             Planned::RollingUpdate(options) => self.start_rolling(options),
         }
+    }
+
+    /// In the replicating modes there is no primary that could move, and a node that leaves loses writes.
+    fn refuse_where_all_are_written(&self) -> Result<(), Refused> {
+        let mode = self.0.board.view().mode;
+        if !mode.replicates() {
+            return Ok(());
+        }
+        Err(Refused {
+            message: "invalid pgpool mode for process promote request".to_owned(),
+            detail: Some(format!("planned work is for streaming replication; in {mode} detach a node and recover it")),
+            fatal: true,
+        })
     }
 
     fn known(&self, node: NodeId) -> Result<Arc<NodeSpec>, Refused> {

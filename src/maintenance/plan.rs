@@ -7,6 +7,7 @@ use super::{begin, facts, finish, rolling, stages};
 impl Maintenance {
     /// What planned work would do, and what stands against it.
     pub async fn plan(&self, work: Planned) -> Result<Plan, Refused> {
+        self.refuse_where_all_are_written()?;
         match work {
             Planned::Switchover { node, transactions } => {
                 let (title, judgement) = self.judge_switch(SwitchOptions { to: node, transactions }).await?;

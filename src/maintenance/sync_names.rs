@@ -2,6 +2,8 @@
 //!
 //! Grammar: <https://www.postgresql.org/docs/current/runtime-config-replication.html#GUC-SYNCHRONOUS-STANDBY-NAMES>.
 
+use crate::base::identifier;
+
 /// The setting.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct SyncNames {
@@ -101,7 +103,7 @@ impl std::fmt::Display for SyncNames {
 }
 
 fn quote(name: &str) -> String {
-    if name == "*" { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    if name == "*" { name.to_owned() } else { identifier(name) }
 }
 
 /// At commas that are not in quotes.

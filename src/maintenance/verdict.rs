@@ -77,10 +77,22 @@ fn word(view: &View, upkeep: &Upkeep, switching: bool, reasons: &mut Vec<String>
     if switching {
         return Word::Switching;
     }
+    if view.mode.replicates() {
+        reasons.push(format!("{}: every node is written to, and there is no primary to change", view.mode));
+        return Word::NotSwitchable;
+    }
     let Some(primary) = view.primary else {
         reasons.push("no node is known to be the primary".to_owned());
         return Word::Unknown;
     };
+    if view.mode.replicates() {
+        // Every node has every write: whoever is left serves.
+        if view.nodes.iter().filter(|n| n.status == NodeStatus::Up).count() > 1 {
+            return Word::Switchable;
+        }
+        reasons.push(format!("only node {primary} is up"));
+        return Word::NotSwitchable;
+    }
     let others: Vec<&NodeView> =
         view.nodes.iter().filter(|n| n.spec.id != primary && n.status != NodeStatus::Unused).collect();
     if others.is_empty() {
@@ -170,7 +182,7 @@ fn line(node: &NodeView, view: &View, free: Option<u64>) -> NodeLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{Epoch, Host, MaintainCommands, NodeSpec, SslMode};
+    use crate::cluster::{DataState, Epoch, Host, MaintainCommands, Mode, NodeSpec, SslMode};
     use crate::store::NodeUpkeep;
     use std::sync::Arc;
 
@@ -196,7 +208,7 @@ mod tests {
             reachable: Some(status == NodeStatus::Up),
             changed_at_s: 0,
             reason: "r".into(),
-            data: crate::cluster::DataState::Trusted,
+            data: DataState::default(),
             delay_bytes: None,
             replication_state: (role == Role::Standby).then(|| "streaming".into()),
             sync_state: None,
@@ -207,7 +219,7 @@ mod tests {
     fn pair() -> View {
         let nodes = vec![node(0, NodeStatus::Up, Role::Primary), node(1, NodeStatus::Up, Role::Standby)];
         let epoch = Some(Epoch { system_identifier: 1, timeline: 1, node: NodeId(0) });
-        View { generation: 1, mode: crate::cluster::Mode::default(), epoch, primary: Some(NodeId(0)), nodes }
+        View { generation: 1, mode: Mode::default(), epoch, primary: Some(NodeId(0)), nodes }
     }
 
     fn word_of(change: impl FnOnce(&mut View, &mut Upkeep)) -> (Word, Vec<String>) {
@@ -231,6 +243,13 @@ mod tests {
         });
         assert_eq!(word, Word::Switched);
         assert_eq!(verdict(&pair(), &Upkeep::default(), true, &[]).word, Word::Switching);
+        let replicating = |v: &mut View| v.mode = Mode::NativeReplication;
+        assert_eq!(word_of(|v, _| replicating(v)).0, Word::Switchable);
+        let (word, _) = word_of(|v, _| {
+            replicating(v);
+            v.nodes[1].status = NodeStatus::Down;
+        });
+        assert_eq!(word, Word::NotSwitchable);
         assert_eq!(serde_json::to_string(&Word::NotSwitchable).unwrap(), "\"not-switchable\"");
     }
 

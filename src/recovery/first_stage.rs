@@ -12,8 +12,8 @@ use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Bound on the CHECKPOINT before the first stage; it may have much to write.
-const CHECKPOINT_LIMIT: Duration = Duration::from_secs(3600);
+/// Bound on a CHECKPOINT while clients work; it may have much to write.
+pub(super) const CHECKPOINT_LIMIT: Duration = Duration::from_secs(3600);
 /// Bytes of a program's output that are brought back through the source.
 const MAX_OUTPUT_BYTES: u32 = 100_000;
 /// The last line of a program run on the source tells its exit status: a failed COPY would take the output with it.

@@ -1,5 +1,6 @@
 //! Clients are held while the second stage runs: the gate's order, its deadline, and its end whatever happens.
 
+use super::first_stage::CHECKPOINT_LIMIT;
 use super::run::{Run, SHORT};
 use super::stages::Stage;
 use crate::cluster::{Hold, Holder, Quiet, Scope, Servers, Unquiet, Wanted};
@@ -85,6 +86,8 @@ impl Gated {
 impl Run {
     /// Closes the gate, waits until nothing goes on behind it, then has the main node write everything out.
     pub(super) async fn gating(&self) -> Result<(), Failure> {
+        // So that the one for which clients wait has little left to write.
+        self.checkpoint("1st stage", CHECKPOINT_LIMIT).await?;
         let limit = self.settings.timeout;
         let until = Instant::now() + limit;
         let hold = self.inner.board.hold(&Wanted {

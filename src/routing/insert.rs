@@ -2,9 +2,10 @@
 
 use super::facts::{Given, given};
 use super::moments::{Edit, string};
-use super::name::{Name, quoted};
+use super::name::Name;
 use super::tokens::Tokens;
 use super::tree::inner;
+use crate::base::identifier;
 use pg_query::NodeEnum;
 use pg_query::protobuf::{self as pb, Token};
 use std::ops::Range;
@@ -59,7 +60,7 @@ impl Places {
     /// The changes that add columns with their values. `named` are the columns that the text gives, to be written down when
     /// it has no list; `None` when it has one.
     pub(super) fn add(&self, named: Option<&[&str]>, added: &[(&str, String)]) -> Vec<Edit> {
-        let names: Vec<String> = added.iter().map(|(name, _)| quoted(name)).collect();
+        let names: Vec<String> = added.iter().map(|(name, _)| identifier(name)).collect();
         let values = added.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(", ");
         if let Some(at) = &self.default_values {
             return vec![Edit { at: at.clone(), with: format!("({}) VALUES ({values})", names.join(", ")) }];
@@ -67,7 +68,7 @@ impl Places {
         let list = match named {
             None => format!(", {}", names.join(", ")),
             Some(given) => {
-                let all: Vec<String> = given.iter().map(|name| quoted(name)).chain(names).collect();
+                let all: Vec<String> = given.iter().map(|name| identifier(name)).chain(names).collect();
                 format!(" ({})", all.join(", "))
             }
         };

@@ -1,5 +1,6 @@
 //! Names of relations and functions, as a statement has them: with a schema or to be found by `search_path`.
 
+use crate::base::identifier;
 use pg_query::protobuf as pb;
 use std::fmt;
 
@@ -72,21 +73,10 @@ impl Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(schema) = &self.schema {
-            write!(f, "{}.", quoted(schema))?;
+            write!(f, "{}.", identifier(schema))?;
         }
-        f.write_str(&quoted(&self.name))
+        f.write_str(&identifier(&self.name))
     }
-}
-
-/// An identifier in quotes.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A literal that means the same with `standard_conforming_strings` on and off.
-pub(super) fn literal(text: &str) -> String {
-    let doubled = text.replace('\'', "''");
-    if doubled.contains('\\') { format!(" E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
 }
 
 fn quoted_part(text: &str) -> Option<(String, &str)> {
@@ -131,11 +121,5 @@ mod tests {
         ] {
             assert_eq!(Name::parse(text).map(|n| n.to_string()).as_deref(), wanted, "{text}");
         }
-    }
-
-    #[test]
-    fn literals_mean_the_same_with_any_setting() {
-        assert_eq!(literal("a'b"), "'a''b'");
-        assert_eq!(literal("a\\'b"), " E'a\\\\''b'");
     }
 }

@@ -1,10 +1,10 @@
 //! Plain passwords in CREATE ROLE and ALTER ROLE: a hash has a salt, so it is made once and not on every node.
 
 use super::moments::Edit;
-use super::name;
 use super::tokens::Tokens;
 use super::tree::inner;
 use crate::base::Secret;
+use crate::base::literal;
 use pg_query::NodeEnum;
 use pg_query::protobuf::Token;
 use std::ops::Range;
@@ -23,7 +23,7 @@ pub struct Password {
 impl Password {
     /// The change that puts a verifier (`SCRAM-SHA-256$…` or `md5…`) in its place.
     pub(super) fn replaced(&self, verifier: &str) -> Edit {
-        Edit { at: self.at.clone(), with: name::literal(verifier) }
+        Edit { at: self.at.clone(), with: literal(verifier) }
     }
 }
 

@@ -5,7 +5,7 @@
 use super::ServerError;
 use super::driver::{Settled, take_as_it_is};
 use super::open::{NO_RULE, Target, is_worth_another_way, open};
-pub use super::quote::literal;
+pub use crate::base::literal;
 use crate::base::{NodeId, Secret};
 use crate::cluster::{NodeSpec, SslMode};
 use crate::net::{self, NetError, ServerTls};

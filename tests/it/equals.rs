@@ -147,3 +147,50 @@ fn a_comparison_is_bounded() {
     pgmend.sql("SELECT 1").must();
     crate::support::process::kill(&mut holder);
 }
+
+#[test]
+fn a_process_that_was_taken_over_has_a_node_taken_out_by_the_new_one() {
+    let (cluster, mut config) = two();
+    config.set("cluster", "failover_if_affected_tuples_mismatch = true");
+    let old = config.start();
+    old.wait_node(1, "up");
+    let file = |name: &str| cluster.folder().join(name);
+    let script = format!(
+        "import os\nc = connect()\nc.execute('SELECT 1')\nopen('{}', 'w').close()\n\
+         while not os.path.exists('{}'): time.sleep(0.05)\n\
+         try: c.execute('UPDATE t SET n = n WHERE n = 2')\nexcept psycopg.Error as e: print(e)\n",
+        file("connected").display(),
+        file("go").display()
+    );
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| old.psycopg("", &script));
+        wait_until("the client is connected", Duration::from_secs(20), || file("connected").exists());
+        let new = config.take_over();
+        new.wait_node(1, "up");
+        cluster.sql(1, "postgres", "DELETE FROM t WHERE n = 2");
+        std::fs::write(file("go"), "").expect("it can be written");
+        client.join().expect("no panic");
+        new.wait_node(1, "down");
+        let marked = new.status().unwrap_or_default()["nodes"][1]["data"].clone();
+        assert_eq!(marked, "diverged", "{}", reason(&new, 1));
+        new.sql("SELECT 1").must();
+    });
+}
+
+#[test]
+fn snapshot_isolation_is_not_taken_over() {
+    let (cluster, mut config) = two();
+    let repeatable = "ALTER SYSTEM SET default_transaction_isolation = 'repeatable read'";
+    for node in 0..2 {
+        cluster.sql(node, "postgres", repeatable);
+        cluster.sql(node, "postgres", "SELECT pg_reload_conf()");
+    }
+    config.set("cluster", "backend_clustering_mode = \"snapshot_isolation\"");
+    let old = config.start();
+    old.wait_node(1, "up");
+    let new = config.spawn_also(&["--takeover"]);
+    wait_until("the new process is refused", Duration::from_secs(20), || !crate::support::process::is_alive(new.pid()));
+    assert!(new.log().contains("two processes would not keep"), "{}", new.log());
+    old.sql("SELECT 1").must();
+    assert_eq!(old.node_status(1), "up");
+}

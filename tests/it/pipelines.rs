@@ -124,10 +124,20 @@ fn converse(seed: u64, number: u64, batches: u64, straight: u16, pooled: u16, ex
 
 fn compare(mode: &str, size: u32, more: &[&str]) {
     let cluster = Cluster::single();
-    cluster.sql(0, "postgres", "CREATE DATABASE one");
-    cluster.sql(0, "one", &(0..CLIENTS).map(Client::setup).collect::<String>());
-    cluster.sql(0, "postgres", "CREATE DATABASE two TEMPLATE one");
-    let mut config = Config::of(&cluster);
+    twins(&cluster, 0);
+    let config = Config::of(&cluster);
+    compare_on(&cluster, config, mode, size, more);
+}
+
+/// Two databases alike, one for who speaks to the server itself.
+fn twins(cluster: &Cluster, node: usize) {
+    cluster.sql(node, "postgres", "CREATE DATABASE one");
+    cluster.sql(node, "one", &(0..CLIENTS).map(Client::setup).collect::<String>());
+    cluster.sql(node, "postgres", "CREATE DATABASE two TEMPLATE one");
+}
+
+fn compare_on(cluster: &Cluster, config: Config, mode: &str, size: u32, more: &[&str]) {
+    let mut config = config;
     config.set("pool", &format!("mode = \"{mode}\"")).set("pool", &format!("default_pool_size = {size}"));
     for line in more {
         config.set("pool", line);
@@ -183,4 +193,17 @@ fn random_pipelines_get_postgresqls_answers_while_statements_are_evicted() {
 #[test]
 fn random_pipelines_get_postgresqls_answers_in_session_pooling() {
     compare("session", 6, &[]);
+}
+
+/// What goes to all nodes is cut into pieces, wrapped and compared; the client must see nothing of it.
+#[test]
+fn random_pipelines_get_postgresqls_answers_from_several_nodes() {
+    let cluster = Cluster::equals(2);
+    (0..2).for_each(|node| twins(&cluster, node));
+    let mut config = Config::of(&cluster);
+    config.set("cluster", "backend_clustering_mode = \"native_replication\"");
+    config.set("cluster", "unequal_order = \"allow\"");
+    config.set("recovery", "recovery_user = \"postgres\"");
+    compare_on(&cluster, config, "transaction", 6, &[]);
+    assert_eq!(cluster.digest(0, "two"), cluster.digest(1, "two"));
 }

@@ -2,9 +2,10 @@
 
 use crate::support::cluster::psql;
 use crate::support::load::pgbench;
+use crate::support::pipeline::message;
 use crate::support::process::wait_until;
 use crate::support::scratch::write_as_postgres;
-use crate::support::{Cluster, Config, Load, Pgmend, Ran, as_postgres, bin, run};
+use crate::support::{Cluster, Config, Load, Pgmend, Ran, Raw, as_postgres, bin, run};
 use std::time::Duration;
 
 fn config(cluster: &Cluster, mode: &str) -> Config {
@@ -317,4 +318,34 @@ fn driver(mode: &str, pooling: &str) {
         assert_eq!(cluster.sql(0, "postgres", sql), cluster.sql(1, "postgres", sql));
     }
     assert_eq!(statuses(&pgmend, 2), ["up", "up"]);
+}
+
+/// Messages that drivers send in separate batches: the unnamed statement is prepared in one and used in another, a portal is
+/// bound in one and executed in another.
+#[test]
+fn what_one_batch_prepares_another_one_uses() {
+    let cluster = Cluster::equals(2);
+    let pgmend = native(&cluster);
+    ask(&pgmend, "CREATE TABLE t (id int, at timestamptz DEFAULT now())").must();
+    let mut raw = Raw::connect(pgmend.config.port);
+    raw.start(0, &[("user", "postgres"), ("database", "postgres")]);
+    raw.until_ready();
+    let (sync, execute) = (message(b'S', &[]), message(b'E', &[b"\0\0\0\0\0"]));
+    let tags = |raw: &mut Raw, bytes: &[u8]| -> String {
+        raw.send(bytes).until_ready().iter().map(|m| char::from(m.tag)).collect()
+    };
+    let parse = message(b'P', &[b"\0INSERT INTO t VALUES ($1, now())\0\0\0"]);
+    let bind = message(b'B', &[b"\0\0\0\0\0\x01\0\0\0\x017\0\0"]);
+    assert_eq!(tags(&mut raw, &[parse, message(b'D', &[b"S\0"]), sync.clone()].concat()), "1tnZ");
+    for _ in 0..2 {
+        assert_eq!(tags(&mut raw, &[bind.clone(), execute.clone(), sync.clone()].concat()), "2CZ");
+    }
+    // A portal that outlives its batch, in a transaction.
+    assert_eq!(tags(&mut raw, &message(b'Q', &[b"BEGIN\0"])), "CZ");
+    let parse = message(b'P', &[b"\0INSERT INTO t VALUES ($1, now())\0\0\0"]);
+    assert_eq!(tags(&mut raw, &[parse, bind, sync.clone()].concat()), "12Z");
+    assert_eq!(tags(&mut raw, &[execute, sync].concat()), "CZ");
+    assert_eq!(tags(&mut raw, &message(b'Q', &[b"COMMIT\0"])), "CZ");
+    assert_eq!(cluster.sql(1, "postgres", "SELECT count(*) FROM t WHERE id = 7"), "3");
+    cluster.must_be_equal("postgres");
 }

@@ -4,8 +4,16 @@ use crate::support::process::wait_until;
 use crate::support::{Cluster, Config, Ledger, Pgmend};
 use std::time::Duration;
 
-/// The limit on slow and shared machines; the aim is 100 ms on a small cluster.
-const LONGEST: Duration = Duration::from_millis(500);
+/// The limit on a whole transaction, on slow and shared machines that are busy with other things too.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// What clients waited is within the limit for machines that others use too; the aim is 100 ms on a small cluster.
+#[track_caller]
+pub fn assert_short(told: &str) {
+    let words = told.lines().find_map(|l| l.split_once(", longest ")).map(|(_, rest)| rest.trim_end_matches(" ms"));
+    let ms: f64 = words.and_then(|w| w.parse().ok()).unwrap_or_else(|| panic!("no longest wait in: {told}"));
+    assert!(ms < 500.0, "a client waited {ms} ms: {told}");
+}
 
 /// Quick to reconnect, as the procedure recommends.
 pub fn quick(cluster: &Cluster) {
@@ -51,7 +59,7 @@ fn of_two_nodes_and_back() {
     let plan = pgmend.cli(&["switchover", "--dry-run"]).must().out;
     assert!(plan.contains("nothing stands against it") && plan.contains("from node 0 to node 1"), "{plan}");
     let told = pgmend.cli(&["switchover", "1"]).must().all();
-    assert!(told.contains("clients waited: p50"), "{told}");
+    assert_short(&told);
     assert!(told.contains("node 1 is the primary") && told.contains("proof: node 0 shut down at"), "{told}");
     println!("{told}");
     load.goes_on();
@@ -99,6 +107,7 @@ fn twenty_in_a_row() {
     for n in 1..=20_u32 {
         load.longest_since();
         let told = pgmend.cli(&["switchover"]).must().all();
+        assert_short(&told);
         load.goes_on();
         let wait = load.longest_since();
         let held = told.lines().find(|l| l.contains("clients were held")).unwrap_or_default().to_owned();

@@ -128,7 +128,7 @@ fn a_takeover_that_fails_changes_nothing() {
     // PCP is to listen where PostgreSQL does: known only once the sockets have been handed over.
     config.pcp().set("admin", &format!("pcp_port = {}", cluster.nodes[0].port));
     config.spawn_also(&["--takeover"]).wait_end();
-    assert!(first.log().contains("takeover.failed"), "the first one tells it");
+    wait_until("the first one tells it", Duration::from_secs(20), || first.log().contains("takeover.failed"));
     load.goes_on();
     assert!(first.cli(&["status", "--json"]).must().out.contains(&format!("\"pid\": {},", first.pid())));
     load.finish();

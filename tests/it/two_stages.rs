@@ -87,7 +87,7 @@ pub fn assert_joined(cluster: &Cluster, pgmend: &Pgmend) {
 
 fn gate(pgmend: &Pgmend) -> String {
     let status = pgmend.cli(&["status"]).must().out;
-    status.lines().find(|line| line.starts_with("pgmend ")).unwrap_or_default().to_owned()
+    status.lines().find(|line| line.contains(", gate ")).unwrap_or_default().to_owned()
 }
 
 #[track_caller]
@@ -124,6 +124,29 @@ fn scripts_run_by_copy_from_program_make_an_equal_node() {
 #[test]
 fn scripts_run_by_the_sql_function_make_an_equal_node() {
     joins("sql");
+}
+
+/// The scripts push the source's sequences on, and its alone: those of a node in service follow.
+#[test]
+fn a_third_node_joins_two() {
+    let (mut cluster, config) = main_alone("local", |_, _| ());
+    let third = cluster.add_empty_node();
+    let port = cluster.nodes[third].port;
+    let node = format!(
+        "[[node]]\nhost = \"127.0.0.1\"\nport = {port}\ndata_directory = \"{}\"\n",
+        cluster.nodes[third].data.display()
+    );
+    let pgmend = config.spawn_with(&format!("{}{node}", config.text()));
+    pgmend.wait_ready();
+    pgmend.cli(&["recover", "1"]).must();
+    assert_joined(&cluster, &pgmend);
+    let report = pgmend.cli(&["recover", "2"]).must().all();
+    assert!(report.contains("sequences were set"), "{report}");
+    assert_eq!(pgmend.node_status(2), "up");
+    assert_equal(&cluster, &[0, 1, 2]);
+    pgmend.sql("INSERT INTO orders (what) VALUES ('for all three')").must();
+    assert_equal(&cluster, &[0, 1, 2]);
+    assert_eq!(cluster.sql(2, "postgres", "SELECT count(*) FROM orders"), "5");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The two processes after a takeover: cancels either way, view and gate to the old one, its acknowledgements back.
 
 use super::words::{GateWords, MAX_LINE, Word, adopt};
+use crate::base::NodeId;
 use crate::client::{Elsewhere, Plane};
 use crate::cluster::{Remains, Report, Scope, Seat, Unquiet};
 use std::collections::HashMap;
@@ -19,6 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 const OUTBOX: usize = 256;
 /// Cancels that may wait for its answer.
 const MAX_CANCELS: usize = 1000;
+/// Reports of nodes that differ that may wait for it.
+const MAX_REPORTS: usize = 10_000;
 /// How long one is waited for: longer than the other takes to carry it out.
 const CANCEL_WAIT: Duration = Duration::from_secs(6);
 /// Between two reports while the gate is held.
@@ -40,6 +43,8 @@ pub struct Links {
     after: Mutex<Option<mpsc::Sender<Word>>>,
     next: AtomicU64,
     waiting: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    /// Reports of nodes that differ, until the new process's keeper has answered.
+    reports: Mutex<HashMap<u64, oneshot::Sender<Result<u64, String>>>>,
 }
 
 impl Links {
@@ -51,6 +56,7 @@ impl Links {
             after: Mutex::default(),
             next: AtomicU64::new(0),
             waiting: Mutex::default(),
+            reports: Mutex::default(),
         });
         let elsewhere: Box<dyn Elsewhere> = Box::new(Both(links.clone()));
         plane.elsewhere.store(Some(Arc::new(elsewhere)));
@@ -154,6 +160,22 @@ impl Links {
                         let _ = outbox.send(Word::Cancelled { id }).await;
                     });
                 }
+                Word::Diverged { id, node, generation, reason } if side == Side::Before => {
+                    let divergences = self.plane.divergences.load_full();
+                    let outbox = outbox.clone();
+                    tokio::spawn(async move {
+                        let outcome = match divergences {
+                            Some(keeper) => keeper.report(node, generation, reason).await,
+                            None => Err("the new process is not ready yet".to_owned()),
+                        };
+                        let _ = outbox.send(Word::Parted { id, outcome }).await;
+                    });
+                }
+                Word::Parted { id, outcome } => {
+                    if let Some(waits) = lock(&self.reports).remove(&id) {
+                        let _ = waits.send(outcome);
+                    }
+                }
                 Word::Cancelled { id } => {
                     if let Some(waits) = lock(&self.waiting).remove(&id) {
                         let _ = waits.send(());
@@ -177,6 +199,33 @@ impl Links {
         });
         // A full outbox: the next report says it.
         let _ = outbox.try_send(Word::Report { seen: gate.last, left: left.collect() });
+    }
+
+    /// Our own keeper has ended: the new process's takes the node out. Returns once that is in force here too.
+    pub async fn report_on(&self, node: NodeId, generation: u64, reason: String) -> Result<u64, String> {
+        let gone = || "the process that took over does not answer".to_owned();
+        let outbox = lock(&self.after).clone().ok_or_else(gone)?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (done, wait) = oneshot::channel();
+        {
+            let mut reports = lock(&self.reports);
+            if reports.len() >= MAX_REPORTS {
+                return Err(format!("{MAX_REPORTS} reports wait already"));
+            }
+            reports.insert(id, done);
+        }
+        let asked = async {
+            outbox.send(Word::Diverged { id, node, generation, reason }).await.map_err(|_| gone())?;
+            let out_in = wait.await.map_err(|_| gone())??;
+            let mut board = self.plane.board.watch();
+            while self.plane.board.view().generation < out_in {
+                board.changed().await.map_err(|_| gone())?;
+            }
+            Ok(out_in)
+        };
+        let outcome = tokio::time::timeout(CANCEL_WAIT, asked).await.unwrap_or_else(|_| Err(gone()));
+        lock(&self.reports).remove(&id);
+        outcome
     }
 
     async fn ask(&self, side: Side, pid: u32, key: Vec<u8>) {

@@ -1,5 +1,6 @@
 //! What the two processes of a takeover say to each other: one JSON object per line.
 
+use crate::base::NodeId;
 use crate::cluster::{Board, Drain, Gate, GateOrder, Holder, Published, Scope, Servers, View, Wanted};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -65,6 +66,24 @@ pub enum Word {
         pid: u32,
         /// The client's key.
         key: Vec<u8>,
+    },
+    /// Old to new: a node's data are not those of the others.
+    Diverged {
+        /// Of this request.
+        id: u64,
+        /// Which.
+        node: NodeId,
+        /// Of the view under which this was seen.
+        generation: u64,
+        /// For people.
+        reason: String,
+    },
+    /// The answer: the generation in which the node is out, or why it was left.
+    Parted {
+        /// Of the request.
+        id: u64,
+        /// As the keeper says it.
+        outcome: Result<u64, String>,
     },
     /// The answer: done, or known to nobody.
     Cancelled {

@@ -1,9 +1,10 @@
 //! One database's listener: a connection to the primary that listens to every channel somebody wants, and tells who.
 
 use super::Inbox;
+use crate::base::identifier;
 use crate::client::Worker;
 use crate::client::worker::Way;
-use crate::server::{self, Login, RouteId, ServerConn, identifier};
+use crate::server::{self, Login, RouteId, ServerConn};
 use crate::wire::{backend, frame, frontend};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;

@@ -9,7 +9,8 @@
 
 mod hub;
 
-use crate::server::{self, Login, ServerConn, SimpleError, identifier};
+use crate::base::identifier;
+use crate::server::{self, Login, ServerConn, SimpleError};
 use crate::wire::{backend, frame};
 use hub::{Hub, Order};
 use std::collections::{HashMap, HashSet, VecDeque};

@@ -1,6 +1,7 @@
 //! What one node answered: frames sifted into what the client may get, what is pgmend's own, and a summary by which nodes
 //! are compared. Pure.
 
+use super::texts::Needs;
 use crate::client::fault::Fault;
 use crate::server::Row;
 use crate::wire::backend::{self, ErrorFields};
@@ -51,6 +52,8 @@ pub struct Account {
     pub parsed: usize,
     /// Rows may differ although nothing is wrong: they are counted and not summed.
     pub blind: bool,
+    /// ParseComplete messages that are pgmend's own.
+    own_parses: usize,
     plan: Plan,
     rows: u64,
     digest: u64,
@@ -76,6 +79,12 @@ impl Account {
     /// An answer that begins with so many of pgmend's own, has so many of the client's, and ends with pgmend's own.
     pub fn new(own_before: usize, client: usize) -> Account {
         Account { plan: Plan { own_before, client }, ..Account::default() }
+    }
+
+    /// What is known of the answer beforehand.
+    pub fn expect(&mut self, needs: &Needs) {
+        self.blind = needs.blind;
+        self.own_parses = needs.own_parses;
     }
 
     /// Takes whole frames (rows also in part) from the front of `answer`; those for the client are added to `out`, without
@@ -150,6 +159,7 @@ impl Account {
             }
             b'S' | b'A' | b'N' => out.extend_from_slice(whole),
             _ if own => {}
+            b'1' if self.own_parses > 0 => self.own_parses -= 1,
             _ => {
                 self.note(tag, body);
                 out.extend_from_slice(whole);

@@ -1,7 +1,7 @@
 //! A piece of the extended protocol: what its messages stand for, and its segments, each of which goes to one node or to all.
 
 use super::session::Session;
-use super::texts::{Needs, Step};
+use super::texts::{How, Needs, Step};
 use crate::client::fault::Fault;
 use crate::net::Stream;
 use crate::wire::backend::ErrorFields;
@@ -16,6 +16,10 @@ pub struct Item {
     pub frame: Vec<u8>,
     /// What an Execute carries out.
     pub runs: Option<Rc<Step>>,
+    /// What a Bind makes a portal of: it must be on the nodes where it will be executed.
+    pub binds: Option<Rc<Step>>,
+    /// A Parse of pgmend's own.
+    pub own: bool,
     /// What a Parse makes: its body as it is sent, and what it stands for.
     pub parses: Option<(Vec<u8>, Rc<Step>)>,
     /// The statement that a Close takes away.
@@ -33,6 +37,8 @@ pub struct Segment {
     pub parses: Vec<(Vec<u8>, Rc<Step>)>,
     /// As in [`Item`].
     pub closes: Vec<Vec<u8>>,
+    /// It does more than to prepare and describe: what it does belongs to a transaction.
+    pub works: bool,
 }
 
 /// Cuts before and after each Execute that begins or ends a transaction. Pure.
@@ -64,15 +70,20 @@ fn segment(items: Vec<Item>) -> Option<Segment> {
     }
     let mut step = Step::nothing();
     let (mut frames, mut parses, mut closes) = (Vec::new(), Vec::new(), Vec::new());
+    let works = items.iter().any(|item| item.runs.is_some() || item.binds.is_some());
     for item in items {
+        if let Some(binds) = item.binds.as_ref().filter(|step| step.how == How::All) {
+            step = step.together(binds);
+        }
         if let Some(runs) = &item.runs {
             step = step.together(runs);
         }
+        step.needs.own_parses += usize::from(item.own);
         frames.extend_from_slice(&item.frame);
         parses.extend(item.parses);
         closes.extend(item.closes);
     }
-    Some(Segment { step, frames, parses, closes })
+    Some(Segment { step, frames, parses, closes, works })
 }
 
 impl Session {
@@ -85,11 +96,14 @@ impl Session {
         let mut items = Vec::new();
         let mut made: HashMap<Vec<u8>, Rc<Step>> = HashMap::new();
         let mut rest = frames;
+        // The unnamed statement of an earlier batch is used.
+        let mut lone = false;
         let broken = |e: crate::wire::WireError| Fault::Protocol(e.to_string());
         while let Some(split) = frame::split(rest).map_err(broken)? {
             let whole = rest.get(..rest.len() - split.rest.len()).unwrap_or_default();
             rest = split.rest;
-            let mut item = Item { frame: whole.to_vec(), runs: None, parses: None, closes: None };
+            let mut item =
+                Item { frame: whole.to_vec(), runs: None, binds: None, own: false, parses: None, closes: None };
             match split.tag {
                 b'P' => {
                     let parse = frontend::parse_names(split.body).map_err(broken)?;
@@ -127,7 +141,13 @@ impl Session {
                     let step = made.get(bind.statement).cloned().or_else(|| self.texts.find(bind.statement));
                     // The server says that there is no such statement.
                     let step = step.unwrap_or_else(|| Rc::new(Step::nothing()));
-                    self.texts.bind(bind.portal, step);
+                    self.texts.bind(bind.portal, step.clone());
+                    item.binds = Some(step);
+                    lone |= bind.statement.is_empty() && !made.contains_key(bind.statement);
+                }
+                b'D' => {
+                    let (kind, name) = frontend::describe_or_close(split.body).map_err(broken)?;
+                    lone |= kind == b'S' && name.is_empty() && !made.contains_key(name);
                 }
                 b'E' => {
                     let name = split.body.split(|b| *b == 0).next().unwrap_or_default();
@@ -145,6 +165,12 @@ impl Session {
             }
             items.push(item);
         }
+        if lone && let Some(body) = self.texts.body(b"") {
+            // Statements of pgmend's own have taken it away from the servers, or they never had it.
+            let mut frame = Vec::new();
+            crate::wire::backend::raw(&mut frame, b'P', body);
+            items.insert(0, Item { frame, runs: None, binds: None, own: true, parses: None, closes: None });
+        }
         Ok(Ok(items))
     }
 
@@ -154,7 +180,7 @@ impl Session {
             let Ok(parse) = frontend::parse_names(&body) else { continue };
             for (place, leg) in self.legs.iter_mut().enumerate() {
                 if place != self.last_place {
-                    leg.core.learn(&body, &self.plane.statements)?;
+                    leg.learn(&body, &self.plane.statements)?;
                 }
             }
             self.texts.insert(parse.name.to_vec(), body.clone(), step);
@@ -165,12 +191,11 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use super::super::texts::How;
     use super::*;
 
     fn item(byte: u8, how: Option<How>) -> Item {
         let runs = how.map(|how| Rc::new(Step { how, ..Step::nothing() }));
-        Item { frame: vec![byte], runs, parses: None, closes: None }
+        Item { frame: vec![byte], runs, binds: None, own: false, parses: None, closes: None }
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Session {
                     sent?;
                 }
                 if self.front.poll_fill(client, cx).is_ready() && self.front.closed {
-                    self.control.closed_s.set(Some(self.worker.now_s()));
+                    self.control.note_closed(self.worker.now_s());
                 }
                 if all_done {
                     return Poll::Ready(Ok(true));

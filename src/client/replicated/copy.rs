@@ -36,7 +36,7 @@ impl Session {
         if !self.drop_lost(client).await? {
             return Ok(Outcome::Undone(Box::new(connection_lost())));
         }
-        self.compare(client, true, &[]).await
+        self.compare(client, super::verdict::Undo::All, &[]).await
     }
 
     /// Moves what is there to the servers; ready with more of the client's data.

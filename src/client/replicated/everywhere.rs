@@ -5,7 +5,7 @@ use super::bundle::Flow;
 use super::session::{Session, Standing};
 use super::texts::{Needs, Sequence};
 use super::transaction::NOW;
-use super::verdict::{self, Said, Verdict};
+use super::verdict::{self, Said, Undo, Verdict};
 use crate::base::NodeId;
 use crate::client::fault::Fault;
 use crate::net::Stream;
@@ -63,7 +63,7 @@ impl Session {
         let asks_now = before.iter().any(|sql| sql == NOW);
         let Some(main) = self.legs.first_mut() else { return Err(lost("no node is in use")) };
         main.send(&before, work.frames, work.parts, &after);
-        main.account.blind = work.needs.blind;
+        main.account.expect(work.needs);
         main.has_now |= asks_now;
         self.round(client, &[0], Some((0, Flow::Hold)), None).await?;
         self.locked.extend(work.needs.sequences.iter().map(|s| s.oid));
@@ -94,7 +94,12 @@ impl Session {
         if !self.drop_lost(client).await? {
             return Ok(Outcome::Undone(Box::new(connection_lost())));
         }
-        self.compare(client, work.in_transaction, checked).await
+        let undo = match (work.in_transaction, work.needs.harmless) {
+            (true, _) => Undo::All,
+            (false, true) => Undo::NoNeed,
+            (false, false) => Undo::Nothing,
+        };
+        self.compare(client, undo, checked).await
     }
 
     /// What pgmend does on the main node first, in the same send: begin, fix the time, lock the sequences.
@@ -131,7 +136,7 @@ impl Session {
                 leg.has_now = true;
             }
             leg.send(&before, work.frames, work.parts, after);
-            leg.account.blind = work.needs.blind;
+            leg.account.expect(work.needs);
         }
     }
 
@@ -154,11 +159,11 @@ impl Session {
     pub(super) async fn compare(
         &mut self,
         client: &mut Stream,
-        undoable: bool,
+        undo: Undo,
         checked: &[Sequence],
     ) -> Result<Outcome, Fault> {
         let said: Vec<Said<'_>> = self.legs.iter().map(|leg| Said { node: leg.node, account: &leg.account }).collect();
-        let verdict = verdict::judge(&said, self.settings().choice, undoable);
+        let verdict = verdict::judge(&said, self.settings().choice, undo);
         match verdict {
             Verdict::Agreed => {}
             Verdict::RollBack(error) => return Ok(Outcome::Undone(error)),
@@ -233,7 +238,7 @@ impl Session {
                 Some((number(0)?, number(1)?))
             });
             let Some((value, called)) = states.flatten().max() else { continue };
-            let literal = crate::server::literal(name);
+            let literal = crate::base::literal(name);
             for leg in &mut self.legs {
                 let sql = format!("SELECT pg_catalog.setval({literal}::pg_catalog.regclass, {value}, {called} <> 0)");
                 leg.send(&[], &[], 0, &[sql]);
@@ -258,7 +263,7 @@ impl Session {
 
 fn set_now(now: &str) -> String {
     // Made by the main node of digits and signs; quoted all the same.
-    format!("SELECT pg_catalog.set_config('pgmend.now', {}, true)", crate::server::literal(now))
+    format!("SELECT pg_catalog.set_config('pgmend.now', {}, true)", crate::base::literal(now))
 }
 
 fn sequence_state(name: &str) -> String {

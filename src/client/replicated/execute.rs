@@ -76,11 +76,11 @@ impl Session {
         // What is not the whole of what comes before the Sync shares one transaction with the rest.
         let alone = ends == Ends::Sync && segments.len() == 1;
         for segment in segments {
-            let Segment { step, mut frames, parses, closes } = segment;
+            let Segment { step, mut frames, parses, closes, works } = segment;
             frontend::sync(&mut frames);
             self.extended = true;
             self.parsed = 0;
-            let went_on = self.step(client, &step, &frames, alone).await?;
+            let went_on = self.step(client, &step, &frames, alone || !works).await?;
             self.note_parsed(parses)?;
             if !went_on {
                 self.skipping = true;
@@ -88,7 +88,7 @@ impl Session {
             }
             for name in closes {
                 self.texts.close(&name);
-                self.legs.iter_mut().for_each(|leg| leg.core.unlearn(&name));
+                self.legs.iter_mut().for_each(|leg| leg.unlearn(&name));
             }
         }
         Ok(())
@@ -128,7 +128,7 @@ impl Session {
                 self.follow(client, outcome).await
             }
             How::One => self.read(client, step, frames, alone).await,
-            How::Main => self.on_one(client, 0, frames, Flow::Stream).await,
+            How::Main => self.on_one_after(client, 0, vec![], frames, &step.needs).await,
         }
     }
 
@@ -151,7 +151,7 @@ impl Session {
             }
             How::All | How::One | How::Main | How::Begin { .. } | How::Refused(_) => {
                 if self.legs.first().is_some_and(|leg| leg.core.status() == b'E') {
-                    return self.on_one(client, 0, frames, Flow::Stream).await;
+                    return self.on_one(client, frames).await;
                 }
                 // The servers that the transaction was on have gone.
                 self.front.error(&ErrorFields::error(
@@ -198,7 +198,7 @@ impl Session {
         }
         if !open {
             // No transaction is open: the server warns.
-            return self.on_one(client, 0, frames, Flow::Stream).await;
+            return self.on_one(client, frames).await;
         }
         let outcome = self.commit(client, frames, Flow::Hold).await?;
         self.forget_transaction();
@@ -230,7 +230,7 @@ impl Session {
         // The time that all nodes shall take is the main node's.
         let place = if step.needs.now && wrap { 0 } else { self.reader_place() };
         if !wrap {
-            return self.on_one(client, place, frames, Flow::Stream).await;
+            return self.on_one_after(client, place, vec![], frames, &step.needs).await;
         }
         if self.standing == Standing::None {
             // All of them now: a transaction that has begun must not wait for a gate that closes meanwhile.
@@ -241,15 +241,16 @@ impl Session {
             Some(leg) if leg.is_in_transaction() => vec![],
             _ => vec![self.begin_text()],
         };
-        self.on_one_after(client, place, before, frames, Flow::Stream).await
+        self.on_one_after(client, place, before, frames, &step.needs).await
     }
 
     fn reader_place(&self) -> usize {
         self.legs.iter().position(|leg| leg.node == self.reader).unwrap_or(0)
     }
 
-    async fn on_one(&mut self, client: &mut Stream, place: usize, frames: &[u8], flow: Flow) -> Result<bool, Fault> {
-        self.on_one_after(client, place, vec![], frames, flow).await
+    /// On the main node, which answers for all.
+    async fn on_one(&mut self, client: &mut Stream, frames: &[u8]) -> Result<bool, Fault> {
+        self.on_one_after(client, 0, vec![], frames, &Needs::default()).await
     }
 
     async fn on_one_after(
@@ -258,7 +259,7 @@ impl Session {
         place: usize,
         before: Vec<String>,
         frames: &[u8],
-        flow: Flow,
+        needs: &Needs,
     ) -> Result<bool, Fault> {
         let mut place = place;
         while self.legs.get(place).is_none_or(|leg| leg.pooled.is_none()) {
@@ -272,7 +273,8 @@ impl Session {
         }
         let Some(leg) = self.legs.get_mut(place) else { return Ok(false) };
         leg.send(&before, frames, 1, &[]);
-        self.round(client, &[place], Some((place, flow)), None).await?;
+        leg.account.expect(needs);
+        self.round(client, &[place], Some((place, Flow::Stream)), None).await?;
         let Some(leg) = self.legs.get(place) else { return Ok(false) };
         self.parsed = leg.account.parsed;
         self.last_place = place;

@@ -77,6 +77,22 @@ impl Leg {
         Ok(())
     }
 
+    /// A statement that another node's server has accepted: it is prepared here when it is first used.
+    pub fn learn(&mut self, body: &[u8], statements: &Statements) -> Result<(), Fault> {
+        if let Some(pooled) = &mut self.pooled {
+            pooled.conn.unnamed_is_ours &= body.first() != Some(&0);
+        }
+        self.core.learn(body, statements)
+    }
+
+    /// The client has closed it.
+    pub fn unlearn(&mut self, name: &[u8]) {
+        if let Some(pooled) = &mut self.pooled {
+            pooled.conn.unnamed_is_ours &= !name.is_empty();
+        }
+        self.core.unlearn(name);
+    }
+
     /// Cancels reach its server again.
     pub fn can_be_cancelled(&mut self) {
         if let Some(pooled) = &self.pooled {

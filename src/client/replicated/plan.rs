@@ -4,11 +4,12 @@ use super::bundle::Asked;
 use super::session::{Session, Standing};
 use super::texts::{How, Needs, Planned, Sequence, Step};
 use crate::auth::scram::ScramVerifier;
+use crate::base::identifier;
 use crate::client::fault::Fault;
 use crate::client::scan::Traces;
 use crate::net::Stream;
 use crate::routing::{self, Block, Catalog, Class, Isolation, Modes, Parsed, Plan, Policy, Verdict};
-use crate::server::{ParamSet, identifier};
+use crate::server::ParamSet;
 use crate::wire::backend::ErrorFields;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -213,8 +214,11 @@ impl Session {
             needs: Needs {
                 now: step.uses_now,
                 sequences: sequences.collect(),
-                blind: !step.unequal.is_empty(),
+                // A cursor brings rows in the order in which they lie.
+                blind: !step.unequal.is_empty() || matches!(step.class, Class::Fetch(_) | Class::Execute(_)),
                 copy_in: step.class == Class::CopyIn,
+                harmless: is_harmless(&step.class),
+                own_parses: 0,
             },
             in_transaction: in_transaction(&step.class, step.block),
             notices,
@@ -286,6 +290,12 @@ fn in_transaction(class: &Class, block: Block) -> bool {
         Class::Prepare(_) | Class::Deallocate(_) | Class::FinishPrepared => false,
         _ => block == Block::Allowed,
     }
+}
+
+/// What it does is no part of the data.
+fn is_harmless(class: &Class) -> bool {
+    matches!(class, Class::Set { .. } | Class::SetTransaction { .. } | Class::Discard { .. } | Class::Utility)
+        || matches!(class, Class::Prepare(_) | Class::Deallocate(_) | Class::Show | Class::Empty)
 }
 
 fn unequal(step: &routing::Step) -> ErrorFields {

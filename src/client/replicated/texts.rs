@@ -62,6 +62,10 @@ pub struct Needs {
     pub blind: bool,
     /// It is COPY FROM STDIN.
     pub copy_in: bool,
+    /// It changes nothing of the data.
+    pub harmless: bool,
+    /// Parses that pgmend has put before the client's messages: their replies are not the client's.
+    pub own_parses: usize,
 }
 
 /// One statement.
@@ -118,6 +122,8 @@ impl Step {
             sequences,
             blind: self.needs.blind || other.needs.blind,
             copy_in: self.needs.copy_in || other.needs.copy_in,
+            harmless: self.needs.harmless && other.needs.harmless,
+            own_parses: self.needs.own_parses + other.needs.own_parses,
         };
         let notices = self.notices.into_iter().chain(other.notices.iter().cloned()).collect();
         Step { how, needs, in_transaction: self.in_transaction && other.in_transaction, notices, ..Step::nothing() }
@@ -149,6 +155,11 @@ impl Texts {
     /// What a statement is.
     pub fn find(&self, name: &[u8]) -> Option<Rc<Step>> {
         self.statements.get(name).map(|(_, step)| step.clone())
+    }
+
+    /// The body of its Parse.
+    pub fn body(&self, name: &[u8]) -> Option<&Vec<u8>> {
+        self.statements.get(name).map(|(body, _)| body)
     }
 
     /// A statement was closed.

@@ -35,6 +35,17 @@ pub struct Choice {
     pub stop_on_rows: bool,
 }
 
+/// What is left of a statement that the nodes did not carry out alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undo {
+    /// Nothing, as it can be rolled back.
+    All,
+    /// Its change, on some nodes and not on others.
+    Nothing,
+    /// Nothing that belongs to the data: VACUUM, SET.
+    NoNeed,
+}
+
 /// One node's answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Said<'a> {
@@ -51,12 +62,17 @@ pub fn is_of_the_moment(code: &str) -> bool {
     ["40", "53", "55", "57", "58", "XX"].iter().any(|class| code.starts_with(class))
 }
 
-/// Judges the answers; the main node's comes first. `undoable`: it can still be rolled back.
-pub fn judge(said: &[Said<'_>], choice: Choice, undoable: bool) -> Verdict {
+/// Judges the answers; the main node's comes first.
+pub fn judge(said: &[Said<'_>], choice: Choice, undo: Undo) -> Verdict {
     let Some((main, others)) = said.split_first() else { return Verdict::Agreed };
     let moment = said.iter().find_map(|s| s.account.error.as_ref().filter(|e| is_of_the_moment(&e.code)));
+    let undoable = undo == Undo::All;
     if undoable && let Some(error) = moment {
         return Verdict::RollBack(Box::new(error.clone()));
+    }
+    if undo == Undo::NoNeed {
+        let failed = said.iter().find_map(|s| s.account.error.clone());
+        return failed.map_or(Verdict::Agreed, |error| Verdict::RollBack(Box::new(error)));
     }
     let differs: Vec<(NodeId, Difference)> = others
         .iter()
@@ -172,10 +188,10 @@ mod tests {
         account
     }
 
-    fn verdict(accounts: &[Account], choice: Choice, undoable: bool) -> Verdict {
+    fn verdict(accounts: &[Account], choice: Choice, undo: Undo) -> Verdict {
         let said: Vec<Said<'_>> =
             accounts.iter().zip(0..).map(|(account, n)| Said { node: NodeId(n), account }).collect();
-        judge(&said, choice, undoable)
+        judge(&said, choice, undo)
     }
 
     fn detached(verdict: Verdict) -> Vec<u16> {
@@ -194,39 +210,45 @@ mod tests {
 
     #[test]
     fn the_same_answer_or_the_same_error_is_agreement() {
-        assert_eq!(verdict(&[did("UPDATE 3"), did("UPDATE 3")], ON, true), Verdict::Agreed);
-        assert_eq!(verdict(&[failed("23505"), failed("23505")], ON, true), Verdict::Agreed);
-        assert_eq!(verdict(&[did("UPDATE 3")], OFF, true), Verdict::Agreed);
+        assert_eq!(verdict(&[did("UPDATE 3"), did("UPDATE 3")], ON, Undo::All), Verdict::Agreed);
+        assert_eq!(verdict(&[failed("23505"), failed("23505")], ON, Undo::All), Verdict::Agreed);
+        assert_eq!(verdict(&[did("UPDATE 3")], OFF, Undo::All), Verdict::Agreed);
     }
 
     #[test]
     fn by_default_a_disagreement_is_undone_everywhere() {
-        assert_eq!(code(verdict(&[did("UPDATE 3"), did("UPDATE 2")], OFF, true)), "40000");
-        assert_eq!(code(verdict(&[did("UPDATE 3"), failed("23505")], OFF, true)), "40000");
-        assert_eq!(code(verdict(&[failed("42P01"), failed("23505")], OFF, true)), "40000");
+        assert_eq!(code(verdict(&[did("UPDATE 3"), did("UPDATE 2")], OFF, Undo::All)), "40000");
+        assert_eq!(code(verdict(&[did("UPDATE 3"), failed("23505")], OFF, Undo::All)), "40000");
+        assert_eq!(code(verdict(&[failed("42P01"), failed("23505")], OFF, Undo::All)), "40000");
     }
 
     #[test]
     fn the_minority_is_detached_where_the_operator_says_so() {
-        assert_eq!(detached(verdict(&[did("UPDATE 3"), did("UPDATE 3"), did("UPDATE 2")], ON, true)), [2]);
+        assert_eq!(detached(verdict(&[did("UPDATE 3"), did("UPDATE 3"), did("UPDATE 2")], ON, Undo::All)), [2]);
         assert_eq!(
-            detached(verdict(&[did("UPDATE 3"), failed("23505")], ON, true)),
+            detached(verdict(&[did("UPDATE 3"), failed("23505")], ON, Undo::All)),
             [1],
             "the main node breaks the tie"
         );
         let outvoted = [did("UPDATE 3"), did("UPDATE 2"), did("UPDATE 2")];
-        assert_eq!(code(verdict(&outvoted, ON, true)), "40000");
+        assert_eq!(code(verdict(&outvoted, ON, Undo::All)), "40000");
     }
 
     #[test]
     fn what_cannot_be_undone_detaches_in_any_case() {
-        assert_eq!(detached(verdict(&[did("CREATE DATABASE"), failed("53100")], OFF, false)), [1]);
+        assert_eq!(detached(verdict(&[did("CREATE DATABASE"), failed("53100")], OFF, Undo::Nothing)), [1]);
+    }
+
+    #[test]
+    fn nobody_is_blamed_where_no_data_are_at_stake() {
+        assert_eq!(code(verdict(&[did("VACUUM"), failed("55P03")], ON, Undo::NoNeed)), "55P03");
+        assert_eq!(verdict(&[did("SET"), did("SET")], ON, Undo::NoNeed), Verdict::Agreed);
     }
 
     #[test]
     fn an_error_of_the_moment_is_passed_on_and_nobody_is_blamed() {
         for error in ["57014", "40P01", "55P03", "53200"] {
-            assert_eq!(code(verdict(&[did("UPDATE 3"), failed(error)], ON, true)), error);
+            assert_eq!(code(verdict(&[did("UPDATE 3"), failed(error)], ON, Undo::All)), error);
         }
     }
 }

@@ -4,7 +4,8 @@
 //! mislead. Everything is named with `pg_catalog`, since the connection has the client's `search_path`.
 
 use super::Wants;
-use crate::routing::name::{Name, literal};
+use crate::base::literal;
+use crate::routing::name::Name;
 
 pub(super) fn of(wants: &Wants) -> Option<String> {
     let relations = (!wants.relations.is_empty()).then(|| relations(wants.relations.iter()));

@@ -1,4 +1,4 @@
-//! Texts and names as SQL, for statements of pgmend's own.
+//! Texts and names as SQL, for statements that pgmend writes.
 
 /// A literal that reads the same whatever `standard_conforming_strings` is.
 pub fn literal(text: &str) -> String {
