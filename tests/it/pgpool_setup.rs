@@ -131,6 +131,13 @@ fn builds_and_recovers_equals(mode: &str) {
     let pcp = base + 1;
     let detach = shell(&scratch, &format!("pcp_detach_node -w -h localhost -p {pcp} -n 1"), 30).all();
     assert!(detach.contains("Command Successful"), "{detach}");
+    // Transactions that had begun on it end there.
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() \
+                AND backend_type = 'client backend'";
+    wait_until("nobody works on node 1 any more", Duration::from_secs(20), || {
+        let ran = shell(&scratch, &format!("psql -XAt -p {} -c \"{open}\" test", pg_base + 1), 20);
+        ran.must().out.trim() == "0"
+    });
     shell(&scratch, "pg_ctl stop -m fast -w -D data1", 60).must();
     wait_until("node 1 is down", Duration::from_secs(20), || statuses(&scratch, base) == ["up", "down"]);
     load.goes_on();
