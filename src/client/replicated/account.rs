@@ -81,6 +81,11 @@ impl Account {
         Account { plan: Plan { own_before, client }, ..Account::default() }
     }
 
+    /// Nothing of the answer has come.
+    pub fn is_untouched(&self) -> bool {
+        self.marks.is_empty() && self.rows == 0 && self.row.is_none() && self.parsed == 0 && self.own.is_empty()
+    }
+
     /// What is known of the answer beforehand.
     pub fn expect(&mut self, needs: &Needs) {
         self.blind = needs.blind;
@@ -141,14 +146,17 @@ impl Account {
             b'Z' => self.own.push(std::mem::take(&mut self.own_rows)),
             b'E' => {
                 let fields = backend::parse_error(body);
-                if self.error.is_none() {
+                if matches!(fields.severity.as_str(), "FATAL" | "PANIC") {
+                    // The end of this server, and not of the client's session.
+                    self.error.get_or_insert(fields);
+                } else if self.error.is_none() {
                     self.error = Some(fields.clone());
                     // What failed in pgmend's own statement is the client's answer: there will be no other.
                     out.extend_from_slice(whole);
-                } else if !own {
-                    return;
+                    self.mark(Mark::Error(Box::new(fields)));
+                } else if own {
+                    self.mark(Mark::Error(Box::new(fields)));
                 }
-                self.mark(Mark::Error(Box::new(fields)));
             }
             b'D' if own => {
                 if let Ok(row) = backend::parse_data_row(body)

@@ -272,6 +272,7 @@ impl Session {
         frames: &[u8],
         needs: &Needs,
     ) -> Result<bool, Fault> {
+        let again_already = needs.again;
         let mut place = place;
         while self.legs.get(place).is_none_or(|leg| leg.pooled.is_none()) {
             if self.legs.is_empty() || !self.lease(client, &[place]).await? {
@@ -290,13 +291,15 @@ impl Session {
         self.parsed = leg.account.parsed;
         self.last_place = place;
         if leg.account.lost.is_some() {
-            let told = leg.account.error.is_some();
+            let again = leg.account.is_untouched() && before.is_empty() && self.standing == Standing::None;
             self.drop_lost(client).await?;
-            if !told {
-                self.fail(client, &connection_lost()).await?;
-            } else {
-                self.failed(client).await?;
+            if again && !again_already {
+                // A read of which nothing has come is another node's as well.
+                self.refresh()?;
+                return Box::pin(self.on_one_after(client, 0, before, frames, &Needs { again: true, ..needs.clone() }))
+                    .await;
             }
+            self.fail(client, &connection_lost()).await?;
             return Ok(false);
         }
         if leg.account.error.is_some() {

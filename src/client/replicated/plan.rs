@@ -218,6 +218,7 @@ impl Session {
                 blind: !step.unequal.is_empty() || matches!(step.class, Class::Fetch(_) | Class::Execute(_)),
                 copy_in: step.class == Class::CopyIn,
                 harmless: is_harmless(&step.class),
+                again: false,
                 own_parses: 0,
             },
             in_transaction: in_transaction(&step.class, step.block),

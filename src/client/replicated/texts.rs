@@ -64,6 +64,8 @@ pub struct Needs {
     pub copy_in: bool,
     /// It changes nothing of the data.
     pub harmless: bool,
+    /// It is tried for the second time.
+    pub again: bool,
     /// Parses that pgmend has put before the client's messages: their replies are not the client's.
     pub own_parses: usize,
 }
@@ -123,6 +125,7 @@ impl Step {
             blind: self.needs.blind || other.needs.blind,
             copy_in: self.needs.copy_in || other.needs.copy_in,
             harmless: self.needs.harmless && other.needs.harmless,
+            again: false,
             own_parses: self.needs.own_parses + other.needs.own_parses,
         };
         let notices = self.notices.into_iter().chain(other.notices.iter().cloned()).collect();

@@ -149,7 +149,8 @@ impl Session {
                 leg.send(&[], frames, 1, &[]);
             }
         }
-        self.round(client, others, None, None).await?;
+        let spare = others.first().map(|place| (*place, Flow::Hold));
+        self.round(client, others, spare, None).await?;
         let mut ends: Vec<(usize, Ended)> = others.iter().map(|place| (*place, self.ended(*place))).collect();
         if let Some(leg) = self.legs.get_mut(*main) {
             leg.send(&[], frames, 1, &[]);
@@ -157,11 +158,15 @@ impl Session {
         self.round(client, &[*main], Some((*main, Flow::Hold)), None).await?;
         ends.insert(0, (*main, self.ended(*main)));
         self.unshield();
-        let outcome = self.settle_ends(&ends).await;
-        if outcome.is_ok() || matches!(ends.first(), Some((_, Ended::NotCommitted(_)))) {
-            self.answer_of(*main, flow);
+        // If the main node is lost in the middle, another one tells the client of its commit.
+        let answers = match ends.first() {
+            Some((_, Ended::Unknown(_))) => ends.iter().find(|(_, end)| *end == Ended::Committed),
+            first => first,
+        };
+        if let Some((place, _)) = answers {
+            self.answer_of(*place, flow);
         }
-        Ok(outcome)
+        Ok(self.settle_ends(&ends).await)
     }
 
     /// The main node's held answer goes to the client.
