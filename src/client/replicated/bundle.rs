@@ -148,7 +148,9 @@ impl Session {
         });
         poll_fn(|cx| {
             self.note_working();
-            if let Some(end) = self.control.check(cx, false) {
+            // A commit that some nodes have carried out is brought to its end on all, whoever wants the session to end.
+            let end = self.control.check(cx, false).filter(|_| !self.committing);
+            if let Some(end) = end {
                 return Poll::Ready(Err(end.into()));
             }
             loop {
@@ -176,7 +178,9 @@ impl Session {
                     }
                 }
                 let was_full = self.front.is_full();
-                if let Poll::Ready(sent) = self.front.poll_send(client, cx) {
+                if let Poll::Ready(sent) = self.front.poll_send(client, cx)
+                    && !self.committing
+                {
                     sent?;
                 }
                 if self.front.poll_fill(client, cx).is_ready() && self.front.closed {

@@ -45,6 +45,14 @@ pub enum Outcome {
 impl Session {
     /// See the module. The main node's answer goes to the client when all have agreed.
     pub(super) async fn everywhere(&mut self, client: &mut Stream, work: Work<'_>) -> Result<Outcome, Fault> {
+        // What commits by itself is brought to its end on all nodes, as a commit is.
+        self.committing = !work.in_transaction && !work.needs.harmless;
+        let outcome = self.carry_out(client, work).await;
+        self.committing = false;
+        outcome
+    }
+
+    async fn carry_out(&mut self, client: &mut Stream, work: Work<'_>) -> Result<Outcome, Fault> {
         if self.standing == Standing::None && !self.legs.iter().any(|leg| leg.is_in_transaction()) {
             self.lease_all(client).await?;
         }

@@ -97,6 +97,8 @@ pub struct Session {
     pub(super) locked: BTreeSet<u32>,
     /// How the client began its transaction: so it begins on every node.
     pub(super) begin: String,
+    /// Some nodes may have committed, and not all: nothing ends the session now.
+    pub(super) committing: bool,
     /// Sequences that a failed transaction of the client's has left different.
     pub(super) to_level: BTreeSet<String>,
     /// Of the last piece: how many texts its server has accepted, and which leg that was.
@@ -164,6 +166,7 @@ impl Session {
             has_snapshot: false,
             locked: BTreeSet::new(),
             begin: String::new(),
+            committing: false,
             to_level: BTreeSet::new(),
             parsed: 0,
             last_place: 0,

@@ -144,20 +144,22 @@ impl Session {
         };
         // From here on a cancel would hit one node and not the other.
         self.shield().await;
-        for place in others {
-            if let Some(leg) = self.legs.get_mut(*place) {
-                leg.send(&[], frames, 1, &[]);
-            }
-        }
-        let spare = others.first().map(|place| (*place, Flow::Hold));
-        self.round(client, others, spare, None).await?;
-        let mut ends: Vec<(usize, Ended)> = others.iter().map(|place| (*place, self.ended(*place))).collect();
-        if let Some(leg) = self.legs.get_mut(*main) {
-            leg.send(&[], frames, 1, &[]);
-        }
-        self.round(client, &[*main], Some((*main, Flow::Hold)), None).await?;
-        ends.insert(0, (*main, self.ended(*main)));
+        self.committing = true;
+        let rounds = self.commit_rounds(client, *main, others, frames).await;
+        self.committing = false;
         self.unshield();
+        let ends = match rounds {
+            Ok(ends) => ends,
+            Err(fault) => {
+                // Nobody knows what they have done.
+                let unknown: Vec<NodeId> =
+                    others.iter().filter_map(|place| self.legs.get(*place)).map(|leg| leg.node).collect();
+                for node in unknown {
+                    self.detach_diverged(node, format!("its commit could not be followed: {fault}")).await;
+                }
+                return Err(fault);
+            }
+        };
         // If the main node is lost in the middle, another one tells the client of its commit.
         let answers = match ends.first() {
             Some((_, Ended::Unknown(_))) => ends.iter().find(|(_, end)| *end == Ended::Committed),
@@ -167,6 +169,30 @@ impl Session {
             self.answer_of(*place, flow);
         }
         Ok(self.settle_ends(&ends).await)
+    }
+
+    /// The others, then the main node; how it ended on each, the main node's end first.
+    async fn commit_rounds(
+        &mut self,
+        client: &mut Stream,
+        main: usize,
+        others: &[usize],
+        frames: &[u8],
+    ) -> Result<Vec<(usize, Ended)>, Fault> {
+        for place in others {
+            if let Some(leg) = self.legs.get_mut(*place) {
+                leg.send(&[], frames, 1, &[]);
+            }
+        }
+        let spare = others.first().map(|place| (*place, Flow::Hold));
+        self.round(client, others, spare, None).await?;
+        let mut ends: Vec<(usize, Ended)> = others.iter().map(|place| (*place, self.ended(*place))).collect();
+        if let Some(leg) = self.legs.get_mut(main) {
+            leg.send(&[], frames, 1, &[]);
+        }
+        self.round(client, &[main], Some((main, Flow::Hold)), None).await?;
+        ends.insert(0, (main, self.ended(main)));
+        Ok(ends)
     }
 
     /// The main node's held answer goes to the client.
