@@ -77,10 +77,6 @@ fn word(view: &View, upkeep: &Upkeep, switching: bool, reasons: &mut Vec<String>
     if switching {
         return Word::Switching;
     }
-    if view.mode.replicates() {
-        reasons.push(format!("{}: every node is written to, and there is no primary to change", view.mode));
-        return Word::NotSwitchable;
-    }
     let Some(primary) = view.primary else {
         reasons.push("no node is known to be the primary".to_owned());
         return Word::Unknown;

@@ -194,16 +194,3 @@ fn random_pipelines_get_postgresqls_answers_while_statements_are_evicted() {
 fn random_pipelines_get_postgresqls_answers_in_session_pooling() {
     compare("session", 6, &[]);
 }
-
-/// What goes to all nodes is cut into pieces, wrapped and compared; the client must see nothing of it.
-#[test]
-fn random_pipelines_get_postgresqls_answers_from_several_nodes() {
-    let cluster = Cluster::equals(2);
-    (0..2).for_each(|node| twins(&cluster, node));
-    let mut config = Config::of(&cluster);
-    config.set("cluster", "backend_clustering_mode = \"native_replication\"");
-    config.set("cluster", "unequal_order = \"allow\"");
-    config.set("recovery", "recovery_user = \"postgres\"");
-    compare_on(&cluster, config, "transaction", 6, &[]);
-    assert_eq!(cluster.digest(0, "two"), cluster.digest(1, "two"));
-}

@@ -331,7 +331,11 @@ impl Session {
 
     /// An error for the client, and what it means for the transaction.
     pub(super) async fn fail(&mut self, client: &mut Stream, error: &ErrorFields) -> Result<(), Fault> {
-        self.front.error(error);
+        match error.severity.as_str() {
+            // The end of a server is not the end of the client's session.
+            "FATAL" | "PANIC" => self.front.error(&connection_lost()),
+            _ => self.front.error(error),
+        }
         self.failed(client).await
     }
 
