@@ -341,7 +341,9 @@ impl Borrower {
 
     /// Whether the node answers now, a refusal included. A node without a way does not.
     pub async fn answers(&self) -> bool {
-        let Way::Open(route) = self.way() else { return false };
+        // Also behind a closed gate.
+        let way = self.pool.shared.key.node.map_or_else(|| self.worker.way(), |node| self.worker.way_to(node));
+        let Way::Open(route) = way else { return false };
         match server::connect(&route.target, &self.login, PROBE).await {
             Ok(_) => true,
             Err(error) => !error.is_passing(),

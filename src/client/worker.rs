@@ -302,7 +302,8 @@ impl Worker {
     }
 
     /// The way to one node of several that are kept equal.
-    fn way_to(&self, node: NodeId) -> Way {
+    pub(super) fn way_to(&self, node: NodeId) -> Way {
+        self.way();
         match self.routes.borrow().iter().find(|route| route.id.node == node) {
             Some(route) => Way::Open(route.clone()),
             None => Way::Blocked(format!("node {node} is not in use").into()),
