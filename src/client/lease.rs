@@ -224,6 +224,11 @@ impl Borrower {
         self.worker.way_for(&self.pool.shared.key)
     }
 
+    /// Where the pool's servers are, whoever may use them now.
+    fn way_behind_the_gate(&self) -> Way {
+        self.pool.shared.key.node.map_or_else(|| self.worker.way(), |node| self.worker.way_to(node))
+    }
+
     /// True when the way still is what it was before a wait, and the connection goes there.
     fn leads_to(&self, route: &Route, pooled: &Pooled) -> bool {
         pooled.conn.route == route.id && matches!(self.way(), Way::Open(now) if now.id == route.id)
@@ -332,7 +337,7 @@ impl Borrower {
 
     /// Lets cancels reach a borrowed connection.
     pub fn expose(&self, pooled: &Pooled) {
-        if let Way::Open(route) = self.way() {
+        if let Way::Open(route) = self.way_behind_the_gate() {
             let conn = &pooled.conn;
             let target = CancelTarget { server: route.target.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
             self.slot.borrowed(target);
@@ -341,9 +346,7 @@ impl Borrower {
 
     /// Whether the node answers now, a refusal included. A node without a way does not.
     pub async fn answers(&self) -> bool {
-        // Also behind a closed gate.
-        let way = self.pool.shared.key.node.map_or_else(|| self.worker.way(), |node| self.worker.way_to(node));
-        let Way::Open(route) = way else { return false };
+        let Way::Open(route) = self.way_behind_the_gate() else { return false };
         match server::connect(&route.target, &self.login, PROBE).await {
             Ok(_) => true,
             Err(error) => !error.is_passing(),
@@ -388,7 +391,7 @@ impl Borrower {
     /// the budget stays taken until then, so that the server is not asked for more than the pool may have.
     pub fn abandon(&self, pooled: Box<Pooled>) {
         self.slot.returned();
-        let Way::Open(route) = self.way() else { return };
+        let Way::Open(route) = self.way_behind_the_gate() else { return };
         if route.id != pooled.conn.route || pooled.conn.broken {
             return;
         }
