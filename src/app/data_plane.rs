@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 /// Orders that may wait at one worker; clients beyond it wait in the listen queue.
@@ -83,21 +83,23 @@ impl DataPlane {
 }
 
 fn work(plane: Arc<Plane>, nudge: Nudge, orders: mpsc::Receiver<Order>, listeners: Vec<Listener>, acceptor: Acceptor) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(event = "worker.failed", %error);
             return;
         }
     };
-    let local = LocalSet::new();
     let worker = Worker::new(plane, nudge);
-    local.block_on(&runtime, async move {
+    runtime.block_on(async move {
         for listener in listeners {
             tokio::task::spawn_local(accept(listener, acceptor.clone()));
         }
         drop(acceptor);
-        worker.run(orders).await;
+        // A task of its own, so that a client's turn does not look at all that the worker waits for. When it panics the
+        // thread ends as well.
+        let _ = tokio::task::spawn_local(worker.run(orders)).await;
     });
 }
 

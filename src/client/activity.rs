@@ -1,4 +1,4 @@
-//! What a client is doing and since when, and which of its time limits it has passed.
+//! What a client is at and since when, and which of its time limits it has passed.
 //!
 //! Written in passing with the worker's coarse clock, judged by the worker's sweep: no timer is set for anybody.
 
@@ -18,18 +18,79 @@ pub enum Limit {
     ClientIdle,
 }
 
-/// Since when (coarse seconds) a session is in each of these states.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a session is at, as far as the gate and its limits are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Doing {
+    /// It has no server and wants none.
+    #[default]
+    Away,
+    /// It waits for one.
+    Waiting,
+    /// A server works for it.
+    Working,
+    /// It idles inside a transaction.
+    InTransaction,
+    /// It keeps a server between transactions.
+    Bound,
+    /// The server that it keeps is asked whether it can be given up.
+    Moving,
+}
+
+impl Doing {
+    /// Between transactions, with nothing to do.
+    fn is_idle(self) -> bool {
+        match self {
+            Doing::Away | Doing::Bound | Doing::Moving => true,
+            Doing::Waiting | Doing::Working | Doing::InTransaction => false,
+        }
+    }
+}
+
+/// What a session is at, and since when by the worker's clock. Small, as every idle client has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Activity {
-    /// Between transactions, waiting for the client.
-    pub idle_s: Option<u64>,
-    /// Seconds of that which count for no limit of the client's own: it was held.
-    held_s: u64,
-    transaction_s: Option<u64>,
-    query_s: Option<u64>,
-    pause_s: Option<u64>,
+    /// What it is at.
+    pub doing: Doing,
+    /// Since when it is idle between transactions, pauses inside one, or has its statement worked at.
+    since: Second,
+    /// Since when its transaction is open.
+    transaction: Second,
+    /// Seconds of its idleness which count for no limit of the client's own: it was held.
+    held_s: u32,
     /// Statements that the server has finished so far, at the last look.
     rounds: u32,
+}
+
+/// A second of the worker's clock, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Second(u32);
+
+impl Default for Second {
+    fn default() -> Second {
+        Second::NONE
+    }
+}
+
+impl Second {
+    /// None.
+    pub const NONE: Second = Second(u32::MAX);
+
+    /// This one; the clock has its last after 136 years.
+    pub fn of(now_s: u64) -> Second {
+        Second(u32::try_from(now_s).unwrap_or(u32::MAX - 1).min(u32::MAX - 1))
+    }
+
+    /// Seconds of the clock.
+    pub fn get(self) -> Option<u64> {
+        (self != Second::NONE).then(|| self.0.into())
+    }
+}
+
+/// Nothing that has a limit: the login has its own.
+impl Default for Activity {
+    fn default() -> Activity {
+        Activity { doing: Doing::Away, since: Second::NONE, transaction: Second::NONE, held_s: 0, rounds: 0 }
+    }
 }
 
 /// What the protocol tells of a session that has a server.
@@ -46,7 +107,7 @@ pub struct Sight {
 impl Activity {
     /// Waiting for the client's next transaction.
     pub fn idle(now_s: u64) -> Activity {
-        Activity { idle_s: Some(now_s), ..Activity::default() }
+        Activity { since: Second::of(now_s), ..Activity::default() }
     }
 
     /// The same, when so many statements are finished.
@@ -56,38 +117,55 @@ impl Activity {
 
     /// Waiting for a server connection, which has a limit of its own.
     pub fn waiting() -> Activity {
-        Activity::default()
+        Activity { doing: Doing::Waiting, ..Activity::default() }
+    }
+
+    /// At something else. Idleness goes on whatever it is called; anything else has its time from the next look on.
+    pub fn at(self, doing: Doing) -> Activity {
+        match (self.doing.is_idle(), doing.is_idle()) {
+            (true, true) => Activity { doing, ..self },
+            (false, false) if self.doing == doing => self,
+            (_, true) => Activity { doing, rounds: self.rounds, ..Activity::default() },
+            (_, false) => Activity { doing, since: Second::NONE, held_s: 0, ..self },
+        }
     }
 
     /// At work with a server.
+    #[inline]
     pub fn seen(self, sight: Sight, now_s: u64) -> Activity {
-        let rounds = sight.rounds;
+        let (rounds, now) = (sight.rounds, Second::of(now_s));
+        let same = self.rounds == rounds && self.since != Second::NONE;
         if sight.clean {
             // A transaction that begins and ends between two looks has been no pause of the client.
-            let (idle_s, held_s) = match self.idle_s.filter(|_| self.rounds == rounds) {
-                Some(since) => (since, self.held_s),
-                None => (now_s, 0),
-            };
-            return Activity { idle_s: Some(idle_s), held_s, rounds, ..Activity::default() };
+            let (since, held_s) = if self.doing.is_idle() && same { (self.since, self.held_s) } else { (now, 0) };
+            return Activity { doing: Doing::Bound, since, transaction: Second::NONE, held_s, rounds };
         }
-        let begun = self.transaction_s.or(Some(now_s));
-        if sight.settled {
-            let pause_s = self.pause_s.filter(|_| self.rounds == rounds).or(Some(now_s));
-            return Activity { transaction_s: begun, pause_s, rounds, ..Activity::default() };
-        }
+        let transaction = if self.transaction == Second::NONE { now } else { self.transaction };
         // Of statements that follow each other without a pause, each has its own time.
-        let query_s = self.query_s.filter(|_| self.rounds == rounds).or(Some(now_s));
-        Activity { transaction_s: begun, query_s, rounds, ..Activity::default() }
+        let doing = if sight.settled { Doing::InTransaction } else { Doing::Working };
+        let since = if self.doing == doing && same { self.since } else { now };
+        Activity { doing, since, transaction, held_s: 0, rounds }
     }
 
     /// A time has passed that does not count for who has nothing to do.
     pub fn held(self, passed_s: u64) -> Activity {
+        let passed_s = u32::try_from(passed_s).unwrap_or(u32::MAX);
         Activity { held_s: self.held_s.saturating_add(passed_s), ..self }
+    }
+
+    /// Since when (coarse seconds) it is idle between transactions.
+    pub fn idle_s(&self) -> Option<u64> {
+        self.since.get().filter(|_| self.doing.is_idle())
     }
 
     /// Since when it pauses inside a transaction.
     pub fn pause_s(&self) -> Option<u64> {
-        self.pause_s
+        self.since.get().filter(|_| self.doing == Doing::InTransaction)
+    }
+
+    /// Since when its statement is worked at.
+    fn query_s(&self) -> Option<u64> {
+        self.since.get().filter(|_| self.doing == Doing::Working)
     }
 
     /// Statements finished so far, at the last look.
@@ -97,14 +175,15 @@ impl Activity {
 
     /// The first limit that is passed. A session gets up to two seconds more than its limit, never less.
     pub fn passed(&self, limits: &Limits, now_s: u64) -> Option<Limit> {
-        let past = |since: Option<u64>, limit_s: u64| {
-            limit_s > 0 && since.is_some_and(|since| now_s.saturating_sub(since) > limit_s)
+        let past = |since: Option<u64>, limit_s: u32| {
+            limit_s > 0 && since.is_some_and(|since| now_s.saturating_sub(since) > limit_s.into())
         };
+        let idle_s = self.idle_s().map(|since| since.saturating_add(self.held_s.into()));
         [
-            (self.query_s, limits.query_s, Limit::Query),
-            (self.pause_s, limits.idle_transaction_s, Limit::IdleTransaction),
-            (self.transaction_s, limits.transaction_s, Limit::Transaction),
-            (self.idle_s.map(|since| since.saturating_add(self.held_s)), limits.client_idle_s, Limit::ClientIdle),
+            (self.query_s(), limits.query_s, Limit::Query),
+            (self.pause_s(), limits.idle_transaction_s, Limit::IdleTransaction),
+            (self.transaction.get(), limits.transaction_s, Limit::Transaction),
+            (idle_s, limits.client_idle_s, Limit::ClientIdle),
         ]
         .into_iter()
         .find_map(|(since, limit_s, limit)| past(since, limit_s).then_some(limit))
@@ -114,17 +193,19 @@ impl Activity {
 /// A session's limits in whole seconds; zero = none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    query_s: u64,
-    transaction_s: u64,
-    idle_transaction_s: u64,
-    client_idle_s: u64,
+    query_s: u32,
+    transaction_s: u32,
+    idle_transaction_s: u32,
+    client_idle_s: u32,
 }
 
 impl Limits {
     /// By the rules for the client.
     pub fn of(rules: &Rules) -> Limits {
         // A part of a second is a whole one in the clock's grain; none would mean no limit.
-        let whole = |limit: Duration| limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+        let whole = |limit: Duration| {
+            u32::try_from(limit.as_secs()).unwrap_or(u32::MAX).saturating_add(u32::from(limit.subsec_nanos() > 0))
+        };
         Limits {
             query_s: whole(rules.query_timeout),
             transaction_s: whole(rules.transaction_timeout),
@@ -135,12 +216,13 @@ impl Limits {
 
     /// Seconds of one of them.
     pub fn seconds(&self, limit: Limit) -> u64 {
-        match limit {
+        let seconds = match limit {
             Limit::Query => self.query_s,
             Limit::Transaction => self.transaction_s,
             Limit::IdleTransaction => self.idle_transaction_s,
             Limit::ClientIdle => self.client_idle_s,
-        }
+        };
+        seconds.into()
     }
 }
 
@@ -200,6 +282,19 @@ mod tests {
         let bound = Activity::waiting().seen(sight(true, true, 1), 100).held(30).seen(sight(true, true, 1), 130);
         assert_eq!((bound.passed(&LIMITS, 150), bound.passed(&LIMITS, 151)), (None, Some(Limit::ClientIdle)));
         assert_eq!(bound.seen(sight(true, true, 2), 140).passed(&LIMITS, 161), Some(Limit::ClientIdle), "idle anew");
+    }
+
+    #[test]
+    fn idleness_goes_on_by_another_name_and_work_begins_anew() {
+        let asked = Activity::idle(100).at(Doing::Bound).at(Doing::Moving);
+        assert_eq!((asked.idle_s(), asked.at(Doing::Away).passed(&LIMITS, 121)), (Some(100), Some(Limit::ClientIdle)));
+        let worked = asked.at(Doing::Working);
+        assert_eq!((worked.idle_s(), worked.passed(&LIMITS, 1000)), (None, None), "not looked at yet");
+        let seen = worked.seen(sight(false, false, 0), 200);
+        assert_eq!((seen.passed(&LIMITS, 203), seen.passed(&LIMITS, 204)), (None, Some(Limit::Query)));
+        // The transaction goes on while the client waits for another server.
+        let waits = seen.at(Doing::Waiting);
+        assert_eq!((waits.passed(&LIMITS, 210), waits.passed(&LIMITS, 211)), (None, Some(Limit::Transaction)));
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Worker {
             remains.idle += pool.idle();
         }
         for control in self.sessions.borrow().values().filter(|control| is_of(control, &order.wanted.scope)) {
-            match control.doing.get() {
+            match control.doing() {
                 Doing::Away => {}
                 Doing::Waiting => remains.held += 1,
                 Doing::Working => remains.in_flight += 1,
@@ -71,5 +71,5 @@ impl Worker {
 
 /// One that has not logged in yet is of no database.
 fn is_of(control: &Control, scope: &Scope) -> bool {
-    control.database.get().is_some_and(|database| scope.covers(database))
+    control.database().is_some_and(|database| scope.covers(database))
 }

@@ -54,6 +54,11 @@ impl Buffer {
         self.data.get(self.start..self.end).unwrap_or_default()
     }
 
+    /// It has memory.
+    pub fn is_held(&self) -> bool {
+        !self.data.is_empty()
+    }
+
     /// Nothing unread.
     pub fn is_empty(&self) -> bool {
         self.start == self.end

@@ -2,8 +2,10 @@
 //!
 //! A server connection is not given to another client while a cancel for it is on its way.
 
-use crate::server::{self, Target};
+use crate::server::{self, CancelTarget};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -16,23 +18,12 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Cancels of one client on their way at once; further ones are dropped, as the first has done all.
 const MAX_IN_FLIGHT: u32 = 1;
 
-/// A server's address and key, while it works for the client.
-#[derive(Clone, Debug)]
-pub struct CancelTarget {
-    /// Where.
-    pub server: Arc<Target>,
-    /// Backend.
-    pub pid: u32,
-    /// Its key.
-    pub key: Arc<[u8]>,
-}
-
 #[derive(Debug, Default)]
 struct State {
-    target: Option<CancelTarget>,
+    target: Option<Arc<CancelTarget>>,
     in_flight: u32,
     /// In the replicating modes: the slots of the client's servers, one for each node.
-    followers: Vec<Arc<CancelSlot>>,
+    followers: Box<[Arc<CancelSlot>]>,
     /// The client's statement waits for a server: a cancel is for pgmend itself.
     waiting: Waiting,
 }
@@ -46,13 +37,41 @@ enum Waiting {
     Cancelled,
 }
 
+/// A cancel key as a client knows it. Held in its place: it is short, and every client has one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Key {
+    bytes: [u8; LONG_KEY],
+    is_long: bool,
+}
+
+/// Bytes of a key with protocol 3.0, and with 3.2.
+const SHORT_KEY: usize = 4;
+const LONG_KEY: usize = 32;
+
+impl Key {
+    /// A new one from the system's random source.
+    fn random(is_long: bool) -> Result<Key, getrandom::Error> {
+        let mut key = Key { is_long, ..Key::default() };
+        getrandom::fill(key.bytes.get_mut(..if is_long { LONG_KEY } else { SHORT_KEY }).unwrap_or_default())?;
+        Ok(key)
+    }
+}
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..if self.is_long { LONG_KEY } else { SHORT_KEY }).unwrap_or_default()
+    }
+}
+
 /// One client's slot: which server a cancel would go to.
 #[derive(Debug)]
 pub struct CancelSlot {
     /// The process id told to the client.
     pub pid: u32,
     /// The key told to the client: 4 bytes with protocol 3.0, 32 with 3.2.
-    pub key: Vec<u8>,
+    pub key: Key,
     state: Mutex<State>,
     landed: Notify,
 }
@@ -60,7 +79,7 @@ pub struct CancelSlot {
 impl CancelSlot {
     /// A slot that no cancel can reach, for a client that has no key yet.
     pub fn unlisted() -> Arc<CancelSlot> {
-        Arc::new(CancelSlot { pid: 0, key: Vec::new(), state: Mutex::default(), landed: Notify::new() })
+        Arc::new(CancelSlot { pid: 0, key: Key::default(), state: Mutex::default(), landed: Notify::new() })
     }
 
     /// The client has got its key: the server that it has goes with it.
@@ -71,7 +90,7 @@ impl CancelSlot {
 
     /// A cancel of the client goes to the servers of these slots too.
     pub fn lead(&self, followers: Vec<Arc<CancelSlot>>) {
-        self.lock().followers = followers;
+        self.lock().followers = followers.into();
     }
 
     /// The client's statement waits. Ready: it was cancelled.
@@ -91,7 +110,7 @@ impl CancelSlot {
     }
 
     /// The client has borrowed this server.
-    pub fn borrowed(&self, target: CancelTarget) {
+    pub fn borrowed(&self, target: Arc<CancelTarget>) {
         self.lock().target = Some(target);
     }
 
@@ -155,7 +174,23 @@ impl Drop for InFlight {
 /// All clients that can be cancelled, by the process id told to them.
 #[derive(Debug, Default)]
 pub struct Cancels {
-    slots: Mutex<HashMap<u32, Vec<Arc<CancelSlot>>>>,
+    slots: Mutex<HashMap<u32, Same>>,
+}
+
+/// The slots of one process id. As a rule it is one: ids of pgmend's own are, and of servers' ids few meet.
+#[derive(Debug)]
+enum Same {
+    One(Arc<CancelSlot>),
+    Several(Vec<Arc<CancelSlot>>),
+}
+
+impl Same {
+    fn all(&self) -> &[Arc<CancelSlot>] {
+        match self {
+            Same::One(slot) => std::slice::from_ref(slot),
+            Same::Several(slots) => slots,
+        }
+    }
 }
 
 /// A slot that can be reached; dropping it takes it off the list.
@@ -169,11 +204,16 @@ pub struct Listing {
 impl Drop for Listing {
     fn drop(&mut self) {
         let mut slots = self.cancels.lock();
-        if let Some(same) = slots.get_mut(&self.slot.pid) {
-            same.retain(|s| !Arc::ptr_eq(s, &self.slot));
-            if same.is_empty() {
-                slots.remove(&self.slot.pid);
+        let is_last = match slots.get_mut(&self.slot.pid) {
+            Some(Same::One(_)) => true,
+            Some(Same::Several(same)) => {
+                same.retain(|s| !Arc::ptr_eq(s, &self.slot));
+                same.is_empty()
             }
+            None => false,
+        };
+        if is_last {
+            slots.remove(&self.slot.pid);
         }
     }
 }
@@ -182,19 +222,27 @@ impl Cancels {
     /// A new slot with a key from the system's random source. In session pooling its process id is that of the client's
     /// server, as a client of PostgreSQL expects (`pg_backend_pid()`); else one of pgmend's own.
     pub fn register(self: &Arc<Self>, minor: u16, server_pid: Option<u32>) -> Result<Listing, getrandom::Error> {
-        let mut key = vec![0; if minor >= 2 { 32 } else { 4 }];
-        getrandom::fill(&mut key)?;
+        let mut key = Key::random(minor >= 2)?;
         let mut slots = self.lock();
         loop {
             // Positive as an int4, as process ids are.
             let pid = server_pid.unwrap_or(getrandom::u32()? & 0x7FFF_FFFF);
             // Servers of two nodes may have the same process id; with the key it is one client's all the same.
-            let same = slots.get(&pid).map_or(&[][..], Vec::as_slice);
+            let same = slots.get(&pid).map_or(&[][..], Same::all);
             if server_pid.is_some() && same.iter().any(|s| s.key == key) {
-                getrandom::fill(&mut key)?;
+                key = Key::random(minor >= 2)?;
             } else if pid != 0 && (same.is_empty() || server_pid.is_some()) {
                 let slot = Arc::new(CancelSlot { pid, key, state: Mutex::default(), landed: Notify::new() });
-                slots.entry(pid).or_default().push(slot.clone());
+                match slots.entry(pid) {
+                    Entry::Vacant(free) => {
+                        free.insert(Same::One(slot.clone()));
+                    }
+                    Entry::Occupied(mut taken) => {
+                        let mut all = taken.get().all().to_vec();
+                        all.push(slot.clone());
+                        taken.insert(Same::Several(all));
+                    }
+                }
                 return Ok(Listing { cancels: self.clone(), slot });
             }
         }
@@ -203,17 +251,17 @@ impl Cancels {
     /// Carries a cancel request out. A client without a server: if its statement waits for one it never gets there, else
     /// nothing happens, as with PostgreSQL. False: the key is unknown.
     pub async fn cancel(&self, pid: u32, key: &[u8]) -> bool {
-        let same = self.lock().get(&pid).cloned().unwrap_or_default();
-        let Some(slot) = same.into_iter().find(|slot| bool::from(slot.key.as_slice().ct_eq(key))) else { return false };
+        let same = self.lock().get(&pid).map(|same| same.all().to_vec()).unwrap_or_default();
+        let Some(slot) = same.into_iter().find(|slot| bool::from(slot.key.ct_eq(key))) else { return false };
         let followers = slot.lock().followers.clone();
         slot.carry_out().await;
-        for follower in followers {
+        for follower in &followers {
             follower.carry_out().await;
         }
         true
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Arc<CancelSlot>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Same>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -32,6 +32,11 @@ impl Answer {
     }
 }
 
+/// False for a text whose first letters tell that it is none of Pgpool-II's own, which is nearly every one.
+pub fn may_be_own(text: &[u8]) -> bool {
+    matches!(text.trim_ascii_start(), [b's' | b'S', b'h' | b'H', ..] | [b'p' | b'P', b'g' | b'G', ..])
+}
+
 /// A text that may be a statement of Pgpool-II's own, without what surrounds it.
 pub fn own_statement(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?.trim().trim_end_matches(';').trim_end();

@@ -1,9 +1,11 @@
 //! The handle by which a worker reaches one of its sessions.
 
-use super::activity::{Activity, Limit, Limits};
+pub use super::activity::Doing;
+use super::activity::{Activity, Limit, Limits, Second};
 use super::drain::{Drained, Draining};
+use super::tally::Who;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
 /// How a session is told to end.
@@ -30,46 +32,24 @@ pub enum End {
     Drained(Drained),
 }
 
-/// What a session is at, as far as the gate is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Doing {
-    /// It has no server and wants none.
-    #[default]
-    Away,
-    /// It waits for one.
-    Waiting,
-    /// A server works for it.
-    Working,
-    /// It idles inside a transaction.
-    InTransaction,
-    /// It keeps a server between transactions.
-    Bound,
-    /// The server that it keeps is asked whether it can be given up.
-    Moving,
-}
-
 /// The handle by which the worker reaches a session: its waker, and what it shall do.
 #[derive(Debug, Default)]
 pub struct Control {
     waker: RefCell<Option<Waker>>,
     ending: Cell<Option<Ending>>,
-    /// What it is doing; nothing during the login, which has a limit of its own.
+    /// What it is at; nothing during the login, which has a limit of its own.
     pub activity: Cell<Activity>,
     /// Its limits.
     pub limits: Cell<Limits>,
-    /// Whose rules it follows: user and database as the client names them.
-    pub who: OnceCell<(String, String)>,
+    /// Whose rules it follows, once it has logged in.
+    pub who: OnceCell<Arc<Who>>,
     /// Until when (coarse seconds) it may wait for a server connection.
-    wait_until_s: Cell<Option<u64>>,
+    wait_until: Cell<Second>,
     overdue: Cell<bool>,
     /// When (coarse seconds) it was last looked at.
-    swept_s: Cell<Option<u64>>,
+    swept: Cell<Second>,
     /// Since when (coarse seconds) it is closed while an answer is owed.
-    pub closed_s: Cell<Option<u64>>,
-    /// What it is at.
-    pub doing: Cell<Doing>,
-    /// Its database, once it has logged in.
-    pub database: OnceCell<Rc<str>>,
+    closed: Cell<Second>,
     /// Its part in a drain.
     pub drain: Draining,
 }
@@ -89,7 +69,7 @@ impl Control {
 
     /// Begins (or ends) a wait that the worker's sweep bounds.
     pub fn wait_until(&self, end_s: Option<u64>) {
-        self.wait_until_s.set(end_s);
+        self.wait_until.set(end_s.map_or(Second::NONE, Second::of));
         self.overdue.set(false);
     }
 
@@ -101,19 +81,20 @@ impl Control {
     /// To be called once a second: ends what lasts too long. `held`: at the gate, and that time does
     /// not count for who waits or has nothing to do.
     pub fn sweep(&self, now_s: u64, held: bool) {
-        let passed_s = self.swept_s.replace(Some(now_s)).map_or(0, |before| now_s.saturating_sub(before));
+        let passed_s = self.swept.replace(Second::of(now_s)).get().map_or(0, |before| now_s.saturating_sub(before));
         if held {
-            self.wait_until_s.set(self.wait_until_s.get().map(|end| end.saturating_add(passed_s)));
+            let later = self.wait_until.get().get().map(|end| Second::of(end.saturating_add(passed_s)));
+            self.wait_until.set(later.unwrap_or(Second::NONE));
             self.activity.set(self.activity.get().held(passed_s));
         }
-        if self.wait_until_s.get().is_some_and(|end| now_s >= end) && !self.overdue.replace(true) {
+        if self.wait_until.get().get().is_some_and(|end| now_s >= end) && !self.overdue.replace(true) {
             self.wake();
         }
-        if self.doing.get() == Doing::Waiting {
+        if self.doing() == Doing::Waiting {
             // It looks whether its client is still there.
             self.wake();
         }
-        if self.closed_s.get().is_some_and(|since| now_s > since) && self.ending.get().is_none() {
+        if self.closed.get().get().is_some_and(|since| now_s > since) && self.ending.get().is_none() {
             self.end(Ending::Now(End::Vanished));
         }
         let limits = self.limits.get();
@@ -123,6 +104,21 @@ impl Control {
         let end = End::Limit(limit, limits.seconds(limit));
         // Who is idle may have sent something that was not read yet; then it ends after that.
         self.end(if limit == Limit::ClientIdle { Ending::Clean(end) } else { Ending::Now(end) });
+    }
+
+    /// The database that it has logged in to; nobody's before that.
+    pub fn database(&self) -> Option<&str> {
+        self.who.get().map(|who| who.database.as_str())
+    }
+
+    /// What it is at.
+    pub fn doing(&self) -> Doing {
+        self.activity.get().doing
+    }
+
+    /// It is at something else.
+    pub fn set_doing(&self, doing: Doing) {
+        self.activity.set(self.activity.get().at(doing));
     }
 
     /// Makes the session look at what it shall do.
@@ -139,8 +135,8 @@ impl Control {
 
     /// The client has closed its connection, or its direction of it; what it asked for may not take long any more.
     pub fn note_closed(&self, now_s: u64) {
-        if self.closed_s.get().is_none() {
-            self.closed_s.set(Some(now_s));
+        if self.closed.get() == Second::NONE {
+            self.closed.set(Second::of(now_s));
         }
     }
 

@@ -100,14 +100,14 @@ impl Control {
     /// Who holds a drain up, and how; `None` for who does not.
     pub fn holdup(&self) -> Option<Holdup> {
         let fixed = self.drain.fixed.borrow();
-        let reason = match self.doing.get() {
+        let reason = match self.doing() {
             Doing::Away | Doing::Waiting => return None,
             Doing::Working => "a statement runs",
             Doing::InTransaction => "idle in transaction",
             Doing::Moving => "its server is being asked",
             Doing::Bound => fixed.as_ref().map_or("keeps its server", |fixed| fixed.reasons.as_str()),
         };
-        let (user, database) = self.who.get()?.clone();
+        let super::tally::Who { user, database } = self.who.get()?.as_ref().clone();
         Some(Holdup { session: self.drain.session.get(), user, database, reason: reason.to_owned() })
     }
 }
@@ -180,7 +180,7 @@ impl Worker {
             }
         }
         let sessions = self.sessions.borrow();
-        let is_asked = |c: &&Rc<Control>| match c.doing.get() {
+        let is_asked = |c: &&Rc<Control>| match c.doing() {
             Doing::Moving => true,
             Doing::Bound => c.drain.asked.get(),
             Doing::Away | Doing::Waiting | Doing::Working | Doing::InTransaction => false,
@@ -188,7 +188,7 @@ impl Worker {
         let busy = sessions.values().filter(is_asked).count();
         let mut room = MAX_ASKED.saturating_sub(busy);
         for control in sessions.values() {
-            let rules = control.database.get().and_then(|database| gate.drains(database));
+            let rules = control.database().and_then(|database| gate.drains(database));
             let Some((order, rules)) = rules else {
                 control.drain.clear();
                 continue;
@@ -221,8 +221,8 @@ impl Control {
             }
         };
         Seen {
-            doing: self.doing.get(),
-            idle_s: activity.idle_s,
+            doing: activity.doing,
+            idle_s: activity.idle_s(),
             pause_s: activity.pause_s(),
             fixed: is_fixed || fixed.is_some() && !is_due,
             may_ask: has_room && is_due && !self.drain.asked.get(),

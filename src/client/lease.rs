@@ -1,8 +1,8 @@
 //! Borrowing a server connection for a transaction: through the gate, from the idle ones, by opening one, or by waiting.
 
 use super::activity::Activity;
-use super::cancel::{CancelSlot, CancelTarget};
-use super::control::{Control, Doing};
+use super::cancel::CancelSlot;
+use super::control::Control;
 use super::fault::Fault;
 use super::params;
 use super::worker::{Route, Way, Worker};
@@ -70,13 +70,15 @@ impl Borrower {
 
     /// The same; where the wait is not the usual one for a place in a busy pool, `watch` may end it, and so may a cancel.
     pub async fn lease_watching(&self, wanted: &ParamSet, watch: &mut Watch<'_>) -> Result<Box<Pooled>, Fault> {
-        self.control.doing.set(Doing::Waiting);
+        if let Some(pooled) = self.at_hand(wanted) {
+            return Ok(pooled);
+        }
+        self.control.activity.set(Activity::waiting());
         if let Way::Open(route) = self.way()
             && let Some(pooled) = self.pool.take(route.id)
         {
             return self.ready(pooled, wanted, &route).await;
         }
-        self.control.activity.set(Activity::waiting());
         let limit = match self.pool.shared.rules().wait_timeout {
             Duration::ZERO => FOREVER,
             limit => limit,
@@ -95,6 +97,18 @@ impl Borrower {
         let waited = Duration::from_secs(self.worker.now_s().saturating_sub(since_s));
         // What is rare is boxed, here and elsewhere, so that an idle client's task need not have room for it.
         Box::pin(self.wait_or_end(wanted, limit, limit.saturating_sub(waited), first, watch)).await
+    }
+
+    /// The usual case, in which nothing is waited for: an idle connection that is as the client wants it.
+    pub fn at_hand(&self, wanted: &ParamSet) -> Option<Box<Pooled>> {
+        let Way::Open(route) = self.way() else { return None };
+        let mut pooled = self.pool.take(route.id)?;
+        if self.is_unsure(&pooled.conn) || !params::is_same(&pooled.conn.applied, wanted) {
+            self.pool.take_not(pooled);
+            return None;
+        }
+        self.hand_over(&mut pooled.conn, wanted, &route);
+        Some(pooled)
     }
 
     async fn wait_or_end(
@@ -316,7 +330,7 @@ impl Borrower {
     /// Brings the connection to the client's parameters and lets cancels reach it.
     async fn ready(&self, mut pooled: Box<Pooled>, wanted: &ParamSet, route: &Route) -> Result<Box<Pooled>, Fault> {
         let conn = &mut pooled.conn;
-        let unsure = conn.unsure && conn.last_user != self.id;
+        let unsure = self.is_unsure(conn);
         if let Some(sql) = params::difference(&conn.applied, wanted, unsure) {
             match Box::pin(server::run(conn, &sql, OWN_STATEMENT)).await {
                 Ok(()) => {}
@@ -328,19 +342,29 @@ impl Borrower {
                 Err(SimpleError::Lost(why)) => return Err(Fault::ServerLost(why)),
             }
         }
-        conn.applied = wanted.clone();
         conn.unsure &= !unsure;
-        conn.unnamed_is_ours = false;
-        self.slot.borrowed(CancelTarget { server: route.target.clone(), pid: conn.pid, key: conn.cancel_key.clone() });
+        self.hand_over(conn, wanted, route);
         Ok(pooled)
     }
 
+    /// It may have settings of another client's.
+    fn is_unsure(&self, conn: &ServerConn) -> bool {
+        conn.unsure && conn.last_user != self.id
+    }
+
+    /// The connection is the client's now, and his cancels reach it.
+    fn hand_over(&self, conn: &mut ServerConn, wanted: &ParamSet, route: &Route) {
+        if !ParamSet::ptr_eq(&conn.applied, wanted) {
+            conn.applied = wanted.clone();
+        }
+        conn.unnamed_is_ours = false;
+        self.slot.borrowed(conn.cancel_target(&route.target));
+    }
+
     /// Lets cancels reach a borrowed connection.
-    pub fn expose(&self, pooled: &Pooled) {
+    pub fn expose(&self, pooled: &mut Pooled) {
         if let Way::Open(route) = self.way_behind_the_gate() {
-            let conn = &pooled.conn;
-            let target = CancelTarget { server: route.target.clone(), pid: conn.pid, key: conn.cancel_key.clone() };
-            self.slot.borrowed(target);
+            self.slot.borrowed(pooled.conn.cancel_target(&route.target));
         }
     }
 

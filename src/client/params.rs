@@ -82,10 +82,15 @@ fn parse_options(text: &str) -> Result<Vec<(String, String)>, String> {
     Ok(settings)
 }
 
+/// True when a server at `applied` needs nothing to be at `wanted`. One comparison of pointers as a rule.
+pub fn is_same(applied: &ParamSet, wanted: &ParamSet) -> bool {
+    ParamSet::ptr_eq(applied, wanted) || applied == wanted
+}
+
 /// The statements that turn a server at `applied` into one at `wanted`; `None` when nothing differs. `unsure`: it may have
 /// settings that nobody knows of, so all are reset.
 pub fn difference(applied: &ParamSet, wanted: &ParamSet, unsure: bool) -> Option<String> {
-    if !unsure && (ParamSet::ptr_eq(applied, wanted) || applied == wanted) {
+    if !unsure && is_same(applied, wanted) {
         return None;
     }
     let mut sql = String::new();

@@ -185,7 +185,7 @@ impl Plane {
             return Some(Told::Rows(self.pins.answer()));
         }
         let settings = self.settings.load();
-        let is_admin = control.who.get().is_some_and(|(user, _)| settings.client.admin_users.contains(user));
+        let is_admin = control.who.get().is_some_and(|who| settings.client.admin_users.contains(&who.user));
         let bounds =
             Bounds { configured: settings.drain.idle_limit, recovery_timeout: settings.recovery_timeout, is_admin };
         own_limit::answer(sql, &control.drain, &bounds)

@@ -38,9 +38,14 @@ impl Lane {
     }
 
     /// Gives memory back that nothing is in.
+    #[inline]
     pub fn release(&mut self) {
-        self.input.release();
-        return_out(&mut self.out);
+        if self.input.is_held() {
+            self.input.release();
+        }
+        if self.out.capacity() > 0 {
+            return_out(&mut self.out);
+        }
     }
 
     /// Room for messages of pgmend's own, sent before anything else.
@@ -58,7 +63,16 @@ impl Lane {
     }
 
     /// Writes what is to be sent. Ready: nothing is left.
+    #[inline]
     pub fn poll_send(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Asked at every turn, and mostly there is nothing.
+        if self.direct == 0 && self.out.is_empty() && !self.unflushed {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_send_all(stream, cx)
+    }
+
+    fn poll_send_all(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.is_sent() {
             let bytes = if self.direct > 0 {
                 self.input.bytes().get(..self.direct).unwrap_or_default()
@@ -86,14 +100,10 @@ impl Lane {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads if there is something; without it an empty buffer is given back. Ready(0): the peer closed.
+    /// Reads if there is something; without it nobody keeps a buffer. Ready(0): the peer closed.
     pub fn poll_receive(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.input.is_empty() && stream.poll_read_ready(cx).is_pending() {
-            self.release();
-            return Poll::Pending;
-        }
         let filled = self.input.poll_fill(stream, cx);
-        // The runtime may have thought that there was something, and a buffer was taken for nothing.
+        // The buffer that was lent to an idle connection goes to the next one.
         if filled.is_pending() && self.input.is_empty() {
             self.release();
         }
@@ -197,11 +207,7 @@ impl Relay<'_> {
             if !self.up.is_sent() || input.is_empty() || input.len() < state.need_client {
                 return Ok(None);
             }
-            let mut out = std::mem::take(&mut self.up.out);
-            lend_out(&mut out);
-            let taken = self.core.on_client(input, self.server, self.statements, &mut out);
-            self.up.out = out;
-            let taken = taken?;
+            let taken = self.core.on_client(input, self.server, self.statements, &mut self.up.out)?;
             if taken.consumed > 0 {
                 state.worked = true;
             }
@@ -239,11 +245,7 @@ impl Relay<'_> {
             if !self.down.is_sent() || input.is_empty() || input.len() < state.need_server || state.free {
                 return Ok(moved);
             }
-            let mut out = std::mem::take(&mut self.down.out);
-            lend_out(&mut out);
-            let taken = self.core.on_server(input, self.server, self.statements, &mut out);
-            self.down.out = out;
-            let taken = taken?;
+            let taken = self.core.on_server(input, self.server, self.statements, &mut self.down.out)?;
             self.down.decided(&taken);
             state.need_server = taken.need;
             if taken.need > self.down.input.bytes().len() && self.down.direct == 0 {

@@ -2,14 +2,13 @@
 //! its own to the primary for as long as it lives, with the client's own startup parameters, and bytes pass as they are.
 
 use super::authenticate::gone;
-use super::cancel::CancelTarget;
 use super::control::{Control, End};
 use super::fault::Fault;
 use super::session::farewell;
 use super::startup::NewSession;
 use super::worker::{Route, Way, Worker};
 use crate::net::Stream;
-use crate::server::{self, Connected, Login, RouteId, ServerError};
+use crate::server::{self, CancelTarget, Connected, Login, RouteId, ServerError};
 use crate::wire::{backend, frame};
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -51,7 +50,8 @@ async fn serve(worker: &Rc<Worker>, new: &mut NewSession, control: &Control) -> 
     let no_random = |e| Fault::Limit(format!("no random numbers: {e}"));
     let listing = worker.plane.cancels.register(new.minor, Some(connected.pid)).map_err(no_random)?;
     let key = connected.cancel_key.as_slice().into();
-    listing.slot.borrowed(CancelTarget { server: route.target.clone(), pid: connected.pid, key });
+    let target = CancelTarget { server: route.target.clone(), pid: connected.pid, key };
+    listing.slot.borrowed(Arc::new(target));
     let mut out = Vec::new();
     for (name, value) in &connected.parameters {
         backend::parameter_status(&mut out, name, value);

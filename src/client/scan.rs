@@ -5,8 +5,13 @@
 //! `standard_conforming_strings` on.
 
 mod harmless;
+mod lexer;
+mod names;
+
+pub use names::{custom_name, custom_names, deallocated, unlistened};
 
 use harmless::is_harmless;
+use lexer::{Lexer, Token, Unterminated};
 
 /// What a text may do to its session: a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -51,9 +56,6 @@ impl Traces {
     }
 }
 
-/// Names taken from one text.
-const MAX_NAMES: usize = 64;
-
 /// Functions of PostgreSQL whose purpose is to leave something; `set_config` is looked at apart.
 const GUILTY: &[&[u8]] = &[
     b"set_config",
@@ -77,7 +79,7 @@ const MAX_NAME: usize = 63;
 
 /// Classifies a text of one or more statements.
 pub fn classify(sql: &[u8]) -> Traces {
-    let mut words = Lexer { sql, at: 0, token: 0 };
+    let mut words = Lexer::new(sql);
     let mut scan = Scan { traces: Traces::NONE, kind: Kind::Start, after_into: false, last: Last::Nothing };
     loop {
         match words.next() {
@@ -86,88 +88,6 @@ pub fn classify(sql: &[u8]) -> Traces {
             Err(Unterminated) => return scan.traces.with(Traces::LEAVES),
         }
     }
-}
-
-/// The name in a text that is nothing but `DEALLOCATE [PREPARE] name`, folded as PostgreSQL folds it.
-pub fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
-    let mut words = Lexer { sql, at: 0, token: 0 };
-    let mut next = || words.next().ok().flatten();
-    let Some(Token::Word(first)) = next() else { return None };
-    if !first.eq_ignore_ascii_case(b"deallocate") {
-        return None;
-    }
-    let (mut name, mut after) = (next()?, next());
-    if matches!(name, Token::Word(w) if w.eq_ignore_ascii_case(b"prepare"))
-        && !matches!(after, None | Some(Token::Symbol(b';')))
-    {
-        name = after?;
-        after = next();
-    }
-    if !(after.is_none() || matches!(after, Some(Token::Symbol(b';'))) && next().is_none()) {
-        return None;
-    }
-    match name {
-        Token::Word(word) if !word.eq_ignore_ascii_case(b"all") => Some(word.to_ascii_lowercase()),
-        Token::Quoted(name) if !name.contains(&b'"') => Some(name.to_vec()),
-        _ => None,
-    }
-}
-
-/// The channels of `UNLISTEN` statements in a text, folded as PostgreSQL folds them; `None` is `*`.
-pub fn unlistened(sql: &[u8]) -> Vec<Option<String>> {
-    let mut channels = Vec::new();
-    let mut words = Lexer { sql, at: 0, token: 0 };
-    let mut at_start = true;
-    while let Ok(Some(token)) = words.next() {
-        let begins = at_start && matches!(token, Token::Word(w) if w.eq_ignore_ascii_case(b"unlisten"));
-        at_start = matches!(token, Token::Symbol(b';'));
-        if begins && channels.len() < MAX_NAMES {
-            channels.push(match words.next() {
-                Ok(Some(Token::Word(word))) => Some(String::from_utf8_lossy(word).to_lowercase()),
-                Ok(Some(Token::Quoted(name))) => Some(String::from_utf8_lossy(name).replace("\"\"", "\"")),
-                _ => None,
-            });
-        }
-    }
-    channels
-}
-
-/// The names of settings of the user's own (`app.tenant`) that a text may set. PostgreSQL does not list those that no
-/// extension has defined, so who asks for their values must know the names.
-pub fn custom_names(sql: &[u8]) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut words = Lexer { sql, at: 0, token: 0 };
-    let mut before: Option<(usize, usize)> = None;
-    loop {
-        let Ok(token) = words.next() else { return names };
-        let (from, to) = (words.token, words.at);
-        match token {
-            None => return names,
-            Some(Token::Literal) => {
-                let text = sql.get(from..to).unwrap_or_default();
-                let inner = text.strip_prefix(b"'").and_then(|t| t.strip_suffix(b"'")).unwrap_or_default();
-                names.extend(custom_name(inner));
-                before = None;
-            }
-            Some(Token::Word(_) | Token::Symbol(b'.')) if before.is_some_and(|b| b.1 == from) => {
-                before = before.map(|b| (b.0, to));
-                let text = before.and_then(|b| sql.get(b.0..b.1)).unwrap_or_default();
-                names.extend(custom_name(text));
-            }
-            Some(Token::Word(_)) => before = Some((from, to)),
-            Some(_) => before = None,
-        }
-        if names.len() >= MAX_NAMES {
-            return names;
-        }
-    }
-}
-
-/// A name of two or more words with dots between, in lower case.
-pub fn custom_name(text: &[u8]) -> Option<String> {
-    let is_part = |part: &[u8]| part.first().is_some_and(|b| is_word_start(*b)) && part.iter().all(|b| is_word(*b));
-    let fits = text.len() <= 2 * MAX_NAME && text.contains(&b'.') && text.split(|b| *b == b'.').all(is_part);
-    std::str::from_utf8(text).ok().filter(|_| fits).map(str::to_ascii_lowercase)
 }
 
 /// Which statement the scan is in, as far as it matters.
@@ -315,186 +235,6 @@ impl Scan {
     }
 }
 
-enum Token<'a> {
-    Word(&'a [u8]),
-    Quoted(&'a [u8]),
-    Literal,
-    Symbol(u8),
-}
-
-/// A string, quoted name or comment does not end: the rest cannot be judged.
-struct Unterminated;
-
-#[derive(Clone)]
-struct Lexer<'a> {
-    sql: &'a [u8],
-    at: usize,
-    /// Where the last token began.
-    token: usize,
-}
-
-impl<'a> Lexer<'a> {
-    /// The last token's text.
-    fn token(&self) -> &'a [u8] {
-        self.sql.get(self.token..self.at).unwrap_or_default()
-    }
-
-    fn rest(&self) -> &'a [u8] {
-        self.sql.get(self.at..).unwrap_or_default()
-    }
-
-    /// The first byte of the next token, comments skipped.
-    fn peek(&self) -> Option<u8> {
-        let mut ahead = self.clone();
-        ahead.skip_blank().ok()?;
-        ahead.rest().first().copied()
-    }
-
-    /// Behind the name `set_config`: true when its third argument is the literal `true`, so that it ends with the
-    /// transaction.
-    fn is_local_set_config(&self) -> bool {
-        let mut ahead = self.clone();
-        let (mut depth, mut commas, mut is_true) = (0_usize, 0, false);
-        while let Ok(Some(token)) = ahead.next() {
-            match token {
-                Token::Symbol(b'(') => depth += 1,
-                Token::Symbol(b')') if depth == 1 => return commas == 2 && is_true,
-                Token::Symbol(b')') => depth = depth.saturating_sub(1),
-                Token::Symbol(b',') if depth == 1 => {
-                    commas += 1;
-                    continue;
-                }
-                _ => {}
-            }
-            is_true = commas == 2 && matches!(token, Token::Word(w) if w.eq_ignore_ascii_case(b"true"));
-        }
-        false
-    }
-
-    fn next(&mut self) -> Result<Option<Token<'a>>, Unterminated> {
-        self.skip_blank()?;
-        self.token = self.at;
-        let rest = self.rest();
-        let Some(&first) = rest.first() else { return Ok(None) };
-        let token = match first {
-            b'\'' => {
-                self.string(1, false)?;
-                Token::Literal
-            }
-            b'"' => Token::Quoted(self.quoted()?),
-            b'$' => {
-                self.dollar()?;
-                Token::Literal
-            }
-            b'0'..=b'9' => {
-                self.at += rest.iter().take_while(|b| is_word(**b) || **b == b'.').count();
-                Token::Literal
-            }
-            first if is_word_start(first) => {
-                let length = rest.iter().take_while(|b| is_word(**b)).count();
-                let word = rest.get(..length).unwrap_or_default();
-                if rest.get(length) == Some(&b'\'') && length == 1 {
-                    self.string(2, first.eq_ignore_ascii_case(&b'e'))?;
-                    return Ok(Some(Token::Literal));
-                }
-                self.at += length;
-                Token::Word(word)
-            }
-            symbol => {
-                self.at += 1;
-                Token::Symbol(symbol)
-            }
-        };
-        Ok(Some(token))
-    }
-
-    fn skip_blank(&mut self) -> Result<(), Unterminated> {
-        loop {
-            let rest = self.rest();
-            match rest {
-                [b'!'..=b',' | b'.' | b'0'..=0xff, ..] => return Ok(()),
-                [b, ..] if b.is_ascii_whitespace() || *b == 0x0B => self.at += 1,
-                [b'-', b'-', ..] => self.at += rest.iter().take_while(|b| !matches!(b, b'\n' | b'\r')).count(),
-                [b'/', b'*', ..] => self.comment()?,
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    /// Comments nest.
-    fn comment(&mut self) -> Result<(), Unterminated> {
-        let mut depth = 0_usize;
-        loop {
-            match self.rest() {
-                [b'/', b'*', ..] => {
-                    depth += 1;
-                    self.at += 2;
-                }
-                [b'*', b'/', ..] => {
-                    depth -= 1;
-                    self.at += 2;
-                    if depth == 0 {
-                        return Ok(());
-                    }
-                }
-                [] => return Err(Unterminated),
-                _ => self.at += 1,
-            }
-        }
-    }
-
-    /// A string whose text begins `skip` bytes on.
-    fn string(&mut self, skip: usize, backslashes: bool) -> Result<(), Unterminated> {
-        self.at += skip;
-        loop {
-            match self.rest() {
-                [b'\'', b'\'', ..] => self.at += 2,
-                [b'\'', ..] => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                [b'\\', _, ..] if backslashes => self.at += 2,
-                [] => return Err(Unterminated),
-                _ => self.at += 1,
-            }
-        }
-    }
-
-    fn quoted(&mut self) -> Result<&'a [u8], Unterminated> {
-        let from = self.at + 1;
-        self.at = from;
-        loop {
-            match self.rest() {
-                [b'"', b'"', ..] => self.at += 2,
-                [b'"', ..] => {
-                    let name = self.sql.get(from..self.at).unwrap_or_default();
-                    self.at += 1;
-                    return Ok(name);
-                }
-                [] => return Err(Unterminated),
-                _ => self.at += 1,
-            }
-        }
-    }
-
-    /// `$1`, or `$tag$ … $tag$`.
-    fn dollar(&mut self) -> Result<(), Unterminated> {
-        let rest = self.rest();
-        let inner = rest.get(1..).unwrap_or_default();
-        let tag = inner.iter().take_while(|b| is_word(**b) && **b != b'$').count();
-        let is_parameter = inner.first().is_some_and(u8::is_ascii_digit);
-        if is_parameter || inner.get(tag) != Some(&b'$') {
-            self.at += 1 + if is_parameter { tag } else { 0 };
-            return Ok(());
-        }
-        let fence = rest.get(..tag + 2).unwrap_or_default();
-        let body = rest.get(fence.len()..).unwrap_or_default();
-        let end = body.windows(fence.len()).position(|w| w == fence).ok_or(Unterminated)?;
-        self.at += fence.len() + end + fence.len();
-        Ok(())
-    }
-}
-
 /// Input of date and time types may hold these words among others (`'today 10:00'`);
 /// <https://www.postgresql.org/docs/current/datatype-datetime.html#DATATYPE-DATETIME-SPECIAL-VALUES>.
 fn names_a_moment(literal: &[u8]) -> bool {
@@ -504,14 +244,6 @@ fn names_a_moment(literal: &[u8]) -> bool {
         let rest = literal.get(at..).unwrap_or_default();
         matches!(rest.first(), Some(b'n' | b'N' | b't' | b'T' | b'y' | b'Y')) && begins(rest)
     })
-}
-
-fn is_word_start(b: u8) -> bool {
-    b.is_ascii_alphabetic() || b == b'_' || b >= 0x80
-}
-
-fn is_word(b: u8) -> bool {
-    is_word_start(b) || b.is_ascii_digit() || b == b'$'
 }
 
 #[cfg(test)]
@@ -627,34 +359,6 @@ mod tests {
                 "COPY (SELECT leave(1)) TO STDOUT",
             ],
         );
-    }
-
-    #[test]
-    fn names_of_the_users_own_settings_are_found() {
-        assert_eq!(custom_names(b"SET App.tenant = 'x.y'; SET b . c = 1"), ["app.tenant", "x.y"]);
-        assert_eq!(custom_names(b"select set_config('a.b.c', 'it''s.d', f.x)"), ["a.b.c", "f.x"]);
-        assert_eq!(custom_names(b"select '1.5', '', '.', 'a.', 2.5"), Vec::<String>::new());
-    }
-
-    #[test]
-    fn a_deallocation_that_stands_alone_is_recognised() {
-        for (text, name) in [
-            ("deallocate Foo", Some("foo")),
-            (" DEALLOCATE PREPARE \"Foo bar\" ; ", Some("Foo bar")),
-            ("DEALLOCATE prepare", Some("prepare")),
-            ("DEALLOCATE ALL", None),
-            ("DEALLOCATE a; SELECT 1", None),
-            ("SELECT 1", None),
-            ("DEALLOCATE", None),
-        ] {
-            assert_eq!(deallocated(text.as_bytes()), name.map(|n| n.as_bytes().to_vec()), "{text}");
-        }
-    }
-
-    #[test]
-    fn channels_that_are_no_longer_wanted_are_found() {
-        let all = unlistened(b"UNLISTEN News; select 'unlisten x'; unlisten \"A\"\"b\"; UNLISTEN *");
-        assert_eq!(all, [Some("news".to_owned()), Some("A\"b".to_owned()), None]);
     }
 
     #[test]

@@ -1,8 +1,20 @@
 //! Clients counted by database and by user, for the limits on both.
 
 use crate::pool::Rules;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Different users and databases remembered before those that nobody is any more are dropped.
+const KEPT: usize = 1024;
+
+/// Whose a session is, as the client names both: one allocation for all that are alike.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Who {
+    /// Who logged in.
+    pub user: String,
+    /// To which database.
+    pub database: String,
+}
 
 /// Clients that have logged in. Entries are those of clients that are there, so they are bounded by `max_client_conn`.
 #[derive(Debug, Default)]
@@ -14,14 +26,15 @@ pub struct Tally {
 struct Counts {
     databases: HashMap<String, usize>,
     users: HashMap<String, usize>,
+    known: HashSet<Arc<Who>>,
 }
 
 /// A client counted in; dropping it counts him out.
 #[derive(Debug)]
 pub struct Counted {
     tally: Arc<Tally>,
-    database: String,
-    user: String,
+    /// Whose the session is.
+    pub who: Arc<Who>,
 }
 
 /// The limit that a client meets.
@@ -47,7 +60,8 @@ impl Tally {
         }
         *counts.databases.entry(database.to_owned()).or_default() += 1;
         *counts.users.entry(user.to_owned()).or_default() += 1;
-        Ok(Counted { tally: self.clone(), database: database.to_owned(), user: user.to_owned() })
+        let who = counts.known(Who { user: user.to_owned(), database: database.to_owned() });
+        Ok(Counted { tally: self.clone(), who })
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -58,8 +72,22 @@ impl Tally {
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut counts = self.tally.lock();
-        count_out(&mut counts.databases, &self.database);
-        count_out(&mut counts.users, &self.user);
+        count_out(&mut counts.databases, &self.who.database);
+        count_out(&mut counts.users, &self.who.user);
+    }
+}
+
+impl Counts {
+    fn known(&mut self, who: Who) -> Arc<Who> {
+        if let Some(known) = self.known.get(&who) {
+            return known.clone();
+        }
+        if self.known.len() >= KEPT {
+            self.known.retain(|who| Arc::strong_count(who) > 1);
+        }
+        let who = Arc::new(who);
+        self.known.insert(who.clone());
+        who
     }
 }
 
@@ -92,7 +120,18 @@ mod tests {
     fn nobody_is_remembered_who_has_gone() {
         let tally = Arc::new(Tally::default());
         drop(tally.admit("a", "d", &Rules::default()).unwrap());
+        for n in 0..2 * KEPT {
+            drop(tally.admit(&n.to_string(), "d", &Rules::default()).unwrap());
+        }
         let counts = tally.lock();
-        assert!(counts.databases.is_empty() && counts.users.is_empty());
+        assert!(counts.databases.is_empty() && counts.users.is_empty() && counts.known.len() <= KEPT);
+    }
+
+    #[test]
+    fn clients_that_are_alike_share_their_names() {
+        let tally = Arc::new(Tally::default());
+        let names = [("u", "d"), ("u", "d"), ("u", "e")];
+        let [a, b, c] = names.map(|(user, database)| tally.admit(user, database, &Rules::default()).unwrap());
+        assert!(Arc::ptr_eq(&a.who, &b.who) && !Arc::ptr_eq(&a.who, &c.who));
     }
 }

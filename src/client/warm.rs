@@ -61,9 +61,9 @@ impl Worker {
     fn busy(&self) -> HashMap<PoolKey, usize> {
         let mut busy: HashMap<PoolKey, usize> = self.pools.borrow().keys().map(|key| (key.clone(), 0)).collect();
         for control in self.sessions.borrow().values() {
-            let Some((user, database)) = control.who.get() else { continue };
-            if control.doing.get() != super::control::Doing::Away
-                && let Some(count) = busy.get_mut(&PoolKey::of_primary(user.clone(), database.clone()))
+            let Some(who) = control.who.get() else { continue };
+            if control.doing() != super::control::Doing::Away
+                && let Some(count) = busy.get_mut(&PoolKey::of_primary(who.user.clone(), who.database.clone()))
             {
                 *count += 1;
             }

@@ -156,7 +156,7 @@ impl Worker {
         })
     }
 
-    /// Serves until all senders of orders are gone, or after a stop until the last session has ended. Runs in a `LocalSet`.
+    /// Serves until all senders of orders are gone, or after a stop until the last session has ended. Runs in a `LocalRuntime`.
     pub async fn run(self: Rc<Self>, mut orders: tokio::sync::mpsc::Receiver<Order>) {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -398,8 +398,8 @@ impl Worker {
         self.way.borrow_mut().0 = 0;
         let settings = self.plane.settings.load();
         for control in self.sessions.borrow().values() {
-            if let Some((user, database)) = control.who.get() {
-                control.limits.set(Limits::of(&settings.pool.rules(user, database)));
+            if let Some(who) = control.who.get() {
+                control.limits.set(Limits::of(&settings.pool.rules(&who.user, &who.database)));
             }
         }
     }
@@ -427,7 +427,7 @@ impl Worker {
         }
         let now = self.now_s.get();
         for control in self.sessions.borrow().values() {
-            let held = control.database.get().is_some_and(|database| self.is_held_patiently(database));
+            let held = control.database().is_some_and(|database| self.is_held_patiently(database));
             control.sweep(now, held);
         }
     }

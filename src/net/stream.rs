@@ -181,19 +181,13 @@ impl Stream {
     /// runtime thinks that the socket is readable, as it does after a read that took exactly what was there. What it finds
     /// in a TLS stream is lost: for connections on which nobody has anything to say.
     pub fn is_quiet(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
         let mut byte = [0u8; 1];
         let nothing = |found: io::Result<usize>| found.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
         match self {
-            Stream::Tcp(socket) => {
-                socket.poll_read_ready(&mut cx).is_pending()
-                    || nothing(socket.try_io(Interest::READABLE, || peek(socket.as_fd(), &mut byte)))
-            }
-            Stream::Unix(socket) => {
-                socket.poll_read_ready(&mut cx).is_pending()
-                    || nothing(socket.try_io(Interest::READABLE, || peek(socket.as_fd(), &mut byte)))
-            }
+            Stream::Tcp(socket) => nothing(socket.try_io(Interest::READABLE, || peek(socket.as_fd(), &mut byte))),
+            Stream::Unix(socket) => nothing(socket.try_io(Interest::READABLE, || peek(socket.as_fd(), &mut byte))),
             Stream::Tls(session) => {
+                let mut cx = Context::from_waker(Waker::noop());
                 Pin::new(&mut session.io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
             }
         }

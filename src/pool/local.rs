@@ -27,9 +27,14 @@ impl Local {
         Local { shared, idle: RefCell::default(), login: RefCell::default(), lifetime_s: Cell::new(0) }
     }
 
-    /// A client has come, whose servers are logged in to like this.
-    pub fn remember_login(&self, login: &Rc<Login>) {
-        *self.login.borrow_mut() = Some(login.clone());
+    /// A client has come, whose servers are logged in to like this. As a rule all the pool's clients have the same: then they
+    /// share it.
+    pub fn share_login(&self, login: Login) -> Rc<Login> {
+        let mut known = self.login.borrow_mut();
+        match known.as_ref().filter(|known| ***known == login) {
+            Some(same) => same.clone(),
+            None => known.insert(Rc::new(login)).clone(),
+        }
     }
 
     /// How to log in, if a client has been here.
@@ -49,6 +54,11 @@ impl Local {
             }
         }
         None
+    }
+
+    /// Puts one back that has just been taken and was not used after all.
+    pub fn take_not(&self, pooled: Box<Pooled>) {
+        self.idle.borrow_mut().push(pooled);
     }
 
     /// Gives a clean connection back: to who waits longest, else to the idle ones. One whose life is over is closed here,

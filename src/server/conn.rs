@@ -1,6 +1,7 @@
 //! One logged-in connection to a node, as the pool keeps it: the stream and what is known of its session.
 
 use super::login::Connected;
+use super::open::Target;
 use super::prepared::Prepared;
 use crate::base::NodeId;
 use crate::net::Stream;
@@ -22,6 +23,17 @@ pub struct RouteId {
     pub node: NodeId,
     /// Its timeline; 0 while unknown.
     pub timeline: u32,
+}
+
+/// Where a cancel of what a connection does goes.
+#[derive(Debug)]
+pub struct CancelTarget {
+    /// Where.
+    pub server: Arc<Target>,
+    /// Backend.
+    pub pid: u32,
+    /// Its key.
+    pub key: Arc<[u8]>,
 }
 
 /// A server connection.
@@ -52,6 +64,8 @@ pub struct ServerConn {
     pub unsure: bool,
     /// True when the unnamed statement on it is the present client's.
     pub unnamed_is_ours: bool,
+    /// As last asked for.
+    cancel: Option<Arc<CancelTarget>>,
     /// The runtime that watches the socket.
     home: tokio::runtime::Id,
     /// Coarse seconds of the data plane's clock when it was opened.
@@ -78,6 +92,7 @@ impl ServerConn {
             last_user: 0,
             unsure: false,
             unnamed_is_ours: false,
+            cancel: None,
             home: Handle::current().id(),
             opened_at_s: now_s,
             idle_since_s: now_s,
@@ -101,11 +116,27 @@ impl ServerConn {
         self.stream.is_quiet()
     }
 
+    /// Where its cancels go, by this address of its node: one allocation for all that use the connection.
+    pub fn cancel_target(&mut self, server: &Arc<Target>) -> Arc<CancelTarget> {
+        match &self.cancel {
+            Some(known) if Arc::ptr_eq(&known.server, server) => known.clone(),
+            _ => {
+                let target = CancelTarget { server: server.clone(), pid: self.pid, key: self.cancel_key.clone() };
+                self.cancel.insert(Arc::new(target)).clone()
+            }
+        }
+    }
+
     /// True when its life is over; `lifetime_s` zero = never. The life of each is shorter by a share of its own.
     pub fn is_past(&self, now_s: u64, lifetime_s: u64) -> bool {
+        let (age_s, spread_s) = (now_s.saturating_sub(self.opened_at_s), lifetime_s / LIFETIME_SPREAD);
+        // Asked after each transaction: most are far from it.
+        if lifetime_s == 0 || age_s < lifetime_s - spread_s {
+            return false;
+        }
         // Backends' process ids follow each other; the factor (of Fibonacci hashing) spreads neighbours far apart.
-        let early = u64::from(self.pid.wrapping_mul(2_654_435_769) >> 16) % (lifetime_s / LIFETIME_SPREAD + 1);
-        lifetime_s > 0 && now_s.saturating_sub(self.opened_at_s) >= lifetime_s - early
+        let early = u64::from(self.pid.wrapping_mul(2_654_435_769) >> 16) % (spread_s + 1);
+        age_s >= lifetime_s - early
     }
 
     /// Everything that a session had on it is gone (`DISCARD ALL`).

@@ -20,7 +20,7 @@ const MAX_MESSAGE: usize = 64 * 1024;
 const MAX_PARAMETERS: usize = 256;
 
 /// As whom to log in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Login {
     /// Role.
     pub user: String,

@@ -11,7 +11,7 @@ mod settings;
 mod simple;
 pub mod sql;
 pub use batch::{Said, batch};
-pub use conn::{ParamSet, RouteId, ServerConn};
+pub use conn::{CancelTarget, ParamSet, RouteId, ServerConn};
 pub use derive::beside;
 pub use login::{Connected, Login, ServerError, connect, send_cancel};
 pub use open::Target;

@@ -4,12 +4,20 @@
 //! and with messages during COPY, follows `tcop/postgres.c` and `CopyGetData`.
 
 use super::WireError;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 
 /// Most requests without a reply, of one client. [`Replies::is_full`] tells the reader to stop before it is an error.
 pub const MAX_REQUESTS: usize = 1 << 20;
 /// A queue that a long pipeline has grown is given back to this many entries when it is empty again.
 const KEEP_CAPACITY: usize = 1 << 10;
+
+/// Queues of sessions that rest, kept per thread for those that work.
+const MAX_SPARE: usize = 256;
+
+thread_local! {
+    static SPARE: RefCell<Vec<VecDeque<Expect>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A request whose reply is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,8 +172,15 @@ pub struct Replies {
     /// Syncs that went out during a COPY. A server that reads COPY data ignores them, but one that failed before it
     /// read that far (a statement trigger does so) answers them. So that many more ReadyForQuery may come.
     doubtful_syncs: usize,
+    // Boxed, as errors are rare: an idle client is small.
+    failure: Option<Box<Failure>>,
+}
+
+/// What errors have made of requests.
+#[derive(Debug, Default)]
+struct Failure {
     skipped: Vec<Skipped>,
-    failed_request: Option<Expect>,
+    request: Option<Expect>,
 }
 
 impl Default for Replies {
@@ -184,8 +199,7 @@ impl Replies {
             open: false,
             ready_owed: 0,
             doubtful_syncs: 0,
-            skipped: Vec::new(),
-            failed_request: None,
+            failure: None,
         }
     }
 
@@ -212,6 +226,9 @@ impl Replies {
         }
         self.open = true;
         self.ready_owed += usize::from(request.brings_ready());
+        if self.queue.capacity() == 0 {
+            self.queue = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        }
         self.queue.push_back(request);
         Ok(Pushed::Kept)
     }
@@ -292,7 +309,7 @@ impl Replies {
 
     fn on_error(&mut self) -> Verdict {
         self.copy = Copy::None;
-        self.failed_request = self.queue.front().copied();
+        self.failure.get_or_insert_default().request = self.queue.front().copied();
         match self.queue.front() {
             // Nothing is being worked at, so only the end of the connection can be meant.
             None | Some(Expect::FakeParse { .. } | Expect::FakeClose { .. } | Expect::CopyEnd) => Verdict::Fatal,
@@ -336,8 +353,9 @@ impl Replies {
             _ => return,
         };
         // Bounded: after so many the caller, who drains them at every error, has stopped doing so.
-        if self.skipped.len() < MAX_REQUESTS {
-            self.skipped.push(skipped);
+        let all = &mut self.failure.get_or_insert_default().skipped;
+        if all.len() < MAX_REQUESTS {
+            all.push(skipped);
         }
     }
 
@@ -360,6 +378,19 @@ impl Replies {
             self.queue.shrink_to(KEEP_CAPACITY);
         }
         Ok(Verdict::ForwardThenReady { status })
+    }
+
+    /// Gives memory back that nothing is in: of many sessions few work at a time.
+    pub fn rest(&mut self) {
+        if self.queue.is_empty() && self.queue.capacity() > 0 {
+            self.failure = None;
+            let queue = std::mem::take(&mut self.queue);
+            SPARE.with_borrow_mut(|spare| {
+                if spare.len() < MAX_SPARE {
+                    spare.push(queue);
+                }
+            });
+        }
     }
 
     /// Takes the head away, and the ends of COPYs that never were.
@@ -385,12 +416,12 @@ impl Replies {
 
     /// What failed or was skipped since the last call, as far as statements depend on it.
     pub fn drain_skipped(&mut self) -> impl Iterator<Item = Skipped> + '_ {
-        self.skipped.drain(..)
+        self.failure.iter_mut().flat_map(|failure| failure.skipped.drain(..))
     }
 
     /// After [`Verdict::Failed`]: what failed.
     pub fn failed_request(&self) -> Option<Expect> {
-        self.failed_request
+        self.failure.as_ref().and_then(|failure| failure.request)
     }
 
     /// True when no reply is awaited. That does not make the server free: see [`Replies::is_quiet`].

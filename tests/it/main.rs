@@ -20,6 +20,7 @@ mod equals;
 mod failover;
 mod harness;
 mod health;
+mod idle;
 mod leases;
 mod limits;
 mod maintenance;

@@ -25,8 +25,6 @@ pub struct Carried {
     pub settings_unknown: bool,
     /// Texts are read in another way than before: statements from before might now mean something else.
     pub lexing_changed: bool,
-    /// Statements that set what their parameters name.
-    naming: Vec<Vec<u8>>,
 }
 
 /// A statement is refused that no server has seen: the error has been sent.
@@ -80,11 +78,12 @@ impl Core {
             self.unnamed.clear();
             self.carried.unnamed_unknown = false;
         }
-        if tag != b'B' || self.carried.naming.is_empty() {
+        let naming = self.seldom.as_ref().map(|seldom| seldom.naming.as_slice()).unwrap_or_default();
+        if tag != b'B' || naming.is_empty() {
             return;
         }
         let Ok(bind) = frontend::bind(body) else { return };
-        if !self.carried.naming.iter().any(|name| *name == bind.statement) {
+        if !naming.iter().any(|name| *name == bind.statement) {
             return;
         }
         let values = body.get(bind.rest_offset..).filter(|_| whole).and_then(|rest| frontend::bind_values(rest).ok());
@@ -114,16 +113,20 @@ impl Core {
     }
 
     fn carry_names(&mut self, names: Vec<String>) {
-        self.carried.settings_unknown |= self.custom.len() + names.len() > MAX_CUSTOM;
+        if names.is_empty() {
+            return;
+        }
+        self.carried.settings_unknown |= self.seldom().custom.len() + names.len() > MAX_CUSTOM;
         self.remember_custom(names);
     }
 
     fn remember_naming(&mut self, name: &[u8]) {
-        if self.carried.naming.iter().any(|known| known == name) {
+        let naming = &mut self.seldom().naming;
+        if naming.iter().any(|known| known == name) {
             return;
         }
-        if self.carried.naming.len() < MAX_NAMING {
-            self.carried.naming.push(name.to_vec());
+        if naming.len() < MAX_NAMING {
+            naming.push(name.to_vec());
         } else {
             self.carried.settings_unknown = true;
         }

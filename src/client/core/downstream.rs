@@ -1,7 +1,7 @@
 //! From the server to the client: which replies are the client's, and what they tell of the session.
 
 use super::output::{Output, write_fake, write_frame};
-use super::{Carried, Core, MAX_INSPECTED, Statements, Taken, server_fault};
+use super::{Carried, Core, MAX_INSPECTED, Seldom, Statements, Taken, server_fault};
 use crate::client::fault::Fault;
 use crate::client::params::is_tracked;
 use crate::client::scan::Traces;
@@ -15,6 +15,10 @@ const ENDS: [&[u8]; 2] = [b"\0VFATAL\0", b"\0VPANIC\0"];
 impl Core {
     /// Writes the replies of pgmend's own that are due before anything else from the server.
     pub fn due_fakes(&mut self, out: &mut Vec<u8>) {
+        if self.back_to_pass > 0 {
+            // In the middle of a message that a server may send at any time: they follow it.
+            return;
+        }
         if self.listening.release() {
             backend::ready_for_query(out, b'I');
         }
@@ -153,17 +157,73 @@ impl Core {
                 self.named.clear();
                 self.unnamed.clear();
                 self.shared = None;
-                self.custom.clear();
                 self.carried = Carried::default();
-                self.unlistened = vec![None];
+                self.seldom = Some(Box::new(Seldom { unlistened: vec![None], ..Seldom::default() }));
                 self.set_wanted(self.initial.clone(), statements);
             }
-            b"ROLLBACK" => self.unlistened.clear(),
+            b"ROLLBACK" => drop(self.take_unlistened()),
             b"DEALLOCATE ALL" => {
                 server.prepared.clear();
                 self.named.clear();
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::NodeId;
+    use crate::client::core::Rules;
+    use crate::server::{Connected, RouteId};
+    use crate::wire::frontend;
+
+    fn server() -> ServerConn {
+        let stream = tokio::net::UnixStream::pair().unwrap().0.into();
+        let connected = Connected { stream, parameters: Vec::new(), pid: 1, cancel_key: Vec::new() };
+        ServerConn::new(connected, RouteId { node: NodeId(0), timeline: 1 }, 0)
+    }
+
+    #[tokio::test]
+    async fn a_reply_of_pgmends_own_does_not_stand_in_the_middle_of_a_servers_message() {
+        let rules = Rules {
+            transactions: true,
+            single_statements: false,
+            max_message: 1 << 20,
+            max_prepared: 100,
+            pool_commands: true,
+            share_unnamed: false,
+        };
+        let (statements, mut server) = (Statements::default(), server());
+        let mut core = Core::new(rules, ParamSet::default(), &statements);
+        let mut out = Vec::new();
+        let mut up = |core: &mut Core, name: &[u8], end: &[u8], out: &mut Vec<u8>| {
+            let mut batch = Vec::new();
+            frontend::parse(&mut batch, name, b"select 1\0\0\0");
+            batch.extend_from_slice(end);
+            let taken = core.on_client(&batch, &mut server, &statements, out).unwrap();
+            assert_eq!(taken.consumed, batch.len());
+            out.clear();
+            taken.flush
+        };
+        up(&mut core, b"a", b"S\0\0\0\x04", &mut out);
+        let mut server = self::server();
+        let mut down = |core: &mut Core, bytes: &[u8]| {
+            let mut out = Vec::new();
+            let taken = core.on_server(bytes, &mut server, &Statements::default(), &mut out).unwrap();
+            assert_eq!(taken.consumed, bytes.len());
+            if taken.rewritten { out } else { bytes.to_vec() }
+        };
+        down(&mut core, b"1\0\0\0\x04Z\0\0\0\x05I");
+        let mut notice = Vec::new();
+        backend::notice_response(&mut notice, &backend::ErrorFields::error("00000", "something to say"));
+        let (first, rest) = notice.split_at(9);
+        assert_eq!(down(&mut core, first), first);
+        // The server holds the text by another name, so the answer is pgmend's own.
+        assert!(up(&mut core, b"b", b"H\0\0\0\x04", &mut out));
+        core.due_fakes(&mut out);
+        assert_eq!(out, b"");
+        assert_eq!(down(&mut core, rest), [rest, b"1\0\0\0\x04"].concat());
     }
 }

@@ -107,7 +107,6 @@ pub struct Core {
     /// The client has something of its own on its server (a temporary table hides another one, say).
     own_context: Option<Arc<Context>>,
     traces: Traces,
-    custom: BTreeSet<String>,
     /// Statements of pgmend's own are on their way; an error may make the server skip them.
     own_in_flight: bool,
     /// The ReadyForQuery of a transaction that listens is kept back until the session has settled what that means.
@@ -116,8 +115,6 @@ pub struct Core {
     told_the_end: bool,
     /// What comes next waits until everything is answered.
     barrier: bool,
-    /// Channels that the transaction has ended.
-    unlistened: Vec<Option<String>>,
     /// The next command is the server's although it looks like one of pgmend's.
     pass_command: bool,
     /// ReadyForQuery messages so far; wraps.
@@ -125,6 +122,19 @@ pub struct Core {
     /// What a session that keeps its server may have to take to another one.
     carried: Carried,
     refusing: Refusing,
+    // Boxed, as few have it: an idle client is small.
+    seldom: Option<Box<Seldom>>,
+}
+
+/// What few sessions have.
+#[derive(Debug, Default)]
+struct Seldom {
+    /// Settings of the user's own that the client may have set.
+    custom: BTreeSet<String>,
+    /// Channels that the transaction has ended; `None` is all.
+    unlistened: Vec<Option<String>>,
+    /// In session pooling: statements that set what their parameters name.
+    naming: Vec<Vec<u8>>,
 }
 
 impl Core {
@@ -149,16 +159,15 @@ impl Core {
             wanted: initial.clone(),
             initial,
             traces: Traces::NONE,
-            custom: BTreeSet::new(),
             own_in_flight: false,
             listening: Listening::default(),
             told_the_end: false,
             barrier: false,
-            unlistened: Vec::new(),
             pass_command: false,
             rounds: 0,
             carried: Carried::default(),
             refusing: Refusing::No,
+            seldom: None,
         }
     }
 
@@ -205,7 +214,7 @@ impl Core {
 
     /// Channels that the client has ended since the last call; `None`: all.
     pub fn take_unlistened(&mut self) -> Vec<Option<String>> {
-        std::mem::take(&mut self.unlistened)
+        self.seldom.as_mut().map(|seldom| std::mem::take(&mut seldom.unlistened)).unwrap_or_default()
     }
 
     /// The server's transaction status at its last ReadyForQuery: `I`, `T` or `E`.
@@ -263,7 +272,8 @@ impl Core {
 
     /// Settings of the user's own that the client may have set.
     pub fn custom(&self) -> impl Iterator<Item = &String> {
-        self.custom.iter().chain(self.wanted.keys().filter(|name| name.contains('.')))
+        let own = self.seldom.iter().flat_map(|seldom| seldom.custom.iter());
+        own.chain(self.wanted.keys().filter(|name| name.contains('.')))
     }
 
     /// `SHOW POOL_*` is answered by pgmend.
@@ -289,6 +299,11 @@ impl Core {
     /// True when the server has told the client that, and why, it ends the session.
     pub fn is_told_the_end(&self) -> bool {
         self.told_the_end
+    }
+
+    /// The session has nothing to do: memory that it needs for that only is given back.
+    pub fn rest(&mut self) {
+        self.replies.rest();
     }
 
     /// True when the server owes nothing and is outside a transaction: it may serve somebody else.
@@ -342,8 +357,9 @@ impl Core {
     /// an answer before he goes on with another connection (pgbench does, in one thread) could wait for a server that
     /// only he can set free.
     pub fn answer_alone(&mut self, input: &[u8], statements: &Statements, out: &mut Vec<u8>) -> Result<usize, Fault> {
-        let begins = self.rules.transactions && input.first() == Some(&b'P');
-        if !begins || self.own_context.is_some() || statements.is_outdated(&self.context) {
+        // The unnamed statement is always parsed anew.
+        let begins = input.first() == Some(&b'P') && input.get(frame::HEADER).is_some_and(|first| *first != 0);
+        if !begins || !self.rules.transactions || self.own_context.is_some() || statements.is_outdated(&self.context) {
             return Ok(0);
         }
         let mut parsed: Vec<(&[u8], Arc<Statement>)> = Vec::new();
@@ -385,18 +401,26 @@ impl Core {
         if traces.has(Traces::LEAVES) {
             self.remember_custom(scan::custom_names(sql));
         }
-        if traces.has(Traces::FREES) && self.unlistened.len() < MAX_CUSTOM {
-            self.unlistened.extend(scan::unlistened(sql));
+        if traces.has(Traces::FREES) {
+            let channels = scan::unlistened(sql);
+            if !channels.is_empty() && self.seldom().unlistened.len() < MAX_CUSTOM {
+                self.seldom().unlistened.extend(channels);
+            }
         }
         traces
     }
 
     fn remember_custom(&mut self, names: impl IntoIterator<Item = String>) {
         for name in names {
-            if self.custom.len() < MAX_CUSTOM {
-                self.custom.insert(name);
+            let custom = &mut self.seldom().custom;
+            if custom.len() < MAX_CUSTOM {
+                custom.insert(name);
             }
         }
+    }
+
+    fn seldom(&mut self) -> &mut Seldom {
+        self.seldom.get_or_insert_default()
     }
 
     fn trace(&mut self, traces: Traces) {

@@ -17,12 +17,19 @@ struct Named {
 /// The names, each use of one with a key that no other has.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    named: HashMap<Vec<u8>, Named>,
-    /// Taken away by requests whose answers are still awaited.
-    gone: Vec<(Vec<u8>, Named)>,
-    /// Never made; an error that is on its way may still be about them.
-    unmade: Vec<(Vec<u8>, u32)>,
+    named: HashMap<Box<[u8]>, Named>,
+    // Boxed, as few have it: an idle client is small.
+    undo: Option<Box<Undo>>,
     last_key: u32,
+}
+
+/// What the answers that are awaited decide on.
+#[derive(Debug, Default)]
+struct Undo {
+    /// Taken away by requests whose answers are still awaited.
+    gone: Vec<(Box<[u8]>, Named)>,
+    /// Never made; an error that is on its way may still be about them.
+    unmade: Vec<(Box<[u8]>, u32)>,
 }
 
 impl Names {
@@ -44,13 +51,13 @@ impl Names {
 
     /// True when the name was taken away and may come back.
     pub fn may_return(&self, name: &[u8]) -> bool {
-        self.gone.iter().any(|(gone, _)| gone == name)
+        self.undo.as_ref().is_some_and(|undo| undo.gone.iter().any(|(gone, _)| **gone == *name))
     }
 
     /// A new name.
     pub fn insert(&mut self, name: &[u8], statement: Arc<Statement>) -> u32 {
         let key = self.new_key();
-        self.named.insert(name.to_vec(), Named { statement, key });
+        self.named.insert(name.into(), Named { statement, key });
         key
     }
 
@@ -58,8 +65,9 @@ impl Names {
     pub fn remove(&mut self, name: &[u8]) -> u32 {
         let Some((name, named)) = self.named.remove_entry(name) else { return 0 };
         let key = named.key;
-        if self.gone.len() < MAX_NAMED {
-            self.gone.push((name, named));
+        let undo = self.undo.get_or_insert_default();
+        if undo.gone.len() < MAX_NAMED {
+            undo.gone.push((name, named));
         }
         key
     }
@@ -67,24 +75,26 @@ impl Names {
     /// The name of this key was never made.
     pub fn unmake(&mut self, key: u32) {
         let present = self.named.iter().find(|(_, named)| named.key == key).map(|(name, _)| name.clone());
-        let gone = self.gone.iter().position(|(_, named)| named.key == key);
+        let undo = self.undo.get_or_insert_default();
+        let gone = undo.gone.iter().position(|(_, named)| named.key == key);
         let name = match (present, gone) {
             (Some(name), _) => {
                 self.named.remove(&name);
                 name
             }
-            (None, Some(at)) => self.gone.swap_remove(at).0,
+            (None, Some(at)) => undo.gone.swap_remove(at).0,
             (None, None) => return,
         };
-        if self.unmade.len() < MAX_NAMED {
-            self.unmade.push((name, key));
+        if undo.unmade.len() < MAX_NAMED {
+            undo.unmade.push((name, key));
         }
     }
 
     /// The name of this key was not taken away.
     pub fn restore(&mut self, key: u32) {
-        if let Some(at) = self.gone.iter().position(|(_, named)| named.key == key) {
-            let (name, named) = self.gone.swap_remove(at);
+        let Some(undo) = &mut self.undo else { return };
+        if let Some(at) = undo.gone.iter().position(|(_, named)| named.key == key) {
+            let (name, named) = undo.gone.swap_remove(at);
             self.named.entry(name).or_insert(named);
         }
     }
@@ -99,15 +109,16 @@ impl Names {
     /// The name of a key, also if it has just been taken away.
     pub fn name_of(&self, key: u32) -> Option<&[u8]> {
         let present = self.named.iter().map(|(name, n)| (name, n.key));
-        let gone = self.gone.iter().map(|(name, n)| (name, n.key));
-        let mut all = present.chain(gone).chain(self.unmade.iter().map(|(name, key)| (name, *key)));
-        all.find(|(_, of)| *of == key).map(|(name, _)| name.as_slice())
+        let undo = self.undo.iter();
+        let gone = undo.clone().flat_map(|u| u.gone.iter()).map(|(name, n)| (name, n.key));
+        let unmade = undo.flat_map(|u| u.unmade.iter()).map(|(name, key)| (name, *key));
+        let mut all = present.chain(gone).chain(unmade);
+        all.find(|(_, of)| *of == key).map(|(name, _)| &**name)
     }
 
     /// No answer is awaited: what is gone is gone.
     pub fn settle(&mut self) {
-        self.gone.clear();
-        self.unmade.clear();
+        self.undo = None;
     }
 
     /// `DEALLOCATE ALL`.

@@ -1,6 +1,7 @@
 //! The batch on its way: passed as it stands, or copied from the first change on; and the frames that pgmend writes.
 
 use super::Statement;
+use crate::client::buffer::lend_out;
 use crate::wire::backend;
 use crate::wire::replies::Fake;
 
@@ -29,6 +30,7 @@ impl<'a> Output<'a> {
     pub fn rewrite(&mut self, from: usize) -> &mut Vec<u8> {
         if !self.rewritten {
             self.rewritten = true;
+            lend_out(self.out);
             self.out.extend_from_slice(self.input.get(..from).unwrap_or_default());
         }
         self.out

@@ -2,6 +2,7 @@
 
 use super::output::Output;
 use super::{Core, MAX_INSPECTED, Statements, Taken, client_fault};
+use crate::client::commands::may_be_own;
 use crate::client::fault::Fault;
 use crate::client::scan::Traces;
 use crate::server::ServerConn;
@@ -123,7 +124,7 @@ impl Core {
 
     /// A Query that Pgpool-II would answer itself.
     fn is_command(&mut self, tag: u8, body: &[u8], whole: bool) -> bool {
-        if tag != b'Q' || !whole || !self.rules.pool_commands || self.status != b'I' {
+        if tag != b'Q' || !self.rules.pool_commands || !may_be_own(body) || !whole || self.status != b'I' {
             return false;
         }
         let ours = begins(body, b"show pool_") || begins(body, b"pgpool ") || begins(body, b"show pins");
@@ -161,7 +162,8 @@ impl Core {
 
     fn query(&mut self, body: &[u8], whole: bool, up: &mut Up<'_, '_>) -> Result<Step, Fault> {
         if self.rules.transactions {
-            let forgets = begins(body, b"deallocate") || begins(body, b"discard");
+            let may_forget = matches!(body.trim_ascii_start().first(), Some(b'd' | b'D'));
+            let forgets = may_forget && (begins(body, b"deallocate") || begins(body, b"discard"));
             if forgets && self.is_in_doubt() {
                 return Ok(Step::Wait);
             }

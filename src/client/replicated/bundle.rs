@@ -57,7 +57,7 @@ impl Session {
     /// Borrows connections to these legs, in the order of the nodes, so that no two clients wait for each other. False: the
     /// nodes in use have changed, or the gate has closed, meanwhile; nothing that was idle is held.
     pub async fn lease(&mut self, client: &mut Stream, which: &[usize]) -> Result<bool, Fault> {
-        self.control.doing.set(Doing::Waiting);
+        self.control.set_doing(Doing::Waiting);
         for place in which {
             let holds_any = self.legs.iter().any(|leg| leg.pooled.is_some());
             let worker = self.worker.clone();
@@ -106,7 +106,7 @@ impl Session {
                 }
             }
         }
-        self.control.doing.set(Doing::Working);
+        self.control.set_doing(Doing::Working);
         Ok(true)
     }
 

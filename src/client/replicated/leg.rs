@@ -95,7 +95,7 @@ impl Leg {
 
     /// Cancels reach its server again.
     pub fn can_be_cancelled(&mut self) {
-        if let Some(pooled) = &self.pooled {
+        if let Some(pooled) = &mut self.pooled {
             self.borrower.expose(pooled);
         }
     }

@@ -206,11 +206,11 @@ impl Session {
         let key = PoolKey { node: Some(node), ..self.key.clone() };
         let too_many = || Fault::Limit("too many different users and databases at once".into());
         let pool = self.worker.pool(&key).ok_or_else(too_many)?;
-        pool.remember_login(&self.login);
+        let login = pool.share_login((*self.login).clone());
         let borrower = Borrower {
             worker: self.worker.clone(),
             pool,
-            login: self.login.clone(),
+            login,
             slot: CancelSlot::unlisted(),
             control: self.control.clone(),
             id: self.id,
@@ -268,7 +268,7 @@ impl Session {
                 }
                 Next::Unit(unit) => unit,
             };
-            self.control.doing.set(Doing::Working);
+            self.control.set_doing(Doing::Working);
             match self.serve(client, &unit).await {
                 Err(Fault::Cancelled) => self.refuse(client, &unit).await?,
                 served => served?,
@@ -312,15 +312,15 @@ impl Session {
     /// Asked by a drain to give the servers up: does so when all that they know of the client can be carried.
     async fn give_up(&mut self) -> Result<(), Fault> {
         self.control.drain.asked.set(false);
-        self.control.doing.set(Doing::Moving);
+        self.control.set_doing(Doing::Moving);
         let reasons = self.take_leave().await?;
         if reasons.is_empty() {
             self.control.drain.clear();
             self.legs.iter_mut().for_each(|leg| leg.give_back(true));
-            self.control.doing.set(Doing::Away);
+            self.control.set_doing(Doing::Away);
         } else {
             self.control.drain.fix(reasons.join(", "), self.rounds, self.worker.now_s());
-            self.control.doing.set(Doing::Bound);
+            self.control.set_doing(Doing::Bound);
         }
         Ok(())
     }
@@ -340,11 +340,6 @@ impl Session {
     /// Waits for work, sending what is left of the last answer.
     async fn next(&mut self, client: &mut Stream) -> Result<Next, Fault> {
         let keeps = self.legs.iter().any(|leg| leg.pooled.is_some());
-        match self.standing {
-            Standing::None if keeps => self.control.doing.set(Doing::Bound),
-            Standing::None => self.control.doing.set(Doing::Away),
-            Standing::Internal | Standing::Open | Standing::Failed => self.control.doing.set(Doing::InTransaction),
-        }
         let clean = self.standing == Standing::None;
         if clean {
             // Who only was asked something by pgmend idles on.
@@ -352,6 +347,12 @@ impl Session {
             let activity = &self.control.activity;
             activity.set(activity.get().seen(sight, self.worker.now_s()));
         }
+        let doing = match self.standing {
+            Standing::None if keeps => Doing::Bound,
+            Standing::None => Doing::Away,
+            Standing::Internal | Standing::Open | Standing::Failed => Doing::InTransaction,
+        };
+        self.control.set_doing(doing);
         poll_fn(|cx| {
             if !clean {
                 self.note(true);
@@ -382,7 +383,8 @@ impl Session {
                 }
                 std::task::ready!(self.front.poll_fill(client, cx));
                 if clean {
-                    self.control.activity.set(Activity::idle(self.worker.now_s()).after(self.rounds));
+                    let idle = Activity::idle(self.worker.now_s()).after(self.rounds);
+                    self.control.activity.set(idle.at(doing));
                 }
             }
         })

@@ -92,13 +92,13 @@ impl Session {
             self.held = Some(pooled);
             return Ok(());
         }
-        control.doing.set(Doing::Moving);
+        control.set_doing(Doing::Moving);
         let packed = self.pack(&mut pooled.conn).await;
         self.down.own().append(&mut pooled.conn.asides);
         match packed {
             Ok(luggage) => {
                 control.drain.clear();
-                control.doing.set(Doing::Away);
+                control.set_doing(Doing::Away);
                 self.luggage = Some(Box::new(luggage));
                 self.borrower.give_back(pooled, self.core.is_clean(), true);
                 Ok(())
@@ -109,7 +109,7 @@ impl Session {
                 unnamed(&mut pooled.conn, self.core.unnamed()).await?;
                 self.down.own().append(&mut pooled.conn.asides);
                 control.drain.fix(reasons.join(", "), rounds, now_s);
-                control.doing.set(Doing::Bound);
+                control.set_doing(Doing::Bound);
                 self.held = Some(pooled);
                 Ok(())
             }
@@ -123,9 +123,9 @@ impl Session {
             return Err(Kept::Reasons(vec![why.to_owned()]));
         }
         let worker = self.borrower.worker.clone();
-        let functions = match worker.functions(&self.database) {
+        let functions = match worker.functions(self.database()) {
             Some(known) => known,
-            None => worker.learn_functions(&self.database, leftovers::functions(conn).await?),
+            None => worker.learn_functions(self.database(), leftovers::functions(conn).await?),
         };
         let custom = self.core.custom().chain(&functions.names);
         let left = leftovers::ask(conn, &self.borrower.login.user, custom).await?;
@@ -238,7 +238,7 @@ impl Session {
             let mut others = Vec::new();
             for (statement, said) in chunk.iter().zip(&answers) {
                 if described(said).is_none_or(|(_, shape)| shape != statement.shape) {
-                    tracing::warn!(event = "session.statement_not_carried", node = %conn.route.node, database = %self.database);
+                    tracing::warn!(event = "session.statement_not_carried", node = %conn.route.node, database = %self.database());
                     frontend::close(&mut others, b'S', &statement.name);
                 }
             }
