@@ -389,3 +389,26 @@ fn large_objects_have_the_same_number_on_all_nodes() {
     assert!(refused.err.contains("number of the large object"), "{}", refused.err);
     assert_eq!(statuses(&pgmend), ["up", "up"]);
 }
+
+/// Moments that come as a parameter, and defaults that a foreign key falls back to.
+#[test]
+fn moments_that_no_text_shows_are_noticed() {
+    let cluster = Cluster::equals(2);
+    let mut config = config(&cluster);
+    config.set("cluster", "unequal_functions = \"refuse\"");
+    let pgmend = config.start();
+    ask(&pgmend, "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE t (x int, at timestamptz, said text)").must();
+    ask(&pgmend, "CREATE TABLE c (id int DEFAULT extract(epoch FROM now()) REFERENCES p ON DELETE SET DEFAULT)").must();
+    let mut client = Client::of(&pgmend);
+    let insert = |value: &str| {
+        let length = u32::try_from(value.len()).expect("short").to_be_bytes();
+        let bind = message(b'B', &[b"\0\0\0\0\0\x01", &length, value.as_bytes(), b"\0\0"]);
+        [parse("", "INSERT INTO t (at) VALUES ($1)"), bind, execute("", 0), sync()]
+    };
+    assert_eq!(client.tags(&insert("tomorrow")), "(0A000)Z");
+    assert_eq!(client.tags(&insert("2026-11-21")), "12CZ");
+    assert_eq!(client.query("DELETE FROM p"), "(0A000)Z");
+    assert_eq!(client.query("ALTER TABLE c ALTER COLUMN id SET DEFAULT 0"), "CZ");
+    assert_eq!(client.query("DELETE FROM p"), "CZ");
+    cluster.must_be_equal("postgres");
+}

@@ -1,9 +1,11 @@
 //! A piece of the extended protocol: what its messages stand for, and its segments, each of which goes to one node or to all.
 
+use super::plan::with_moment;
 use super::session::{Session, Standing};
 use super::texts::{Age, How, Needs, Prepared, Step};
 use crate::client::fault::Fault;
 use crate::net::Stream;
+use crate::routing::may_be_moment;
 use crate::wire::backend::{self, ErrorFields};
 use crate::wire::{WireError, frame, frontend};
 use std::collections::{HashMap, HashSet};
@@ -237,7 +239,16 @@ impl Session {
         };
         // The servers say that there is no such statement; all of them, in case that they know more.
         let unknown = || Rc::new(Step::all(Needs { blind: true, ..Needs::default() }));
-        let step = step.unwrap_or_else(unknown);
+        let mut step = step.unwrap_or_else(unknown);
+        if step.how == How::All {
+            let values = frontend::bind_values(body.get(bind.rest_offset..).unwrap_or_default()).map_err(broken)?;
+            if values.iter().flatten().any(|value| may_be_moment(value)) {
+                match with_moment(&step, &self.settings().policy) {
+                    Ok(warned) => step = Rc::new(warned),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+        }
         reading.bound.insert(bind.portal.to_vec(), step.clone());
         reading.portions.remove(bind.portal);
         item.changes = Some(Change::Bound(bind.portal.to_vec(), step.clone()));

@@ -272,6 +272,19 @@ impl Session {
     }
 }
 
+/// A statement whose parameters may name a moment, which each node would take for its own.
+pub(super) fn with_moment(step: &Step, policy: &Policy) -> Result<Step, ErrorFields> {
+    let what = "a parameter that names a moment, if its type is one of dates and times,".into();
+    let one = Unequal { kind: routing::Kind::Literal, what };
+    let mut step = Step { needs: Needs { blind: true, ..step.needs.clone() }, ..step.clone() };
+    match one.verdict(policy) {
+        Verdict::Refuse => return Err(refused(&[one])),
+        Verdict::Warn => step.notices.push(warning(&one)),
+        Verdict::Allow => {}
+    }
+    Ok(step)
+}
+
 /// Of which nothing is known but its words: all nodes carry it out.
 fn unread(text: &[u8], unequal: &[Unequal], policy: &Policy) -> Step {
     let needs = Needs { blind: true, ..Needs::default() };
