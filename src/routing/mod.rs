@@ -20,7 +20,8 @@
 //! out of date after [`Class::Ddl`], [`Class::Discard`], and anything that may run code: calls that are `Unequal` by kind `Function`
 //! or `Opaque`.
 //!
-//! Not seen: parameters whose text is `now`; operators, casts and aggregates of users whose functions are volatile.
+//! Not seen: operators, casts and aggregates of users whose functions are volatile. Parameters whose text is `now` are for who
+//! has them: [`may_be_moment`].
 //!
 //! Read `class`, `facts` (the one walk over a tree), `moments`, `insert`, then `plan`. `catalog` has the question.
 
@@ -44,7 +45,7 @@ mod tests;
 
 pub use catalog::{Catalog, Wants};
 pub use class::{Block, Class, Isolation, Modes};
-pub use moments::SETTING as NOW_SETTING;
+pub use moments::{SETTING as NOW_SETTING, may_be_moment};
 pub use name::Name;
 pub use parsed::{MAX_TEXT, Parsed, Unparsed};
 pub use password::Password;

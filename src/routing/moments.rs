@@ -58,6 +58,18 @@ pub(super) fn names_a_moment(literal: &str) -> bool {
     literal.split(|c: char| !c.is_ascii_alphabetic()).any(|word| MomentWord::of(word).is_some())
 }
 
+/// True when a value, sent as a parameter, is a moment if its type is one of dates and times: its words name one, and there
+/// are no others. Of a text that is longer nobody made a date.
+pub fn may_be_moment(value: &[u8]) -> bool {
+    const LONGEST: usize = 64;
+    const BESIDE: &[&str] = &["am", "pm", "z", "utc", "gmt"];
+    let Some(text) = std::str::from_utf8(value).ok().filter(|text| text.len() <= LONGEST) else { return false };
+    let mut words = text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
+    let known =
+        |word: &str| MomentWord::of(word).is_some() || BESIDE.iter().any(|beside| beside.eq_ignore_ascii_case(word));
+    names_a_moment(text) && words.all(known)
+}
+
 /// The types of dates and times, as the grammar names them.
 pub(super) fn is_temporal(type_name: &str) -> bool {
     matches!(type_name, "date" | "time" | "timetz" | "timestamp" | "timestamptz" | "abstime")
@@ -201,4 +213,20 @@ pub(super) fn value_name(value: &pb::SqlValueFunction) -> Option<&'static str> {
         Op::SvfopLocaltimestamp | Op::SvfopLocaltimestampN => "localtimestamp",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_a_moment_or_a_sentence() {
+        for value in ["now", " Today ", "tomorrow 04:05 PM", "yesterday 00:00:00 UTC"] {
+            assert!(may_be_moment(value.as_bytes()), "{value}");
+        }
+        for value in ["", "2026-11-21", "see you tomorrow", "nowhere", "12 am", "\u{1}\u{2}"] {
+            assert!(!may_be_moment(value.as_bytes()), "{value}");
+        }
+        assert!(!may_be_moment(b"now\xff"));
+    }
 }

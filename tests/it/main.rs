@@ -34,6 +34,7 @@ mod recovery_data;
 mod recovery_limits;
 mod recovery_logins;
 mod replicated;
+mod replicated_equality;
 mod replicated_recovery;
 mod replication;
 mod routing_catalog;

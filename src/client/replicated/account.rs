@@ -15,6 +15,9 @@ const MAX_OWN_ROWS: usize = 10_000;
 /// Commands in one answer that are remembered one by one; a longer answer is compared as far as this.
 const MAX_MARKS: usize = 10_000;
 
+/// SQLSTATE of the warning that a transaction is in progress already.
+const ACTIVE_TRANSACTION: &str = "25001";
+
 /// One reply in the order of the answer. Rows are counted with their command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
@@ -33,6 +36,8 @@ pub enum Mark {
     CopyIn,
     /// A portal with more rows.
     Suspended,
+    /// What a function call gave.
+    Value(u64),
     /// The error that ended it.
     Error(Box<ErrorFields>),
 }
@@ -48,10 +53,12 @@ pub struct Account {
     pub error: Option<ErrorFields>,
     /// The connection ended.
     pub lost: Option<String>,
-    /// ParseComplete messages for the client.
-    pub parsed: usize,
+    /// Messages for the client that say that a Parse, Bind or Close was done.
+    pub made: usize,
     /// Rows may differ although nothing is wrong: they are counted and not summed.
     pub blind: bool,
+    /// The client is not told that a transaction is open already: to it there was none.
+    pub hushed: bool,
     /// ParseComplete messages that are pgmend's own.
     own_parses: usize,
     plan: Plan,
@@ -83,7 +90,7 @@ impl Account {
 
     /// Nothing of the answer has come.
     pub fn is_untouched(&self) -> bool {
-        self.marks.is_empty() && self.rows == 0 && self.row.is_none() && self.parsed == 0 && self.own.is_empty()
+        self.marks.is_empty() && self.rows == 0 && self.row.is_none() && self.made == 0 && self.own.is_empty()
     }
 
     /// What is known of the answer beforehand.
@@ -165,6 +172,7 @@ impl Account {
                     self.own_rows.push(row);
                 }
             }
+            b'N' if self.hushed && backend::parse_error(body).code == ACTIVE_TRANSACTION => {}
             b'S' | b'A' | b'N' => out.extend_from_slice(whole),
             _ if own => {}
             b'1' if self.own_parses > 0 => self.own_parses -= 1,
@@ -186,7 +194,12 @@ impl Account {
             b'I' => self.mark(Mark::Empty),
             b'G' => self.mark(Mark::CopyIn),
             b's' => self.mark(Mark::Suspended),
-            b'1' => self.parsed += 1,
+            b'V' => {
+                let mut hasher = DefaultHasher::new();
+                hasher.write(if self.blind { &[] } else { body });
+                self.mark(Mark::Value(hasher.finish()));
+            }
+            b'1' | b'2' | b'3' => self.made += 1,
             _ => {}
         }
     }
@@ -248,6 +261,37 @@ mod tests {
         };
         assert_eq!(digest(&["a", "b"], 1000), digest(&["b", "a"], 1));
         assert_ne!(digest(&["a", "b"], 1000), digest(&["a", "c"], 1000));
+    }
+
+    #[test]
+    fn what_a_function_call_gave_is_compared() {
+        let called = |value: &[u8], blind: bool| {
+            let answer = frames(|out| {
+                backend::raw(out, b'V', value);
+                backend::ready_for_query(out, b'T');
+            });
+            let mut account = Account::new(0, 1);
+            account.blind = blind;
+            account.take(&answer, &mut Vec::new()).unwrap();
+            account.marks
+        };
+        let (one, other) = (&[0, 0, 0, 1, 7], &[0, 0, 0, 1, 8]);
+        assert_eq!(called(one, false), called(one, false));
+        assert_ne!(called(one, false), called(other, false));
+        assert_eq!(called(one, true), called(other, true), "the operator lets it through");
+    }
+
+    #[test]
+    fn a_transaction_that_is_pgmends_own_is_no_news() {
+        let warned = |code: &str| {
+            let fields = ErrorFields { severity: "WARNING".into(), ..ErrorFields::error(code, "already") };
+            frames(|out| backend::notice_response(out, &fields))
+        };
+        let mut account = Account { hushed: true, ..Account::new(0, 1) };
+        let mut out = Vec::new();
+        let all = [warned("25001"), warned("01000")].concat();
+        account.take(&all, &mut out).unwrap();
+        assert_eq!(out, warned("01000"));
     }
 
     #[test]

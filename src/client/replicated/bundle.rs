@@ -201,12 +201,12 @@ impl Session {
 
     /// Asks a node something of pgmend's own; the rows as text. In a transaction it is part of it.
     pub async fn ask(&mut self, client: &mut Stream, place: usize, sql: String) -> Result<Asked, Fault> {
-        let Some(leg) = self.legs.get_mut(place) else { return Ok(Asked::Lost("there is no such node".into())) };
+        let Some(leg) = self.legs.get_mut(place) else { return Ok(Asked::Lost) };
         leg.send(&[], &[], 0, &[sql]);
         self.round(client, &[place], Some((place, Flow::Drop)), None).await?;
-        let Some(leg) = self.legs.get_mut(place) else { return Ok(Asked::Lost("there is no such node".into())) };
-        if let Some(lost) = &leg.account.lost {
-            return Ok(Asked::Lost(lost.clone()));
+        let Some(leg) = self.legs.get_mut(place) else { return Ok(Asked::Lost) };
+        if leg.account.lost.is_some() {
+            return Ok(Asked::Lost);
         }
         if let Some(error) = leg.account.error.clone() {
             return Ok(Asked::Refused(Box::new(error)));
@@ -224,5 +224,5 @@ pub enum Asked {
     /// The server's error.
     Refused(Box<crate::wire::backend::ErrorFields>),
     /// The connection ended.
-    Lost(String),
+    Lost,
 }

@@ -2,6 +2,7 @@
 //! then their answers are compared.
 
 use super::bundle::Flow;
+use super::level;
 use super::session::{Session, Standing};
 use super::texts::{Needs, Sequence};
 use super::transaction::NOW;
@@ -14,19 +15,34 @@ use std::time::Duration;
 
 /// For so long a server may take to obey a cancel.
 const OBEY: Duration = Duration::from_secs(10);
-/// Class of pgmend's advisory locks: those with two numbers, the first of which is this ("pgmd").
-const LOCK_CLASS: i32 = 0x7067_6d64;
+/// SQLSTATE of a COMMIT or ROLLBACK inside of a procedure that was called in a transaction.
+pub(super) const INVALID_TERMINATION: &str = "2D000";
 
 /// What is sent to all.
+#[derive(Clone, Copy)]
 pub struct Work<'a> {
-    /// The frames.
+    /// The frames, which bring one ReadyForQuery.
     pub frames: &'a [u8],
-    /// The ReadyForQuery messages that they bring.
-    pub parts: usize,
     /// What must be there before.
     pub needs: &'a Needs,
     /// It runs in a transaction: one of pgmend's own where the client has none. Else it commits by itself on each node.
     pub in_transaction: bool,
+    /// It may commit in the middle. In a transaction that is refused, and then nothing of it is left.
+    pub in_parts: bool,
+    /// See [`super::account::Account::hushed`].
+    pub hushed: bool,
+}
+
+impl<'a> Work<'a> {
+    /// Something that is part of a transaction, or its begin.
+    pub fn new(frames: &'a [u8], needs: &'a Needs, in_transaction: bool) -> Work<'a> {
+        Work { frames, needs, in_transaction, in_parts: false, hushed: false }
+    }
+
+    /// What it does cannot be undone once a node has done it.
+    fn is_final(&self) -> bool {
+        !self.in_transaction && !self.needs.harmless
+    }
 }
 
 /// How it went.
@@ -45,10 +61,12 @@ pub enum Outcome {
 impl Session {
     /// See the module. The main node's answer goes to the client when all have agreed.
     pub(super) async fn everywhere(&mut self, client: &mut Stream, work: Work<'_>) -> Result<Outcome, Fault> {
-        // What commits by itself is brought to its end on all nodes, as a commit is.
-        self.committing = !work.in_transaction && !work.needs.harmless;
         let outcome = self.carry_out(client, work).await;
         self.committing = false;
+        if matches!(outcome, Ok(Outcome::Undone(_))) {
+            // Some nodes may have taken numbers, and others not.
+            self.to_level.extend(work.needs.sequences.iter().cloned());
+        }
         outcome
     }
 
@@ -64,42 +82,34 @@ impl Session {
                 return Ok(Outcome::Undone(Box::new(error)));
             }
         }
-        // During a COPY nothing else may be sent.
-        let checked = if work.needs.copy_in { &[][..] } else { work.needs.sequences.as_slice() };
-        let after: Vec<String> = checked.iter().map(|s| sequence_state(&s.name)).collect();
-        let before = self.before_main(&work);
-        let asks_now = before.iter().any(|sql| sql == NOW);
-        let Some(main) = self.legs.first_mut() else { return Err(lost("no node is in use")) };
-        main.send(&before, work.frames, work.parts, &after);
-        main.account.expect(work.needs);
-        main.has_now |= asks_now;
-        self.round(client, &[0], Some((0, Flow::Hold)), None).await?;
-        self.locked.extend(work.needs.sequences.iter().map(|s| s.oid));
-        let Some(main) = self.legs.first() else { return Err(lost("no node is in use")) };
-        self.parsed = main.account.parsed;
-        self.last_place = 0;
-        if asks_now {
-            let at = before.iter().position(|sql| sql == NOW).unwrap_or_default();
-            let value = main.account.own.get(at).and_then(|rows| rows.first()?.first()?.clone());
-            self.now = value.map(|v| String::from_utf8_lossy(&v).into_owned());
-        }
-        if main.account.lost.is_some() {
-            return self.main_lost(client).await;
-        }
-        if let Some(error) = &main.account.error
-            && (verdict::is_of_the_moment(&error.code) || self.now.is_none() && asks_now)
-            && work.in_transaction
-        {
-            // The others have not begun with it.
-            let error = error.clone();
-            return Ok(Outcome::Undone(Box::new(error)));
+        let commits = work.needs.finishes && self.isolates();
+        let _inside = match self.enter_commits(commits).await {
+            Ok(inside) => inside,
+            Err(error) => return Ok(Outcome::Undone(Box::new(error))),
+        };
+        let checked = checked(work.needs);
+        let after: Vec<String> = checked.iter().map(level::state).collect();
+        if let Some(error) = self.on_main(client, &work, &after).await? {
+            let own = self.legs.first().and_then(|main| main.account.error.as_ref());
+            if own != Some(&error) || work.in_parts && error.code == INVALID_TERMINATION {
+                return Ok(Outcome::Undone(Box::new(error)));
+            }
+            // As the server has told it.
+            self.answer_of(0, Flow::Hold);
+            self.to_level.extend(work.needs.sequences.iter().cloned());
+            return Ok(Outcome::Failed);
         }
         let others: Vec<usize> = (1..self.legs.len()).collect();
         self.send_others(&work, &after);
-        if !self.in_time(client, &others).await? {
+        if work.is_final() {
+            self.finally(client, &others).await?;
+        } else if !work.in_transaction {
+            // What changes no data (VACUUM) takes as long as it takes.
+            self.round(client, &others, None, None).await?;
+        } else if !self.in_time(client, &others).await? {
             return Ok(Outcome::Undone(Box::new(deadlock())));
         }
-        if !self.drop_lost(client).await? {
+        if !self.drop_lost().await? {
             return Ok(Outcome::Undone(Box::new(connection_lost())));
         }
         let undo = match (work.in_transaction, work.needs.harmless) {
@@ -107,7 +117,69 @@ impl Session {
             (false, true) => Undo::NoNeed,
             (false, false) => Undo::Nothing,
         };
-        self.compare(client, undo, checked).await
+        self.compare(undo, checked).await
+    }
+
+    /// On the main node. An error is one with which the others need not begin: nothing of the work is left.
+    async fn on_main(
+        &mut self,
+        client: &mut Stream,
+        work: &Work<'_>,
+        after: &[String],
+    ) -> Result<Option<ErrorFields>, Fault> {
+        let before = self.before_main(work);
+        let asks_now = before.iter().any(|sql| sql == NOW);
+        let Some(main) = self.legs.first_mut() else { return Err(lost("no node is in use")) };
+        main.send(&before, work.frames, 1, after);
+        main.account.expect(work.needs);
+        main.account.hushed = work.hushed;
+        main.has_now |= asks_now;
+        // What commits by itself is brought to its end on all nodes, as a commit is.
+        self.committing = work.is_final();
+        let round = self.round(client, &[0], Some((0, Flow::Hold)), None).await;
+        if let Err(fault) = round {
+            if work.is_final() && self.legs.len() > 1 {
+                self.detach_unfollowed(&[0], &fault).await;
+            }
+            return Err(fault);
+        }
+        if work.in_transaction {
+            self.locked.extend(work.needs.sequences.iter().map(|s| s.oid));
+        }
+        let Some(main) = self.legs.first() else { return Err(lost("no node is in use")) };
+        self.made = main.account.made;
+        self.last_place = 0;
+        if asks_now {
+            let at = before.iter().position(|sql| sql == NOW).unwrap_or_default();
+            let value = main.account.own.get(at).and_then(|rows| rows.first()?.first()?.clone());
+            self.now = value.map(|v| String::from_utf8_lossy(&v).into_owned());
+        }
+        if main.account.lost.is_some() {
+            return self.main_lost(work).await.map(Some);
+        }
+        let ignorant = self.now.is_none() && asks_now;
+        let ends = |error: &&ErrorFields| match work.in_transaction {
+            true => {
+                verdict::is_of_the_moment(&error.code) || ignorant || work.in_parts && error.code == INVALID_TERMINATION
+            }
+            // What PostgreSQL runs in no transaction is done as a whole or not at all (but for what CONCURRENTLY leaves,
+            // which holds no data); only what commits in parts may have done some of them.
+            false => verdict::is_of_the_moment(&error.code) && !work.in_parts,
+        };
+        Ok(main.account.error.as_ref().filter(ends).cloned())
+    }
+
+    /// The others follow the main node in what cannot be undone, however long it takes.
+    async fn finally(&mut self, client: &mut Stream, others: &[usize]) -> Result<(), Fault> {
+        self.shield().await;
+        let round = self.round(client, others, None, None).await;
+        self.unshield();
+        if let Err(fault) = round {
+            self.detach_unfollowed(others, &fault).await;
+            return Err(fault);
+        }
+        self.detach_lost().await;
+        Ok(())
     }
 
     /// What pgmend does on the main node first, in the same send: begin, fix the time, lock the sequences.
@@ -121,9 +193,7 @@ impl Session {
             before.push(self.now.as_deref().map_or(NOW.to_owned(), set_now));
         }
         for sequence in work.needs.sequences.iter().filter(|s| work.in_transaction && !self.locked.contains(&s.oid)) {
-            // As an int4 the number may be negative; it is a name and nothing else.
-            let key = i32::from_ne_bytes(sequence.oid.to_ne_bytes());
-            before.push(format!("SELECT pg_catalog.pg_advisory_xact_lock({LOCK_CLASS}, {key})"));
+            before.push(level::lock(sequence));
         }
         before
     }
@@ -143,7 +213,7 @@ impl Session {
                 before.push(set_now(now));
                 leg.has_now = true;
             }
-            leg.send(&before, work.frames, work.parts, after);
+            leg.send(&before, work.frames, 1, after);
             leg.account.expect(work.needs);
         }
     }
@@ -164,12 +234,7 @@ impl Session {
         Ok(false)
     }
 
-    pub(super) async fn compare(
-        &mut self,
-        client: &mut Stream,
-        undo: Undo,
-        checked: &[Sequence],
-    ) -> Result<Outcome, Fault> {
+    pub(super) async fn compare(&mut self, undo: Undo, checked: &[Sequence]) -> Result<Outcome, Fault> {
         let said: Vec<Said<'_>> = self.legs.iter().map(|leg| Said { node: leg.node, account: &leg.account }).collect();
         let verdict = verdict::judge(&said, self.settings().choice, undo);
         match verdict {
@@ -178,9 +243,7 @@ impl Session {
             Verdict::Detach(nodes, why) => self.detach_all(nodes, &why).await,
         }
         if let Some(error) = self.sequences_differ(checked.len()) {
-            let names: Vec<String> = checked.iter().map(|s| s.name.clone()).collect();
-            self.roll_back_for(client).await?;
-            self.level_sequences(client, &names).await?;
+            self.to_level.extend(checked.iter().cloned());
             return Ok(Outcome::Undone(Box::new(error)));
         }
         self.answer_of(0, Flow::Hold);
@@ -198,84 +261,26 @@ impl Session {
         }
     }
 
-    /// Under the lock the sequences must stand alike everywhere after the statement.
-    fn sequences_differ(&self, count: usize) -> Option<ErrorFields> {
-        let (main, others) = self.legs.split_first()?;
-        if main.account.error.is_some() || count == 0 {
-            return None;
+    /// The main node is lost in the middle of a transaction: what the others have done of it is undone. What cannot be
+    /// undone it may have done or not, unless it has said why it ends.
+    async fn main_lost(&mut self, work: &Work<'_>) -> Result<ErrorFields, Fault> {
+        if work.is_final() && self.legs.len() > 1 {
+            self.detach_lost().await;
         }
-        let states = |leg: &super::leg::Leg| {
-            let own = &leg.account.own;
-            own.get(own.len().saturating_sub(count)..).unwrap_or_default().to_vec()
-        };
-        let differs = others.iter().find(|leg| states(leg) != states(main))?;
-        Some(
-            ErrorFields::error("40001", "a sequence has not given the same numbers on all nodes")
-                .with_detail(format!("Node {} and node {} differ.", main.node, differs.node))
-                .with_hint("The sequence has been set to the same value everywhere. Try the transaction again."),
-        )
+        self.drop_lost().await?;
+        Ok(connection_lost())
     }
+}
 
-    /// Rolls back on all nodes, also a transaction of the client's: afterwards it stands as failed, with nothing open.
-    async fn roll_back_for(&mut self, client: &mut Stream) -> Result<(), Fault> {
-        if self.standing == Standing::Internal {
-            return self.roll_back(client).await;
-        }
-        self.spoil(client).await
-    }
-
-    /// Sets sequences to the greatest value of all nodes. In a failed transaction of the client's it must wait for its end.
-    async fn level_sequences(&mut self, client: &mut Stream, names: &[String]) -> Result<(), Fault> {
-        if self.standing != Standing::None {
-            self.to_level.extend(names.iter().cloned());
-            return Ok(());
-        }
-        self.lease_all(client).await?;
-        let all: Vec<usize> = (0..self.legs.len()).collect();
-        for name in names {
-            for leg in &mut self.legs {
-                leg.send(&[], &[], 0, &[format!("SELECT last_value, is_called::pg_catalog.int4 FROM {name}")]);
-            }
-            self.round(client, &all, None, None).await?;
-            let states = self.legs.iter_mut().map(|leg| {
-                let row = leg.last_own().into_iter().next().unwrap_or_default();
-                let number = |at: usize| {
-                    let text = row.get(at)?.as_ref()?;
-                    std::str::from_utf8(text).ok()?.parse::<i64>().ok()
-                };
-                Some((number(0)?, number(1)?))
-            });
-            let Some((value, called)) = states.flatten().max() else { continue };
-            let literal = crate::base::literal(name);
-            for leg in &mut self.legs {
-                let sql = format!("SELECT pg_catalog.setval({literal}::pg_catalog.regclass, {value}, {called} <> 0)");
-                leg.send(&[], &[], 0, &[sql]);
-            }
-            self.round(client, &all, None, None).await?;
-        }
-        Ok(())
-    }
-
-    /// Sequences that a failed transaction has left different, now that it is over.
-    pub(super) async fn level_late(&mut self, client: &mut Stream) -> Result<(), Fault> {
-        let names: Vec<String> = std::mem::take(&mut self.to_level).into_iter().collect();
-        if names.is_empty() { Ok(()) } else { self.level_sequences(client, &names).await }
-    }
-
-    /// The main node is lost in the middle of a transaction: what the others have done of it is undone.
-    async fn main_lost(&mut self, client: &mut Stream) -> Result<Outcome, Fault> {
-        self.drop_lost(client).await?;
-        Ok(Outcome::Undone(Box::new(connection_lost())))
-    }
+/// The sequences that are compared after the work. During a COPY nothing else may be sent, and between a Bind and its
+/// Execute it would take the portal away.
+fn checked(needs: &Needs) -> &[Sequence] {
+    if needs.copy_in || needs.only_bound { &[] } else { &needs.sequences }
 }
 
 fn set_now(now: &str) -> String {
     // Made by the main node of digits and signs; quoted all the same.
     format!("SELECT pg_catalog.set_config('pgmend.now', {}, true)", crate::base::literal(now))
-}
-
-fn sequence_state(name: &str) -> String {
-    format!("SELECT last_value, is_called FROM {name}")
 }
 
 fn lost(why: &str) -> Fault {

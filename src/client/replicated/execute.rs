@@ -1,14 +1,15 @@
 //! What the client sends, carried out: a simple query statement by statement, a piece of a pipeline segment by segment.
 
-use super::batch::{Segment, segments};
+use super::batch::{Change, Segment, segments};
 use super::bundle::Flow;
-use super::everywhere::{Outcome, Work, connection_lost};
+use super::everywhere::{INVALID_TERMINATION, Outcome, Work, connection_lost};
 use super::session::{Session, Standing};
-use super::texts::{How, Needs, Step};
+use super::texts::{How, Needs, Placement, Step};
 use super::unit::Ends;
 use crate::client::commands::own_statement;
 use crate::client::fault::Fault;
 use crate::net::Stream;
+use crate::routing::Verdict;
 use crate::wire::backend::{self, ErrorFields};
 use crate::wire::frontend;
 
@@ -21,7 +22,7 @@ impl Session {
         if self.command(text) {
             return Ok(());
         }
-        self.extended = false;
+        self.whole_query();
         if self.prepare_unit(client).await? {
             match self.plan(client, text).await? {
                 Err(error) => self.fail(client, &error).await?,
@@ -46,11 +47,17 @@ impl Session {
     /// A function call: nobody knows what it does, so it is done everywhere.
     pub(super) async fn function(&mut self, client: &mut Stream, frame: &[u8]) -> Result<(), Fault> {
         if self.prepare_unit(client).await? {
-            self.extended = false;
-            let needs = Needs { blind: true, ..Needs::default() };
-            let work = Work { frames: frame, parts: 1, needs: &needs, in_transaction: true };
-            let outcome = self.everywhere(client, work).await?;
-            self.follow(client, outcome).await?;
+            self.whole_query();
+            // What it gives is compared, unless functions may do what they like.
+            let blind = self.settings().policy.functions == Verdict::Allow;
+            let needs = Needs { blind, ..Needs::default() };
+            match self.with_number(client, frame).await? {
+                Ok(frame) => {
+                    let outcome = self.everywhere(client, Work::new(&frame, &needs, true)).await?;
+                    self.follow(client, outcome, &needs).await?;
+                }
+                Err(error) => self.fail(client, &error).await?,
+            }
         }
         self.finish(client).await
     }
@@ -75,23 +82,37 @@ impl Session {
         let segments = segments(items);
         // What is not the whole of what comes before the Sync shares one transaction with the rest.
         let alone = ends == Ends::Sync && segments.len() == 1;
-        for segment in segments {
-            let Segment { step, mut frames, parses, closes, works } = segment;
+        let mut segments = segments.into_iter().peekable();
+        while let Some(segment) = segments.next() {
+            let Segment { mut step, mut frames, changes, works, lacks_unnamed } = segment;
+            if let Some(unnamed) = self.texts.find(b"").filter(|_| lacks_unnamed) {
+                // Statements of pgmend's own have taken it away from the servers, or they never had it.
+                let mut whole = Vec::new();
+                backend::raw(&mut whole, b'P', &unnamed.body);
+                whole.append(&mut frames);
+                frames = whole;
+                step.needs.own_parses = 1;
+            }
             frontend::sync(&mut frames);
             self.extended = true;
-            self.parsed = 0;
+            self.made = 0;
+            self.repeatable = changes.iter().all(Change::is_of_unnamed);
+            self.follows = segments.peek().and_then(|next| next.frames.first().copied());
             let went_on = self.step(client, &step, &frames, alone || !works).await?;
-            self.note_parsed(parses)?;
+            self.note_changes(changes)?;
             if !went_on {
                 self.skipping = true;
                 return Ok(());
             }
-            for name in closes {
-                self.texts.close(&name);
-                self.legs.iter_mut().for_each(|leg| leg.unlearn(&name));
-            }
         }
         Ok(())
+    }
+
+    /// What comes is no part of a pipeline.
+    fn whole_query(&mut self) {
+        self.extended = false;
+        self.repeatable = true;
+        self.follows = None;
     }
 
     /// One statement, or one segment of a pipeline. False: it failed, and what follows is skipped.
@@ -99,8 +120,8 @@ impl Session {
         if self.standing == Standing::Failed {
             return self.in_failed(client, step, frames).await;
         }
-        for notice in &step.notices {
-            backend::notice_response(self.front.out(), notice);
+        if !step.warns_late {
+            self.warn(step);
         }
         match &step.how {
             How::Refused(error) => {
@@ -108,50 +129,98 @@ impl Session {
                 self.fail(client, &error).await?;
                 Ok(false)
             }
-            How::Begin { text } => self.open(client, text, frames).await,
-            How::End { chain } => self.end(client, frames, *chain).await,
-            How::Savepoint | How::All => {
-                let in_transaction = step.in_transaction || self.standing == Standing::Open;
-                let needs = match &step.names {
-                    Some((name, true)) => self.texts.needs_of(name),
-                    Some((name, false)) => {
-                        self.texts.prepared_by_sql(name.clone(), step.needs.clone());
-                        Needs::default()
-                    }
-                    None => step.needs.clone(),
-                };
-                let work = Work { frames, parts: 1, needs: &needs, in_transaction };
-                let outcome = self.everywhere(client, work).await?;
-                if step.how == How::Savepoint {
-                    self.forget_since_savepoint();
+            How::Begin { text } => self.open(client, text, frames, &step.needs).await,
+            How::End { keeps, chain } => self.end(client, frames, &step.needs, *keeps, *chain).await,
+            How::Savepoint if self.standing != Standing::Open => self.outside(client, frames, &step.needs).await,
+            How::Savepoint => {
+                let outcome = self.everywhere(client, Work::new(frames, &step.needs, true)).await?;
+                self.forget_since_savepoint();
+                self.follow(client, outcome, &step.needs).await
+            }
+            How::All => {
+                let went_on = self.change(client, step, frames, alone).await?;
+                if went_on && step.warns_late {
+                    self.warn(step);
                 }
-                self.follow(client, outcome).await
+                Ok(went_on)
             }
             How::One => self.read(client, step, frames, alone).await,
             How::Main => self.on_one_after(client, 0, vec![], frames, &step.needs).await,
         }
     }
 
+    fn warn(&mut self, step: &Step) {
+        step.notices.iter().for_each(|notice| backend::notice_response(self.front.out(), notice));
+    }
+
+    /// What goes to all nodes.
+    async fn change(&mut self, client: &mut Stream, step: &Step, frames: &[u8], alone: bool) -> Result<bool, Fault> {
+        let needs = match &step.names {
+            Some((name, true)) => self.texts.needs_of(name),
+            Some((name, false)) => {
+                self.texts.prepared_by_sql(name.clone(), step.needs.clone());
+                Needs { harmless: step.needs.harmless, ..Needs::default() }
+            }
+            None => step.needs.clone(),
+        };
+        let is_first = self.standing == Standing::None;
+        let in_transaction = match step.placement {
+            Placement::Inside => true,
+            Placement::Either => !is_first || !alone,
+            // What may end its transaction is tried inside of one, where all of it can be undone.
+            Placement::InParts => !is_first || !alone || self.repeatable,
+            Placement::Outside => !is_first,
+        };
+        let in_parts = step.placement == Placement::InParts && is_first && alone;
+        let work = Work { in_parts, ..Work::new(frames, &needs, in_transaction) };
+        let mut outcome = self.everywhere(client, work).await?;
+        if in_parts
+            && in_transaction
+            && let Outcome::Undone(error) = &outcome
+            && error.code == INVALID_TERMINATION
+        {
+            self.legs.iter_mut().for_each(|leg| leg.out.clear());
+            self.roll_back(client).await?;
+            outcome = self.everywhere(client, Work { in_transaction: false, ..work }).await?;
+        }
+        self.follow(client, outcome, &needs).await
+    }
+
+    /// What PostgreSQL refuses outside of a transaction block; what the query or pipeline has done before is undone with it.
+    async fn outside(&mut self, client: &mut Stream, frames: &[u8], needs: &Needs) -> Result<bool, Fault> {
+        if self.standing == Standing::Internal {
+            self.roll_back(client).await?;
+        }
+        self.on_one(client, frames, needs).await
+    }
+
     /// Inside a failed transaction: all nodes get what may end it, the main node refuses the rest.
     async fn in_failed(&mut self, client: &mut Stream, step: &Step, frames: &[u8]) -> Result<bool, Fault> {
         match &step.how {
-            How::End { chain } => self.end(client, frames, *chain).await,
+            How::End { keeps, chain } => self.end(client, frames, &step.needs, *keeps, *chain).await,
+            How::All if step.needs.binds_control => {
+                let needs = harmless(&step.needs);
+                let outcome = self.everywhere(client, Work::new(frames, &needs, false)).await?;
+                self.follow(client, outcome, &needs).await
+            }
             How::Savepoint => {
-                let work = Work { frames, parts: 1, needs: &step.needs, in_transaction: false };
-                let outcome = self.everywhere(client, work).await?;
+                // It changes nothing by itself: whoever wants the session to end may end it.
+                let needs = harmless(&step.needs);
+                let outcome = self.everywhere(client, Work::new(frames, &needs, false)).await?;
                 self.forget_since_savepoint();
                 let goes_on = matches!(outcome, Outcome::Done);
                 if goes_on && self.legs.iter().all(|leg| leg.core.status() == b'T') {
                     self.standing = Standing::Open;
                 }
                 if let Outcome::Undone(error) = outcome {
-                    self.front.error(&error);
+                    self.legs.iter_mut().for_each(|leg| leg.out.clear());
+                    self.fail(client, &error).await?;
                 }
                 Ok(goes_on)
             }
             How::All | How::One | How::Main | How::Begin { .. } | How::Refused(_) => {
                 if self.legs.first().is_some_and(|leg| leg.core.status() == b'E') {
-                    return self.on_one(client, frames).await;
+                    return self.on_one(client, frames, &step.needs).await;
                 }
                 // The servers that the transaction was on have gone.
                 self.front.error(&ErrorFields::error(
@@ -163,30 +232,51 @@ impl Session {
         }
     }
 
-    async fn open(&mut self, client: &mut Stream, text: &str, frames: &[u8]) -> Result<bool, Fault> {
-        match self.standing {
-            Standing::Internal => {
-                // Of several statements in one query, or in one pipeline: what came before belongs to it.
-                self.standing = Standing::Open;
-                let work = Work { frames, parts: 1, needs: &Needs::default(), in_transaction: false };
-                let outcome = self.everywhere(client, work).await?;
-                return self.follow(client, outcome).await;
-            }
+    async fn open(&mut self, client: &mut Stream, text: &str, frames: &[u8], needs: &Needs) -> Result<bool, Fault> {
+        let before = self.standing;
+        match before {
+            // Of several statements in one query, or in one pipeline: what came before belongs to it.
+            Standing::Internal => self.standing = Standing::Open,
             Standing::None => {
                 self.forget_transaction();
                 self.begin = text.to_owned();
             }
             Standing::Open | Standing::Failed => {}
         }
-        let work = Work { frames, parts: 1, needs: &Needs::default(), in_transaction: false };
+        let needs = harmless(needs);
+        let work = Work { hushed: before == Standing::Internal, ..Work::new(frames, &needs, false) };
         let outcome = self.everywhere(client, work).await?;
-        if matches!(outcome, Outcome::Done) {
-            self.standing = Standing::Open;
+        match (&outcome, before) {
+            (Outcome::Done, _) => self.standing = Standing::Open,
+            // On some nodes it has begun.
+            (Outcome::Undone(_), Standing::None) => {
+                self.legs.iter_mut().for_each(|leg| leg.out.clear());
+                self.roll_back(client).await?;
+            }
+            _ => {}
         }
-        self.follow(client, outcome).await
+        self.follow(client, outcome, &needs).await
     }
 
-    async fn end(&mut self, client: &mut Stream, frames: &[u8], chain: bool) -> Result<bool, Fault> {
+    async fn end(
+        &mut self,
+        client: &mut Stream,
+        frames: &[u8],
+        needs: &Needs,
+        keeps: bool,
+        chain: bool,
+    ) -> Result<bool, Fault> {
+        if self.standing == Standing::Internal {
+            // To the client there is none: what it has done so far is committed or not, and the server warns it.
+            if keeps && !chain {
+                if !self.end_internal(client).await? {
+                    return Ok(false);
+                }
+            } else {
+                self.roll_back(client).await?;
+            }
+            return self.on_one(client, frames, needs).await;
+        }
         let begin = self.begin.clone();
         let open = self.legs.iter().any(|leg| leg.is_in_transaction());
         if !open && self.standing == Standing::Failed {
@@ -198,35 +288,31 @@ impl Session {
         }
         if !open {
             // No transaction is open: the server warns.
-            return self.on_one(client, frames).await;
+            return self.on_one(client, frames, needs).await;
         }
-        let outcome = self.commit(client, frames, Flow::Hold).await?;
+        let clean = match self.commit(client, frames, needs, Flow::Hold).await? {
+            Ok(clean) => clean,
+            Err(error) => {
+                self.standing = Standing::None;
+                self.forget_transaction();
+                self.front.error(&error);
+                return Ok(false);
+            }
+        };
         // In a pipeline an error may have come before what ends it; and AND CHAIN begins the next one at once.
         let status = self.legs.iter().find(|leg| leg.pooled.is_some()).map_or(b'I', |leg| leg.core.status());
-        let ended = self.legs.first().is_none_or(|leg| leg.account.error.is_none());
         self.standing = match status {
             b'I' => Standing::None,
             b'E' => Standing::Failed,
             _ => Standing::Open,
         };
-        if self.standing == Standing::None || ended {
+        if self.standing == Standing::None || clean {
             self.forget_transaction();
         }
         if chain && self.standing == Standing::Open {
             self.begin = begin;
         }
-        if self.standing != Standing::None {
-            return Ok(ended);
-        }
-        self.level_late(client).await?;
-        let failed = self.legs.first().is_none_or(|leg| leg.account.error.is_some());
-        match outcome {
-            Ok(()) => Ok(!failed),
-            Err(error) => {
-                self.front.error(&error);
-                Ok(false)
-            }
-        }
+        Ok(clean)
     }
 
     /// What one node can answer. Inside a transaction it is one that takes part in it.
@@ -260,8 +346,8 @@ impl Session {
     }
 
     /// On the main node, which answers for all.
-    async fn on_one(&mut self, client: &mut Stream, frames: &[u8]) -> Result<bool, Fault> {
-        self.on_one_after(client, 0, vec![], frames, &Needs::default()).await
+    async fn on_one(&mut self, client: &mut Stream, frames: &[u8], needs: &Needs) -> Result<bool, Fault> {
+        self.on_one_after(client, 0, vec![], frames, needs).await
     }
 
     async fn on_one_after(
@@ -274,10 +360,12 @@ impl Session {
     ) -> Result<bool, Fault> {
         let again_already = needs.again;
         let mut place = place;
+        // What the main node was to do no other one does instead of it.
+        let at_main = place == 0;
         while self.legs.get(place).is_none_or(|leg| leg.pooled.is_none()) {
             if self.legs.is_empty() || !self.lease(client, &[place]).await? {
                 self.refresh()?;
-                place = self.reader_place();
+                place = if at_main { 0 } else { self.reader_place() };
                 if self.legs.is_empty() {
                     self.lease_all(client).await?;
                 }
@@ -288,11 +376,11 @@ impl Session {
         leg.account.expect(needs);
         self.round(client, &[place], Some((place, Flow::Stream)), None).await?;
         let Some(leg) = self.legs.get(place) else { return Ok(false) };
-        self.parsed = leg.account.parsed;
+        self.made = leg.account.made;
         self.last_place = place;
         if leg.account.lost.is_some() {
             let again = leg.account.is_untouched() && before.is_empty() && self.standing == Standing::None;
-            self.drop_lost(client).await?;
+            self.drop_lost().await?;
             if again && !again_already {
                 // A read of which nothing has come is another node's as well.
                 self.refresh()?;
@@ -310,7 +398,7 @@ impl Session {
     }
 
     /// What follows from an outcome on all nodes. False: it failed.
-    async fn follow(&mut self, client: &mut Stream, outcome: Outcome) -> Result<bool, Fault> {
+    async fn follow(&mut self, client: &mut Stream, outcome: Outcome, needs: &Needs) -> Result<bool, Fault> {
         match outcome {
             Outcome::Done => Ok(true),
             Outcome::Failed => {
@@ -323,8 +411,8 @@ impl Session {
                 Ok(false)
             }
             Outcome::CopyIn => {
-                let outcome = self.copy_in(client, self.extended).await?;
-                Box::pin(self.follow(client, outcome)).await
+                let outcome = self.copy_in(client, &needs.sequences).await?;
+                Box::pin(self.follow(client, outcome, needs)).await
             }
         }
     }
@@ -371,4 +459,9 @@ impl Session {
         self.fail(client, &connection_lost()).await?;
         Ok(false)
     }
+}
+
+/// Of what begins or ends something: it changes no data by itself.
+fn harmless(needs: &Needs) -> Needs {
+    Needs { harmless: true, own_parses: needs.own_parses, ..Needs::default() }
 }

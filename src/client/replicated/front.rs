@@ -13,6 +13,15 @@ use tokio::io::AsyncWrite;
 /// Unsent bytes at which no more of an answer is taken: the back pressure.
 const HIGH: usize = 256 * 1024;
 
+/// What a client sends while COPY data is awaited.
+#[derive(Debug)]
+pub enum Piece {
+    /// Data, and whether its end is with it.
+    Data(Vec<u8>, bool),
+    /// A message that has no place there.
+    Other(u8),
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Front {
@@ -104,37 +113,29 @@ impl Front {
 
     /// COPY data and what ends it, as far as it has come whole; `true` with the frame that ends it. A Flush or Sync before
     /// that means nothing, as to PostgreSQL.
-    pub fn cut_copy(&mut self, most: usize) -> Result<(Vec<u8>, bool), Fault> {
+    pub fn cut_copy(&mut self, most: usize) -> Result<Piece, Fault> {
         let mut taken = Vec::new();
         loop {
             let bytes = self.input.bytes();
             let header = frame::peek(bytes).map_err(|e| Fault::Protocol(e.to_string()))?;
-            let Some(header) = header.filter(|_| taken.len() < most) else { return Ok((taken, false)) };
+            let Some(header) = header.filter(|_| taken.len() < most) else { return Ok(Piece::Data(taken, false)) };
+            if !matches!(header.tag, b'd' | b'c' | b'f' | b'H' | b'S') {
+                return Ok(if taken.is_empty() { Piece::Other(header.tag) } else { Piece::Data(taken, false) });
+            }
             if header.total > unit::MAX_MESSAGE {
                 return Err(Fault::Limit(format!("a message of {} bytes is too long for a COPY", header.total)));
             }
             let Some(whole) = bytes.get(..header.total) else {
                 self.input.reserve(header.total);
-                return Ok((taken, false));
+                return Ok(Piece::Data(taken, false));
             };
-            match header.tag {
-                b'd' | b'c' | b'f' => taken.extend_from_slice(whole),
-                b'H' | b'S' => {}
-                // PostgreSQL fails the COPY; here the client's message stays for afterwards.
-                b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' | b'X' => {
-                    let mut out = taken;
-                    let why = b"unexpected message during COPY from stdin\0";
-                    out.push(b'f');
-                    out.extend_from_slice(&u32::try_from(why.len() + 4).unwrap_or(u32::MAX).to_be_bytes());
-                    out.extend_from_slice(why);
-                    return Ok((out, true));
-                }
-                tag => return Err(Fault::Protocol(format!("invalid frontend message type {tag}"))),
+            if !matches!(header.tag, b'H' | b'S') {
+                taken.extend_from_slice(whole);
             }
             let ends = matches!(header.tag, b'c' | b'f');
             self.input.consume(header.total);
             if ends {
-                return Ok((taken, true));
+                return Ok(Piece::Data(taken, true));
             }
         }
     }

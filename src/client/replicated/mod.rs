@@ -2,7 +2,8 @@
 //!
 //! What changes something goes to all nodes, to the main node first; commits go the other way round; what only reads goes to
 //! one. Read `session` (the client's life), `execute` (what becomes of a request), `everywhere` (a statement on all nodes)
-//! and `transaction` (begin and end). `leg` is one node's part with its own protocol core, `bundle` their rounds; `account`
+//! and `transaction` (begin and end). `leg` is one node's part with its own protocol core, `bundle` their rounds; `loss` is
+//! what becomes of lost and diverged nodes, `level` of sequences; `large` numbers large objects; `account`
 //! and `verdict` (both pure) compare what nodes answer; `unit`, `batch` and `texts` (pure but for the reading) cut and name
 //! what the client sends; `plan` asks `routing` and the catalog; `snapshots` coordinates snapshot isolation; `copy` is COPY.
 
@@ -13,7 +14,10 @@ mod copy;
 mod everywhere;
 mod execute;
 mod front;
+mod large;
 mod leg;
+mod level;
+mod loss;
 mod plan;
 mod session;
 mod settings;

@@ -1,14 +1,15 @@
 //! From a text to its plan: what `routing` says of it with what the main node's catalog says.
 
 use super::bundle::Asked;
+use super::everywhere::connection_lost;
+use super::level::qualified;
 use super::session::{Session, Standing};
-use super::texts::{How, Needs, Planned, Sequence, Step};
+use super::texts::{Age, How, Needs, Placement, Planned, Sequence, Step};
 use crate::auth::scram::ScramVerifier;
-use crate::base::identifier;
 use crate::client::fault::Fault;
 use crate::client::scan::Traces;
 use crate::net::Stream;
-use crate::routing::{self, Block, Catalog, Class, Isolation, Modes, Parsed, Plan, Policy, Verdict};
+use crate::routing::{self, Block, Catalog, Class, Isolation, Modes, Parsed, Plan, Policy, Unequal, Unparsed, Verdict};
 use crate::server::ParamSet;
 use crate::wire::backend::ErrorFields;
 use std::collections::HashMap;
@@ -58,20 +59,29 @@ impl Session {
             .first()
             .is_none_or(|leg| leg.core.wanted().get("standard_conforming_strings").is_none_or(|v| v == "on"));
         let readable = std::str::from_utf8(text).ok().filter(|sql| plain || !sql.contains('\\'));
-        let Some(parsed) = readable.and_then(|sql| Parsed::of(sql).ok()) else {
-            return Ok(Ok(Rc::new(Planned { steps: vec![unread(text)] })));
+        let policy = self.settings().policy;
+        let parsed = match readable.map(Parsed::of) {
+            Some(Ok(parsed)) => parsed,
+            Some(Err(unparsed)) => {
+                let unequal = unparsed.unequal(readable.unwrap_or_default());
+                return Ok(Ok(Rc::new(Planned { steps: vec![unread(text, &unequal, &policy)] })));
+            }
+            None => {
+                let unequal = Unparsed::Syntax.unequal(&String::from_utf8_lossy(text));
+                return Ok(Ok(Rc::new(Planned { steps: vec![unread(text, &unequal, &policy)] })));
+            }
         };
         let catalog = match self.catalog_for(client, &parsed, shared).await? {
             Ok(catalog) => catalog,
             Err(error) => return Ok(Err(error)),
         };
-        let policy = self.settings().policy;
         let plan = parsed.plan(&catalog, &policy);
         if !plan.passwords.is_empty() {
             return Ok(self.with_hashed_passwords(&plan, &catalog, &policy));
         }
         let planned = Rc::new(self.planned(&parsed, &plan, &policy));
-        if shared && text.len() <= MAX_KEPT_TEXT {
+        // In a failed transaction nothing could be asked: what was made of ignorance is nobody else's.
+        if shared && text.len() <= MAX_KEPT_TEXT && self.standing != Standing::Failed {
             let kept = planned.clone();
             self.book(|book| {
                 if book.texts.len() >= MAX_TEXTS {
@@ -88,6 +98,14 @@ impl Session {
     fn may_share(&self) -> bool {
         let own = Traces::LEAVES.with(Traces::LOCAL).with(Traces::CREATES).with(Traces::ALTERS);
         !self.bound && !self.legs.iter().any(|leg| leg.core.traces().touches(own))
+    }
+
+    /// Definitions may be others than when this was planned.
+    pub(super) fn is_outdated(&self, age: Age) -> bool {
+        let defines = Traces::CREATES.with(Traces::ALTERS);
+        age.creations != self.plane.statements.creations()
+            || self.worker.now_s().saturating_sub(age.second) >= GOOD_S
+            || self.legs.iter().any(|leg| leg.core.traces().touches(defines))
     }
 
     /// Works on the book of this client's kind, if it is up to date, else on a new one.
@@ -130,32 +148,51 @@ impl Session {
         {
             return Ok(Err(error));
         }
-        while self.legs.first().is_none_or(|leg| leg.pooled.is_none()) {
-            if self.legs.is_empty() {
-                self.lease_all(client).await?;
-            } else if !self.lease(client, &[0]).await? {
-                self.refresh()?;
-            }
+        let rows = match self.ask_main(client, question).await? {
+            Ok(rows) => rows,
+            Err(error) => return Ok(Err(error)),
+        };
+        if catalog.learn(&lacks, &rows).is_err() {
+            return Err(Fault::ServerProtocol("the catalog's answer cannot be read".into()));
         }
-        match self.ask(client, 0, question).await? {
-            Asked::Rows(rows) => {
-                if catalog.learn(&lacks, &rows).is_err() {
-                    return Err(Fault::ServerProtocol("the catalog's answer cannot be read".into()));
+        if shared {
+            self.book(|book| {
+                if book.catalog.len() > MAX_NAMES {
+                    book.catalog = Catalog::default();
                 }
-                if shared {
-                    self.book(|book| {
-                        if book.catalog.len() > MAX_NAMES {
-                            book.catalog = Catalog::default();
-                        }
-                        // They could be read a moment ago.
-                        let _ = book.catalog.learn(&lacks, &rows);
-                    });
-                }
-                Ok(Ok(catalog))
-            }
-            Asked::Refused(error) => Ok(Err(*error)),
-            Asked::Lost(why) => Err(Fault::ServerLost(why)),
+                // They could be read a moment ago.
+                let _ = book.catalog.learn(&lacks, &rows);
+            });
         }
+        Ok(Ok(catalog))
+    }
+
+    /// Asks the main node, or the one that takes its place when it is lost meanwhile; in a transaction that is its end.
+    pub(super) async fn ask_main(
+        &mut self,
+        client: &mut Stream,
+        question: String,
+    ) -> Result<Result<Vec<Vec<Option<String>>>, ErrorFields>, Fault> {
+        // A connection may have ended unnoticed on each of them; and then the others are asked.
+        for _ in 0..=self.legs.len() {
+            while self.legs.first().is_none_or(|leg| leg.pooled.is_none()) {
+                if self.legs.is_empty() {
+                    self.lease_all(client).await?;
+                } else if !self.lease(client, &[0]).await? {
+                    self.refresh()?;
+                }
+            }
+            match self.ask(client, 0, question.clone()).await? {
+                Asked::Rows(rows) => return Ok(Ok(rows)),
+                Asked::Refused(error) => return Ok(Err(*error)),
+                Asked::Lost => drop(self.drop_lost().await?),
+            }
+            if self.standing != Standing::None {
+                break;
+            }
+            self.refresh()?;
+        }
+        Ok(Err(connection_lost()))
     }
 
     /// A password is hashed once for all nodes: a salt of its own on each would break the keys that a client's login leaves.
@@ -193,7 +230,7 @@ impl Session {
         let verdict = step.unequal.iter().map(|one| one.verdict(policy)).max().unwrap_or(Verdict::Allow);
         let to_all = matches!(how, How::All);
         let how = match verdict {
-            Verdict::Refuse if to_all => How::Refused(Box::new(unequal(step))),
+            Verdict::Refuse if to_all => How::Refused(Box::new(refused(&step.unequal))),
             Verdict::Refuse | Verdict::Warn | Verdict::Allow => how,
         };
         let notices = match verdict {
@@ -205,10 +242,8 @@ impl Session {
             false => original,
         };
         let text = if let How::Begin { text } = &how { text.as_str() } else { text };
-        let sequences = step.locks.iter().map(|lock| Sequence {
-            oid: lock.oid,
-            name: format!("{}.{}", identifier(&lock.schema), identifier(&lock.name)),
-        });
+        let sequences =
+            step.locks.iter().map(|lock| Sequence { oid: lock.oid, name: qualified(&lock.schema, &lock.name) });
         Step {
             text: text.as_bytes().to_vec(),
             needs: Needs {
@@ -218,11 +253,15 @@ impl Session {
                 blind: !step.unequal.is_empty() || matches!(step.class, Class::Fetch(_) | Class::Execute(_)),
                 copy_in: step.class == Class::CopyIn,
                 harmless: is_harmless(&step.class),
+                finishes: step.class == Class::FinishPrepared,
+                binds_control: false,
+                only_bound: false,
                 again: false,
                 own_parses: 0,
             },
-            in_transaction: in_transaction(&step.class, step.block),
+            placement: placement(&step.class, step.block),
             notices,
+            warns_late: false,
             names: match &step.class {
                 Class::Prepare(name) => Some((name.clone(), false)),
                 Class::Execute(name) => Some((name.clone(), true)),
@@ -233,10 +272,28 @@ impl Session {
     }
 }
 
-/// Of which nothing is known: all nodes carry it out.
-fn unread(text: &[u8]) -> Step {
+/// A statement whose parameters may name a moment, which each node would take for its own.
+pub(super) fn with_moment(step: &Step, policy: &Policy) -> Result<Step, ErrorFields> {
+    let what = "a parameter that names a moment, if its type is one of dates and times,".into();
+    let one = Unequal { kind: routing::Kind::Literal, what };
+    let mut step = Step { needs: Needs { blind: true, ..step.needs.clone() }, ..step.clone() };
+    match one.verdict(policy) {
+        Verdict::Refuse => return Err(refused(&[one])),
+        Verdict::Warn => step.notices.push(warning(&one)),
+        Verdict::Allow => {}
+    }
+    Ok(step)
+}
+
+/// Of which nothing is known but its words: all nodes carry it out.
+fn unread(text: &[u8], unequal: &[Unequal], policy: &Policy) -> Step {
     let needs = Needs { blind: true, ..Needs::default() };
-    Step { text: text.to_vec(), ..Step::all(needs) }
+    let step = Step { text: text.to_vec(), warns_late: true, ..Step::all(needs) };
+    match unequal.iter().map(|one| one.verdict(policy)).max() {
+        Some(Verdict::Refuse) => Step { how: How::Refused(Box::new(refused(unequal))), ..step },
+        Some(Verdict::Warn) => Step { notices: unequal.iter().map(warning).collect(), ..step },
+        Some(Verdict::Allow) | None => step,
+    }
 }
 
 /// Where a statement of this class goes.
@@ -244,8 +301,9 @@ fn how(class: &Class, read_only: bool, text: &str, isolates: bool) -> Result<How
     Ok(match class {
         Class::Begin(modes) if isolates => How::Begin { text: isolated(modes, text)? },
         Class::Begin(_) => How::Begin { text: text.to_owned() },
-        Class::Commit { chain } | Class::Rollback { chain } => How::End { chain: *chain },
-        Class::PrepareTransaction => How::End { chain: false },
+        Class::Commit { chain } => How::End { keeps: true, chain: *chain },
+        Class::Rollback { chain } => How::End { keeps: false, chain: *chain },
+        Class::PrepareTransaction => How::End { keeps: true, chain: false },
         Class::Savepoint => How::Savepoint,
         Class::Listen | Class::Notify | Class::Unlisten | Class::CopyToServer => How::Main,
         // A cursor and a statement prepared by SQL are on every node, and so is what is done with them.
@@ -283,13 +341,16 @@ fn isolated(modes: &Modes, text: &str) -> Result<String, ErrorFields> {
     }
 }
 
-/// Whether it runs in a transaction of pgmend's own when the client has none: so that all of it can be undone. What belongs
-/// to the session, and what PostgreSQL refuses there, does not.
-fn in_transaction(class: &Class, block: Block) -> bool {
-    match class {
-        Class::Set { .. } | Class::SetTransaction { session: true, .. } | Class::Discard { .. } => false,
-        Class::Prepare(_) | Class::Deallocate(_) | Class::FinishPrepared => false,
-        _ => block == Block::Allowed,
+/// Whether it runs in a transaction of pgmend's own when the client has none.
+fn placement(class: &Class, block: Block) -> Placement {
+    match (class, block) {
+        (_, Block::Refused) => Placement::Outside,
+        (_, Block::MayCommit) => Placement::InParts,
+        (Class::Set { .. } | Class::SetTransaction { session: true, .. } | Class::Discard { .. }, _) => {
+            Placement::Either
+        }
+        (Class::Prepare(_) | Class::Deallocate(_), _) => Placement::Either,
+        (_, Block::Allowed) => Placement::Inside,
     }
 }
 
@@ -299,8 +360,8 @@ fn is_harmless(class: &Class) -> bool {
         || matches!(class, Class::Prepare(_) | Class::Deallocate(_) | Class::Show | Class::Empty)
 }
 
-fn unequal(step: &routing::Step) -> ErrorFields {
-    let reasons: Vec<String> = step.unequal.iter().map(ToString::to_string).collect();
+fn refused(unequal: &[Unequal]) -> ErrorFields {
+    let reasons: Vec<String> = unequal.iter().map(ToString::to_string).collect();
     ErrorFields::error("0A000", "the statement could leave the nodes different")
         .with_detail(reasons.join("; "))
         .with_hint(
@@ -308,7 +369,7 @@ fn unequal(step: &routing::Step) -> ErrorFields {
         )
 }
 
-fn warning(one: &routing::Unequal) -> ErrorFields {
+fn warning(one: &Unequal) -> ErrorFields {
     let fields = ErrorFields::error("01000", format!("the nodes may become different: {one}"));
     ErrorFields { severity: "WARNING".into(), ..fields }
 }

@@ -3,7 +3,7 @@
 use super::front::Front;
 use super::leg::Leg;
 use super::settings::Settings;
-use super::texts::Texts;
+use super::texts::{Sequence, Texts};
 use super::unit::{Ends, Unit};
 use crate::base::NodeId;
 use crate::client::activity::{Activity, Sight};
@@ -99,13 +99,19 @@ pub struct Session {
     pub(super) begin: String,
     /// Some nodes may have committed, and not all: nothing ends the session now.
     pub(super) committing: bool,
-    /// Sequences that a failed transaction of the client's has left different.
-    pub(super) to_level: BTreeSet<String>,
-    /// Of the last piece: how many texts its server has accepted, and which leg that was.
-    pub(super) parsed: usize,
+    /// Sequences that what was undone may have left different.
+    pub(super) to_level: BTreeSet<Sequence>,
+    /// Of the last piece: how many Parses, Binds and Closes its server has done, and which leg that was.
+    pub(super) made: usize,
     pub(super) last_place: usize,
     /// The last piece was of the extended protocol.
     pub(super) extended: bool,
+    /// It can be sent to a server a second time.
+    pub(super) repeatable: bool,
+    /// The type of the message behind it in the same batch.
+    pub(super) follows: Option<u8>,
+    /// The batch has asked for COPY data: its Sync came before them, and means nothing.
+    pub(super) copied: bool,
     pub(super) rounds: u32,
     pub(super) slot: Arc<CancelSlot>,
     /// The node that reads go to, if it is in use.
@@ -168,9 +174,12 @@ impl Session {
             begin: String::new(),
             committing: false,
             to_level: BTreeSet::new(),
-            parsed: 0,
+            made: 0,
             last_place: 0,
             extended: false,
+            repeatable: true,
+            follows: None,
+            copied: false,
             rounds: 0,
             slot: listing.slot.clone(),
             reader: NodeId(0),
@@ -284,10 +293,11 @@ impl Session {
             Unit::Query(text) => self.query(client, text).await,
             Unit::Function(frame) => self.function(client, frame).await,
             Unit::Batch { frames, ends } => {
+                self.copied = false;
                 if !self.skipping {
                     self.batch(client, frames, *ends).await?;
                 }
-                if *ends == Ends::Sync {
+                if *ends == Ends::Sync && !self.copied {
                     self.skipping = false;
                     self.finish(client).await?;
                 }
@@ -329,6 +339,7 @@ impl Session {
     /// back where nothing keeps them.
     pub(super) async fn finish(&mut self, client: &mut Stream) -> Result<(), Fault> {
         self.end_internal(client).await?;
+        self.level_late(client).await?;
         backend::ready_for_query(self.front.out(), self.standing.status());
         if self.standing == Standing::None {
             self.texts.forget_portals();
@@ -452,18 +463,32 @@ impl Session {
         let (worker, database, user) = (self.worker.clone(), self.key.database.clone(), self.login.user.clone());
         // In session pooling, or bound, it may have left something long ago.
         let all = self.pin.is_some() || self.mode == PoolMode::Session;
-        let Some(leg) = self.legs.iter_mut().find(|leg| leg.pooled.is_some()) else { return Ok(Vec::new()) };
-        let custom: Vec<String> = leg.core.custom().cloned().collect();
-        let Some(pooled) = leg.pooled.as_mut() else { return Ok(Vec::new()) };
-        let asked = leftovers::after(&worker, &database, &user, &mut pooled.conn, traces, all, custom).await;
-        self.front.out().append(&mut pooled.conn.asides);
-        let left = match asked {
-            Ok(Some(left)) => left,
-            Ok(None) => return Ok(Vec::new()),
-            Err(SimpleError::Lost(why)) => return Err(Fault::ServerLost(why)),
-            Err(SimpleError::Refused(error)) => return Ok(vec![format!("unknown: {}", error.message)]),
+        // Where one has ended unnoticed, the next one knows the same.
+        let mut lost = None;
+        let left = loop {
+            let Some(leg) = self.legs.iter_mut().find(|leg| leg.pooled.is_some()) else { return Ok(Vec::new()) };
+            let custom: Vec<String> = leg.core.custom().cloned().collect();
+            let Some(pooled) = leg.pooled.as_mut() else { return Ok(Vec::new()) };
+            let asked = leftovers::after(&worker, &database, &user, &mut pooled.conn, traces, all, custom).await;
+            self.front.out().append(&mut pooled.conn.asides);
+            match asked {
+                Ok(Some(left)) => break left,
+                Ok(None) => return Ok(Vec::new()),
+                Err(SimpleError::Lost(why)) => {
+                    leg.close();
+                    if self.legs.iter().all(|leg| leg.pooled.is_none()) {
+                        return Err(Fault::ServerLost(why));
+                    }
+                    lost = Some(why);
+                }
+                Err(SimpleError::Refused(error)) => return Ok(vec![format!("unknown: {}", error.message)]),
+            }
         };
         let reasons = left.reasons();
+        if let Some(why) = lost.filter(|_| !reasons.is_empty()) {
+            // What it has left there is gone on one of them.
+            return Err(Fault::ServerLost(why));
+        }
         let wanted = worker.intern(leftovers::wanted(&self.initial, &left.settings));
         for leg in &mut self.legs {
             leg.core.forget_traces();

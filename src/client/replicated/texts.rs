@@ -1,7 +1,7 @@
 //! What a client's statements are to pgmend: where they go and what they need, by name and by portal.
 
 use crate::wire::backend::ErrorFields;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// Statements prepared by SQL whose needs are remembered of one client.
@@ -23,6 +23,8 @@ pub enum How {
     },
     /// It ends one, or prepares it for that.
     End {
+        /// What was done is kept: COMMIT, PREPARE TRANSACTION.
+        keeps: bool,
         /// AND CHAIN: the next one begins at once.
         chain: bool,
     },
@@ -43,12 +45,26 @@ impl How {
 }
 
 /// A sequence that a statement takes numbers from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sequence {
     /// Its number on the main node, under which it is locked there.
     pub oid: u32,
     /// Its name as SQL, with its schema.
     pub name: String,
+}
+
+/// Whether it runs in a transaction of pgmend's own when the client has none. Ordered: of several that go together the
+/// greatest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Placement {
+    /// It belongs to the session and needs none; with others it is part of what they do.
+    Either,
+    /// It may end the transaction that it stands in (CALL, DO): if it does, it must stand alone.
+    InParts,
+    /// So that all of it can be undone.
+    Inside,
+    /// PostgreSQL refuses it there.
+    Outside,
 }
 
 /// What must be there before a statement can run.
@@ -64,6 +80,12 @@ pub struct Needs {
     pub copy_in: bool,
     /// It changes nothing of the data.
     pub harmless: bool,
+    /// It commits what was prepared: under snapshot isolation nobody may take a snapshot meanwhile.
+    pub finishes: bool,
+    /// It makes a portal of what begins or ends a transaction: all nodes must have it.
+    pub binds_control: bool,
+    /// It is prepared and bound, and carried out later.
+    pub only_bound: bool,
     /// It is tried for the second time.
     pub again: bool,
     /// Parses that pgmend has put before the client's messages: their replies are not the client's.
@@ -81,10 +103,12 @@ pub struct Step {
     pub names: Option<(String, bool)>,
     /// What it needs.
     pub needs: Needs,
-    /// It may run in a transaction of pgmend's own.
-    pub in_transaction: bool,
+    /// Whether it runs in a transaction of pgmend's own.
+    pub placement: Placement,
     /// What the client is warned of.
     pub notices: Vec<ErrorFields>,
+    /// It is warned when the statement has succeeded: perhaps PostgreSQL cannot read it either.
+    pub warns_late: bool,
 }
 
 impl Step {
@@ -94,15 +118,16 @@ impl Step {
             how: How::One,
             text: Vec::new(),
             names: None,
-            needs: Needs::default(),
-            in_transaction: true,
+            needs: Needs { harmless: true, ..Needs::default() },
+            placement: Placement::Either,
             notices: Vec::new(),
+            warns_late: false,
         }
     }
 
     /// Something on all nodes.
     pub fn all(needs: Needs) -> Step {
-        Step { how: How::All, needs, ..Step::nothing() }
+        Step { how: How::All, needs, placement: Placement::Inside, ..Step::nothing() }
     }
 
     /// Two that go together: what one of them needs, both get.
@@ -125,11 +150,18 @@ impl Step {
             blind: self.needs.blind || other.needs.blind,
             copy_in: self.needs.copy_in || other.needs.copy_in,
             harmless: self.needs.harmless && other.needs.harmless,
+            finishes: self.needs.finishes || other.needs.finishes,
+            binds_control: self.needs.binds_control || other.needs.binds_control,
+            only_bound: false,
             again: false,
             own_parses: self.needs.own_parses + other.needs.own_parses,
         };
-        let notices = self.notices.into_iter().chain(other.notices.iter().cloned()).collect();
-        Step { how, needs, in_transaction: self.in_transaction && other.in_transaction, notices, ..Step::nothing() }
+        // What is bound and carried out is warned of once.
+        let mut notices = self.notices;
+        notices.extend(other.notices.iter().filter(|one| !notices.contains(one)).cloned().collect::<Vec<_>>());
+        let placement = self.placement.max(other.placement);
+        let warns_late = self.warns_late || other.warns_late;
+        Step { how, needs, placement, notices, warns_late, ..Step::nothing() }
     }
 }
 
@@ -140,29 +172,47 @@ pub struct Planned {
     pub steps: Vec<Step>,
 }
 
+/// A prepared statement as the client and as the servers know it.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The body of its Parse, as the servers get it.
+    pub body: Vec<u8>,
+    /// What the client has written behind the name, where the servers get something else.
+    pub written: Option<Vec<u8>>,
+    /// What it stands for.
+    pub step: Rc<Step>,
+    /// When it was planned.
+    pub age: Age,
+}
+
+/// When something was planned: the count of definitions' changes, and the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    /// Of all clients.
+    pub creations: u64,
+    /// Of the worker's clock.
+    pub second: u64,
+}
+
 /// A client's statements and portals.
 #[derive(Debug, Default)]
 pub struct Texts {
-    statements: HashMap<Vec<u8>, (Vec<u8>, Rc<Step>)>,
+    statements: HashMap<Vec<u8>, Prepared>,
     portals: HashMap<Vec<u8>, Rc<Step>>,
+    portions: HashSet<Vec<u8>>,
     /// What statements need that SQL has prepared.
     by_sql: HashMap<String, Needs>,
 }
 
 impl Texts {
-    /// A statement was prepared: its name, and the body of its Parse.
-    pub fn insert(&mut self, name: Vec<u8>, body: Vec<u8>, step: Rc<Step>) {
-        self.statements.insert(name, (body, step));
+    /// A statement was prepared.
+    pub fn insert(&mut self, name: Vec<u8>, prepared: Prepared) {
+        self.statements.insert(name, prepared);
     }
 
     /// What a statement is.
-    pub fn find(&self, name: &[u8]) -> Option<Rc<Step>> {
-        self.statements.get(name).map(|(_, step)| step.clone())
-    }
-
-    /// The body of its Parse.
-    pub fn body(&self, name: &[u8]) -> Option<&Vec<u8>> {
-        self.statements.get(name).map(|(body, _)| body)
+    pub fn find(&self, name: &[u8]) -> Option<&Prepared> {
+        self.statements.get(name)
     }
 
     /// A statement was closed.
@@ -175,6 +225,22 @@ impl Texts {
         self.portals.insert(portal.to_vec(), step);
     }
 
+    /// A portal was closed.
+    pub fn close_portal(&mut self, portal: &[u8]) {
+        self.portals.remove(portal);
+        self.portions.remove(portal);
+    }
+
+    /// Rows of a portal come in portions, each node's in the order in which they lie there: they cannot be compared.
+    pub fn portion(&mut self, portal: &[u8]) {
+        self.portions.insert(portal.to_vec());
+    }
+
+    /// See `portion`.
+    pub fn is_in_portions(&self, portal: &[u8]) -> bool {
+        self.portions.contains(portal)
+    }
+
     /// What a portal carries out.
     pub fn portal(&self, name: &[u8]) -> Option<Rc<Step>> {
         self.portals.get(name).cloned()
@@ -183,11 +249,12 @@ impl Texts {
     /// Portals end with their transaction.
     pub fn forget_portals(&mut self) {
         self.portals.clear();
+        self.portions.clear();
     }
 
     /// All Parses, for a node that has heard none of them.
     pub fn bodies(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.statements.values().map(|(body, _)| body)
+        self.statements.values().map(|prepared| &prepared.body)
     }
 
     /// PREPARE has made a statement with these needs.
@@ -200,5 +267,41 @@ impl Texts {
     /// What an EXECUTE of this name needs. Of a name that is not known the worst is taken for granted.
     pub fn needs_of(&self, name: &str) -> Needs {
         self.by_sql.get(name).cloned().unwrap_or(Needs { blind: true, ..Needs::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(placement: Placement, harmless: bool) -> Step {
+        Step { placement, needs: Needs { harmless, ..Needs::default() }, ..Step::all(Needs::default()) }
+    }
+
+    #[test]
+    fn what_stands_alone_in_a_pipeline_keeps_its_nature() {
+        let alone = Step::nothing().together(&step(Placement::Outside, true));
+        assert!(alone.needs.harmless, "a VACUUM is a VACUUM in the extended protocol too");
+        assert_eq!(alone.placement, Placement::Outside);
+        let alone = Step::nothing().together(&step(Placement::InParts, false));
+        assert_eq!((alone.placement, alone.needs.harmless), (Placement::InParts, false));
+    }
+
+    #[test]
+    fn what_belongs_to_the_session_joins_the_transaction_of_the_rest() {
+        let both = Step::nothing().together(&step(Placement::Either, true)).together(&step(Placement::Inside, false));
+        assert_eq!((both.placement, both.needs.harmless), (Placement::Inside, false));
+        let call = step(Placement::InParts, false).together(&step(Placement::Inside, false));
+        assert_eq!(call.placement, Placement::Inside, "nothing of the pipeline is committed before the rest");
+    }
+
+    #[test]
+    fn a_portal_in_portions_is_so_until_it_ends() {
+        let mut texts = Texts::default();
+        texts.bind(b"p", Rc::new(Step::all(Needs::default())));
+        texts.portion(b"p");
+        assert!(texts.is_in_portions(b"p") && !texts.is_in_portions(b"q"));
+        texts.close_portal(b"p");
+        assert!(texts.portal(b"p").is_none() && !texts.is_in_portions(b"p"));
     }
 }

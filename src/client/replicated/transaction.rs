@@ -3,17 +3,19 @@
 
 use super::account::Mark;
 use super::bundle::Flow;
+use super::everywhere::connection_lost;
 use super::leg::Leg;
 use super::session::{Session, Standing};
-use super::snapshots::Group;
+use super::snapshots::{Group, Inside};
+use super::texts::Needs;
 use crate::base::NodeId;
 use crate::client::fault::Fault;
 use crate::net::Stream;
 use crate::wire::backend::ErrorFields;
 use crate::wire::frontend;
 
-/// Refused in a transaction, it makes it fail without doing anything else.
-const SPOIL: &str = "ROLLBACK TO SAVEPOINT \"pgmend: the transaction has failed on another node\"";
+/// Refused in a transaction, it makes it fail without doing anything else; before it has a portal, which would be left.
+const SPOIL: &str = "SELECT \"pgmend: the transaction has failed on another node\"";
 /// Takes the snapshot of a repeatable read transaction.
 const SNAPSHOT: &str = "SELECT pg_catalog.current_setting('transaction_read_only')";
 /// What the main node takes for now, as all nodes shall.
@@ -25,6 +27,8 @@ pub const NOW: &str = "SELECT pg_catalog.set_config('pgmend.now', pg_catalog.to_
 enum Ended {
     Committed,
     NotCommitted(String),
+    /// It was not asked to commit, as no other node could.
+    Withheld,
     Unknown(String),
 }
 
@@ -64,10 +68,12 @@ impl Session {
             leg.send(&before, &[], 0, &[SNAPSHOT.to_owned()]);
         }
         self.round(client, &all, None, None).await?;
+        if !self.drop_lost().await? {
+            return Ok(Err(connection_lost()));
+        }
         if let Some(error) = self.legs.iter().find_map(|leg| leg.account.error.clone()) {
             return Ok(Err(error));
         }
-        self.drop_lost(client).await?;
         self.has_snapshot = true;
         Ok(Ok(()))
     }
@@ -105,94 +111,124 @@ impl Session {
         Ok(())
     }
 
-    /// The end of what pgmend has opened by itself.
-    pub(super) async fn end_internal(&mut self, client: &mut Stream) -> Result<(), Fault> {
+    /// The end of what pgmend has opened by itself. False: it was not committed, and the client knows.
+    pub(super) async fn end_internal(&mut self, client: &mut Stream) -> Result<bool, Fault> {
         if self.standing != Standing::Internal {
-            return Ok(());
+            return Ok(true);
         }
         let mut commit = Vec::new();
         frontend::query(&mut commit, "COMMIT");
         // The client gets nothing of it but an error.
-        if let Err(error) = self.commit(client, &commit, Flow::Drop).await? {
-            self.front.error(&error);
-        }
+        let clean = match self.commit(client, &commit, &Needs::default(), Flow::Drop).await? {
+            Ok(clean) => clean,
+            Err(error) => {
+                self.front.error(&error);
+                false
+            }
+        };
         self.standing = Standing::None;
         self.forget_transaction();
-        Ok(())
+        Ok(clean)
     }
 
     /// Sends what ends the transaction: to the others, then to the main node. The main node's answer goes to the client
-    /// as `flow` says; the error is one that the client must be told besides.
+    /// as `flow` says; true: without an error. The error is one that the client must be told besides.
     pub(super) async fn commit(
         &mut self,
         client: &mut Stream,
         frames: &[u8],
+        needs: &Needs,
         flow: Flow,
-    ) -> Result<Result<(), ErrorFields>, Fault> {
+    ) -> Result<Result<bool, ErrorFields>, Fault> {
         let open = self.legs_where(Leg::is_in_transaction);
-        let Some((main, others)) = open.split_first() else { return Ok(Ok(())) };
-        let limit = self.settings().lock_timeout;
-        let _inside = match self.isolates() && self.has_snapshot {
-            true => match self.plane.snapshots.enter(Group::Commits, limit).await {
-                Some(inside) => Some(inside),
-                None => {
-                    self.roll_back(client).await?;
-                    return Ok(Err(late("a commit")));
-                }
-            },
-            false => None,
+        let Some((main, others)) = open.split_first() else { return Ok(Ok(true)) };
+        let _inside = match self.enter_commits(self.isolates() && self.has_snapshot).await {
+            Ok(inside) => inside,
+            Err(error) => {
+                self.roll_back(client).await?;
+                return Ok(Err(error));
+            }
         };
         // From here on a cancel would hit one node and not the other.
         self.shield().await;
         self.committing = true;
-        let rounds = self.commit_rounds(client, *main, others, frames).await;
+        let rounds = self.commit_rounds(client, *main, others, frames, needs).await;
         self.committing = false;
         self.unshield();
         let ends = match rounds {
             Ok(ends) => ends,
             Err(fault) => {
-                // Nobody knows what they have done.
-                let unknown: Vec<NodeId> =
-                    others.iter().filter_map(|place| self.legs.get(*place)).map(|leg| leg.node).collect();
-                for node in unknown {
-                    self.detach_diverged(node, format!("its commit could not be followed: {fault}")).await;
-                }
+                self.detach_unfollowed(others, &fault).await;
                 return Err(fault);
             }
         };
-        // If the main node is lost in the middle, another one tells the client of its commit.
+        // If the main node is lost in the middle, another one tells the client of its commit; if it was not asked to commit,
+        // the one that has refused says why.
         let answers = match ends.first() {
             Some((_, Ended::Unknown(_))) => ends.iter().find(|(_, end)| *end == Ended::Committed),
+            Some((_, Ended::Withheld)) => ends.get(1),
             first => first,
         };
+        let mut clean = true;
         if let Some((place, _)) = answers {
+            self.last_place = *place;
+            if let Some(leg) = self.legs.get(*place) {
+                self.made = leg.account.made;
+                clean = leg.account.error.is_none();
+            }
             self.answer_of(*place, flow);
         }
-        Ok(self.settle_ends(&ends).await)
+        let settled = self.settle_ends(&ends).await;
+        self.close_lost();
+        Ok(settled.map(|()| clean))
     }
 
-    /// The others, then the main node; how it ended on each, the main node's end first.
+    /// Snapshot isolation: a commit waits until nobody takes a snapshot.
+    pub(super) async fn enter_commits(&self, commits: bool) -> Result<Option<Inside>, ErrorFields> {
+        if !commits {
+            return Ok(None);
+        }
+        let limit = self.settings().lock_timeout;
+        self.plane.snapshots.enter(Group::Commits, limit).await.map(Some).ok_or_else(|| late("a commit"))
+    }
+
+    /// The others, then the main node; how it ended on each, the main node's end first. Where none of the others could
+    /// commit, nothing is committed anywhere yet: then the main node does not do it either.
     async fn commit_rounds(
         &mut self,
         client: &mut Stream,
         main: usize,
         others: &[usize],
         frames: &[u8],
+        needs: &Needs,
     ) -> Result<Vec<(usize, Ended)>, Fault> {
         for place in others {
             if let Some(leg) = self.legs.get_mut(*place) {
                 leg.send(&[], frames, 1, &[]);
+                leg.account.expect(needs);
             }
         }
         let spare = others.first().map(|place| (*place, Flow::Hold));
         self.round(client, others, spare, None).await?;
         let mut ends: Vec<(usize, Ended)> = others.iter().map(|place| (*place, self.ended(*place))).collect();
+        let withheld = !others.is_empty() && others.iter().all(|place| self.has_refused(*place));
         if let Some(leg) = self.legs.get_mut(main) {
-            leg.send(&[], frames, 1, &[]);
+            if withheld {
+                leg.send(&[], &[], 0, &["ROLLBACK".to_owned()]);
+            } else {
+                leg.send(&[], frames, 1, &[]);
+                leg.account.expect(needs);
+            }
         }
         self.round(client, &[main], Some((main, Flow::Hold)), None).await?;
-        ends.insert(0, (main, self.ended(main)));
+        ends.insert(0, (main, if withheld { Ended::Withheld } else { self.ended(main) }));
         Ok(ends)
+    }
+
+    /// Its transaction is over, and was not committed, by an error of the commit.
+    fn has_refused(&self, place: usize) -> bool {
+        let over = |leg: &Leg| leg.account.lost.is_none() && leg.account.error.is_some() && leg.core.status() == b'I';
+        self.legs.get(place).is_some_and(over)
     }
 
     /// The main node's held answer goes to the client.
@@ -230,7 +266,7 @@ impl Session {
         let committed = ends.iter().any(|(_, end)| *end == Ended::Committed);
         let right = match &main.1 {
             Ended::Committed => true,
-            Ended::NotCommitted(_) => false,
+            Ended::NotCommitted(_) | Ended::Withheld => false,
             Ended::Unknown(_) => committed,
         };
         let mut astray: Vec<(NodeId, String)> = Vec::new();
@@ -239,13 +275,15 @@ impl Session {
             let why = match end {
                 Ended::Committed if right => continue,
                 Ended::NotCommitted(_) if !right => continue,
+                Ended::Withheld => continue,
                 Ended::Committed => "it has committed what the main node has not".to_owned(),
                 Ended::NotCommitted(why) => format!("it has not committed what others have: {why}"),
                 Ended::Unknown(why) => format!("it was lost during a commit: {why}"),
             };
             astray.push((leg.node, why));
         }
-        let all_unknown = !committed && !ends.iter().any(|(_, end)| matches!(end, Ended::NotCommitted(_)));
+        let all_unknown =
+            !committed && !ends.iter().any(|(_, end)| matches!(end, Ended::NotCommitted(_) | Ended::Withheld));
         if all_unknown {
             // Nobody knows; to detach everybody would help nobody. The health checks find out who lives.
             return Err(ErrorFields::error("08007", "the connection to every node was lost during the commit")
@@ -258,7 +296,7 @@ impl Session {
     }
 
     /// Cancels do not reach the servers while a transaction ends.
-    async fn shield(&mut self) {
+    pub(super) async fn shield(&mut self) {
         for leg in &mut self.legs {
             if !leg.borrower.slot.returned() {
                 leg.borrower.slot.landed().await;
@@ -266,59 +304,12 @@ impl Session {
         }
     }
 
-    fn unshield(&mut self) {
+    pub(super) fn unshield(&mut self) {
         self.legs.iter_mut().for_each(Leg::can_be_cancelled);
     }
 
     pub(super) fn legs_where(&self, which: impl Fn(&Leg) -> bool) -> Vec<usize> {
         self.legs.iter().enumerate().filter(|(_, leg)| which(leg)).map(|(place, _)| place).collect()
-    }
-
-    /// The nodes whose servers were lost before anything was committed: a node that is alive has only lost this
-    /// connection, and the transaction with it; one that cannot be reached is detached, and the others go on.
-    /// True: the transaction can go on.
-    pub(super) async fn drop_lost(&mut self, client: &mut Stream) -> Result<bool, Fault> {
-        let lost = self.legs_where(|leg| leg.account.lost.is_some());
-        let mut goes_on = true;
-        for place in lost.into_iter().rev() {
-            let Some(leg) = self.legs.get_mut(place) else { continue };
-            let why = leg.account.lost.clone().unwrap_or_default();
-            let is_main = place == 0;
-            leg.close();
-            if leg.borrower.answers().await {
-                leg.account.lost = Some(why);
-                goes_on = false;
-                continue;
-            }
-            let node = leg.node;
-            let generation = self.plane.board.view().generation;
-            self.report(node, generation, format!("its connection was lost and it does not answer: {why}")).await;
-            goes_on &= !is_main && !self.worker.live_nodes().contains(&node);
-            self.legs.remove(place);
-        }
-        let _ = client;
-        Ok(goes_on)
-    }
-
-    /// Nothing is answered to the client before the node is out.
-    async fn report(&self, node: NodeId, generation: u64, why: String) {
-        let Some(divergences) = self.plane.divergences.load_full() else { return };
-        if let Err(kept) = divergences.report(node, generation, why).await {
-            tracing::error!(event = "node.not_detached", %node, why = %kept);
-        }
-    }
-
-    /// Detaches a node whose data may differ, and forgets it here.
-    pub(super) async fn detach_diverged(&mut self, node: NodeId, why: String) {
-        tracing::error!(event = "node.diverged", %node, %why);
-        let generation = self.plane.board.view().generation;
-        self.report(node, generation, why).await;
-        self.legs.retain_mut(|leg| {
-            if leg.node == node {
-                leg.close();
-            }
-            leg.node != node
-        });
     }
 }
 

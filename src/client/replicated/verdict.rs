@@ -67,13 +67,6 @@ pub fn judge(said: &[Said<'_>], choice: Choice, undo: Undo) -> Verdict {
     let Some((main, others)) = said.split_first() else { return Verdict::Agreed };
     let moment = said.iter().find_map(|s| s.account.error.as_ref().filter(|e| is_of_the_moment(&e.code)));
     let undoable = undo == Undo::All;
-    if undoable && let Some(error) = moment {
-        return Verdict::RollBack(Box::new(error.clone()));
-    }
-    if undo == Undo::NoNeed {
-        let failed = said.iter().find_map(|s| s.account.error.clone());
-        return failed.map_or(Verdict::Agreed, |error| Verdict::RollBack(Box::new(error)));
-    }
     let differs: Vec<(NodeId, Difference)> = others
         .iter()
         .map(|s| (s.node, difference(main.account, s.account)))
@@ -81,6 +74,13 @@ pub fn judge(said: &[Said<'_>], choice: Choice, undo: Undo) -> Verdict {
         .collect();
     if differs.is_empty() {
         return Verdict::Agreed;
+    }
+    if undoable && let Some(error) = moment {
+        return Verdict::RollBack(Box::new(error.clone()));
+    }
+    if undo == Undo::NoNeed {
+        let failed = said.iter().find_map(|s| s.account.error.clone());
+        return failed.map_or(Verdict::Agreed, |error| Verdict::RollBack(Box::new(error)));
     }
     let worst = if differs.iter().any(|(_, d)| *d == Difference::Kind) { Difference::Kind } else { Difference::Rows };
     let stop = match worst {
@@ -128,14 +128,16 @@ pub fn difference(main: &Account, other: &Account) -> Difference {
                     found = Difference::Rows;
                 }
             }
+            (Mark::Value(a), Mark::Value(b)) if a != b => found = Difference::Rows,
             (Mark::Error(a), Mark::Error(b)) if a.code != b.code => return Difference::Kind,
             (Mark::Error(_), Mark::Error(_))
             | (Mark::Empty, Mark::Empty)
             | (Mark::CopyIn, Mark::CopyIn)
+            | (Mark::Value(_), Mark::Value(_))
             | (Mark::Suspended, Mark::Suspended) => {}
             (
-                Mark::Command { .. } | Mark::Empty | Mark::CopyIn | Mark::Suspended | Mark::Error(_),
-                Mark::Command { .. } | Mark::Empty | Mark::CopyIn | Mark::Suspended | Mark::Error(_),
+                Mark::Command { .. } | Mark::Empty | Mark::CopyIn | Mark::Suspended | Mark::Value(_) | Mark::Error(_),
+                Mark::Command { .. } | Mark::Empty | Mark::CopyIn | Mark::Suspended | Mark::Value(_) | Mark::Error(_),
             ) => return Difference::Kind,
         }
     }
@@ -163,6 +165,7 @@ fn tell_one(account: &Account) -> String {
         Some(Mark::Empty) => "empty query".into(),
         Some(Mark::CopyIn) => "waits for COPY data".into(),
         Some(Mark::Suspended) => "has more rows".into(),
+        Some(Mark::Value(_)) => "a function's value".into(),
         None => "nothing".into(),
     }
 }
@@ -213,6 +216,9 @@ mod tests {
         assert_eq!(verdict(&[did("UPDATE 3"), did("UPDATE 3")], ON, Undo::All), Verdict::Agreed);
         assert_eq!(verdict(&[failed("23505"), failed("23505")], ON, Undo::All), Verdict::Agreed);
         assert_eq!(verdict(&[did("UPDATE 3")], OFF, Undo::All), Verdict::Agreed);
+        // Whatever the error: the client gets the server's own, with all its fields.
+        assert_eq!(verdict(&[failed("57014"), failed("57014")], ON, Undo::All), Verdict::Agreed);
+        assert_eq!(verdict(&[failed("22023"), failed("22023")], ON, Undo::NoNeed), Verdict::Agreed);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub fn map(values: &Values, files: &Files) -> Config {
     Config {
         sources: sources(values, files, &auth, &admin),
         mode,
-        replication: replication(values, mode),
+        replication: replication(values),
         nodes,
         listen: listen(values, files, clients, ca_file.clone()),
         client: crate::client::Settings {
@@ -79,14 +79,8 @@ pub fn map(values: &Values, files: &Files) -> Config {
 
 /// How statements go to all nodes. What Pgpool-II lets through is warned of at most, as there; what it does not notice is
 /// refused as in pgmend's own configuration.
-fn replication(values: &Values, mode: Mode) -> crate::client::replicated::Settings {
+fn replication(values: &Values) -> crate::client::replicated::Settings {
     use crate::client::replicated::{Choice, Settings};
-    if mode.replicates() && !values.text("lobj_lock_table").is_empty() {
-        values.error(
-            "lobj_lock_table",
-            "large objects that the server numbers are not built; use lo_create with a number",
-        );
-    }
     let own = Settings::default();
     Settings {
         choice: Choice {

@@ -156,7 +156,7 @@ pub const PARAMETERS: &[Parameter] = &[
     // Replication.
     p("replicate_select", "off", Used("SELECT on all nodes, in the replicating modes")),
     p("insert_lock", "on", Used("locks sequences, on the main node and not the table")),
-    p("lobj_lock_table", "", Used("an error in the replicating modes")),
+    p("lobj_lock_table", "", Used("lo_creat gets a number from pgmend in any case; no table is locked")),
     p("replication_stop_on_mismatch", "off", Used("detaches the minority; else the transaction is rolled back")),
     p(
         "failover_if_affected_tuples_mismatch",

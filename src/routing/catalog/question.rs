@@ -46,6 +46,14 @@ fn relations<'a>(names: impl Iterator<Item = &'a Name>) -> String {
             ),
         )
         .replace(
+            "{set_default_calls}",
+            &calls(
+                "pg_catalog.array_to_string(ARRAY(SELECT d.adbin::text FROM written w JOIN pg_catalog.pg_constraint k \
+                ON k.confrelid = w.oid AND k.contype = 'f' AND 'd' IN (k.confdeltype, k.confupdtype) \
+                JOIN pg_catalog.pg_attrdef d ON d.adrelid = k.conrelid AND d.adnum = ANY (k.conkey) WHERE w.n = q.n), ' ')",
+            ),
+        )
+        .replace(
             "{below_calls}",
             &calls(
                 "pg_catalog.array_to_string(ARRAY(SELECT d.adbin::text FROM below b JOIN pg_catalog.pg_attrdef d \
@@ -118,6 +126,7 @@ SELECT 'r', q.n::text, pg_catalog.json_build_object(
     'rules', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('name', w.rulename, 'event', w.ev_type::text, 'calls', {rule_calls})), '[]')
         FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1' AND w.ev_enabled IN ('O', 'A')),
     'reads', {view_calls},
+    'set_defaults', {set_default_calls},
     'below', CASE WHEN c.relkind = 'v' THEN {below_calls} ELSE '[]' END,
     'sequences_below', (SELECT coalesce(pg_catalog.json_agg(DISTINCT pg_catalog.jsonb_build_object('oid', e.oid::pg_catalog.int8, 'schema', es.nspname, 'name', e.relname)), '[]')
         FROM below b JOIN pg_catalog.pg_depend g ON g.deptype IN ('n', 'i', 'a') AND c.relkind = 'v' AND b.n = q.n AND (

@@ -30,6 +30,9 @@ pub struct Relation {
     /// What defaults of the tables below a view call, unless immutable.
     #[serde(default)]
     pub below: Vec<Called>,
+    /// What the defaults call to which foreign keys set columns when a row of it goes or changes.
+    #[serde(default)]
+    pub set_defaults: Vec<Called>,
     /// The sequences that defaults of the tables below a view use.
     #[serde(default)]
     pub sequences_below: Vec<Sequence>,

@@ -199,6 +199,10 @@ impl Building<'_> {
                 self.unequal(Kind::Trigger, format!("{} on {}", trigger.name, trigger.on));
             }
         }
+        let sets = |called: &Called| !matches!(nature(called), Some(Nature::Plain | Nature::Effect));
+        if matches!(rule, '2' | '4') && relation.set_defaults.iter().any(sets) {
+            self.unequal(Kind::Default, format!("a column that a foreign key to {} sets", relation.name));
+        }
         for one in relation.rules.iter().filter(|one| one.event == rule) {
             if one.calls.iter().any(|called| !matches!(nature(called), Some(Nature::Plain | Nature::Effect))) {
                 self.unequal(Kind::Rule, format!("{} on {}", one.name, relation.name));

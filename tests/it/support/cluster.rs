@@ -86,27 +86,6 @@ impl Cluster {
         append(&to.join("postgresql.conf"), &format!("port={}\n", self.nodes[id].port));
     }
 
-    /// What there is in a database, row by row: for each table, whatever its persistence, the number and a digest of its
-    /// rows, and for each sequence its state. Equal texts are equal data.
-    pub fn digest(&self, id: usize, database: &str) -> String {
-        let list = "SELECT format('SELECT %L, count(*), sum(hashtextextended(t::text, 0)) FROM %s t', c.oid::regclass, \
-            c.oid::regclass) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-            WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') \
-            UNION ALL SELECT format('SELECT %L, last_value, is_called FROM %s', c.oid::regclass, c.oid::regclass) \
-            FROM pg_class c WHERE c.relkind = 'S' ORDER BY 1";
-        let questions = self.sql(id, database, list);
-        questions.lines().map(|question| self.sql(id, database, question) + "\n").collect()
-    }
-
-    /// Fails the story unless all nodes hold the same.
-    #[track_caller]
-    pub fn must_be_equal(&self, database: &str) {
-        let first = self.digest(0, database);
-        for id in 1..self.nodes.len() {
-            assert_eq!(self.digest(id, database), first, "node {id} differs from node 0");
-        }
-    }
-
     /// Adds a standby by pg_basebackup, with a slot, and waits until it streams.
     pub fn add_standby(&mut self) -> usize {
         let id = self.add_empty_node();

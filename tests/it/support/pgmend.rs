@@ -78,6 +78,11 @@ impl Config {
         self
     }
 
+    /// The last node leaves the configuration.
+    pub fn forget_last_node(&mut self) {
+        self.nodes.pop();
+    }
+
     /// An environment variable of the daemon.
     pub fn env(&mut self, name: &'static str, value: &str) -> &mut Self {
         self.env.push((name, value.to_owned()));
