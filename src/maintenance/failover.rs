@@ -7,7 +7,8 @@
 
 use super::facts::{CandidateFacts, Facts, PrimaryFacts};
 use super::look::{self, SHORT, text};
-use super::run::{Run, Window};
+use super::prepare::OldSetting;
+use super::run::{Promotion, Run, Window};
 use super::server::Server;
 use super::stages::FAILOVER_ROWS;
 use super::sync_names::SyncNames;
@@ -105,7 +106,13 @@ impl Maintenance {
         let kept = self.0.store.upkeep().sync_names;
         let set = kept.as_ref().and_then(|k| SyncNames::parse(&k.set));
         let to = elect(&survivors, set.as_ref())?;
-        let data = json!({ "from": lost.id.0, "to": to.id.0 });
+        // What the next daemon needs if this one dies.
+        let data = json!({
+            "from": lost.id.0,
+            "to": to.id.0,
+            "timeline": epoch.timeline,
+            "system_identifier": epoch.system_identifier,
+        });
         let job = self.0.jobs.begin(FAILOVER, to.id, data).map_err(|e| e.to_string())?;
         let mut run = Run::new(self.0.clone(), job.clone(), SwitchOptions::default(), lost.clone(), to);
         run.lost = true;
@@ -230,7 +237,7 @@ impl Run {
             self.told
                 .lines
                 .push(format!("node {} is out of reach: only the epoch keeps clients from it", self.from.id));
-            return Ok(());
+            return self.prepare_lost().await;
         };
         let bad =
             |e: crate::node::NodeError| Failure::new("the lost primary could not be fenced").detail(e.to_string());
@@ -245,16 +252,39 @@ impl Run {
         if old.runs() {
             return Err(Failure::new("the lost primary could not be fenced").detail("its process does not end"));
         }
+        self.prepare_lost().await
+    }
+
+    /// The coming primary's slots, and no name on it that nobody answers to: it would keep all writes waiting.
+    async fn prepare_lost(&mut self) -> Result<(), Failure> {
         let others = self.siblings();
         let nodes = others.iter().map(|s| s.id).chain([self.from.id]);
         let slots: Vec<String> = nodes.map(super::prepare::slot_of).collect();
+        let sql = self.candidate()?;
+        let was = look::candidate(sql).await;
+        let was = was.map_err(|e| Failure::new("the coming primary does not answer").detail(e.to_string()))?;
+        let (old, wanted) = (self.facts()?.primary.as_ref().ok(), self.prepared.wanted.as_ref());
+        self.record(
+            "Fence.Candidate",
+            json!({
+                "slots": slots,
+                "sync_names": Some(&was.sync_names).filter(|names| !names.is_empty()),
+                "by_system": was.sync_names_by_system,
+                "wanted": wanted.map(ToString::to_string),
+                "timeline": old.map(|p| p.timeline),
+                "system_identifier": old.map(|p| p.system_identifier),
+            }),
+        )?;
+        self.prepared.slots.clone_from(&slots);
+        if !was.sync_names.is_empty() {
+            self.prepared.sync_names = Some(OldSetting { value: was.sync_names, by_system: was.sync_names_by_system });
+        }
         let sql = self.candidate()?;
         for slot in &slots {
             if let Err(error) = super::prepare::ensure_slot(sql, slot).await {
                 self.job.output(&format!("slot {slot}: {error}"));
             }
         }
-        // A name that nobody answers to would keep all writes waiting.
         super::prepare::set_sync_names(sql, Some("")).await?;
         if self.prepared.wanted.is_some() {
             for node in self.siblings().iter().map(|s| s.id).chain([self.from.id]) {
@@ -264,6 +294,18 @@ impl Run {
             self.told.lines.push("no standby was synchronous: commits of the last moment may be lost".to_owned());
         }
         Ok(())
+    }
+
+    /// Nobody was promoted: the lost one is what it was, should it come back.
+    pub(super) async fn undo_fence(&mut self) -> Option<String> {
+        if !matches!(self.promotion, Promotion::NotAsked | Promotion::Impossible) {
+            return None;
+        }
+        let armed = self.old.as_ref().and_then(|old| old.disarm().err());
+        let mut words: Vec<String> =
+            armed.map(|e| format!("node {} could not be disarmed: {e}", self.from.id)).into_iter().collect();
+        words.extend(self.undo_prepare().await);
+        (!words.is_empty()).then(|| words.join("; "))
     }
 
     pub(super) fn failed_over(&self) -> String {
