@@ -11,9 +11,10 @@ use super::prepare::OldSetting;
 use super::run::{Promotion, Run, Window};
 use super::server::Server;
 use super::stages::FAILOVER_ROWS;
+use super::standby_slots::{self, StandbySlots};
 use super::sync_names::SyncNames;
 use super::{FAILOVER, Inner, Maintenance, SwitchOptions};
-use crate::base::{Lsn, NodeId};
+use crate::base::Lsn;
 use crate::cluster::{Epoch, NodeSpec, NodeStatus, View};
 use crate::keeper::FAILED_REASON;
 use crate::server::sql::Sql;
@@ -120,6 +121,9 @@ impl Maintenance {
         run.resumed = true;
         run.facts = Some(facts(&run, epoch));
         run.prepared.wanted = kept.and_then(|k| SyncNames::parse(&k.wanted)).filter(|w| !w.is_empty());
+        let slots = self.0.store.upkeep().standby_slots.map(|k| StandbySlots::parse(&k.wanted));
+        let (gone, come) = (super::prepare::slot_of(run.to.id), super::prepare::slot_of(lost.id));
+        run.prepared.wanted_slots = slots.filter(|w| !w.is_empty()).map(|w| w.exchanged(&gone, &come));
         run.candidate = Some(self.0.connect(&run.to).await.map_err(|e| e.to_string())?);
         run.old = Server::find(&self.0, lost, job.id()).await.ok();
         let since = Instant::now();
@@ -206,6 +210,7 @@ impl Inner {
             }
         }
         let now = self.set_names(&sql, &wanted, &out).await?;
+        self.keep_slots(&sql).await?;
         self.eligible_again(&sql, &now).await
     }
 
@@ -263,6 +268,10 @@ impl Run {
         let sql = self.candidate()?;
         let was = look::candidate(sql).await;
         let was = was.map_err(|e| Failure::new("the coming primary does not answer").detail(e.to_string()))?;
+        let named = standby_slots::current(sql).await.ok().flatten().filter(|slots| !slots.is_empty());
+        // Fenced once more after a crash, those who were marked before are marked still.
+        let marked = self.who_will_lack();
+        self.prepared.marked.extend(marked);
         let (old, wanted) = (self.facts()?.primary.as_ref().ok(), self.prepared.wanted.as_ref());
         self.record(
             "Fence.Candidate",
@@ -271,11 +280,16 @@ impl Run {
                 "sync_names": Some(&was.sync_names).filter(|names| !names.is_empty()),
                 "by_system": was.sync_names_by_system,
                 "wanted": wanted.map(ToString::to_string),
+                "standby_slots": named,
+                "wanted_slots": self.prepared.wanted_slots.as_ref().map(ToString::to_string),
+                "marked": self.prepared.marked.iter().map(|id| id.0).collect::<Vec<_>>(),
                 "timeline": old.map(|p| p.timeline),
                 "system_identifier": old.map(|p| p.system_identifier),
             }),
         )?;
+        self.mark()?;
         self.prepared.slots.clone_from(&slots);
+        self.prepared.standby_slots.clone_from(&named);
         if !was.sync_names.is_empty() {
             self.prepared.sync_names = Some(OldSetting { value: was.sync_names, by_system: was.sync_names_by_system });
         }
@@ -286,11 +300,10 @@ impl Run {
             }
         }
         super::prepare::set_sync_names(sql, Some("")).await?;
-        if self.prepared.wanted.is_some() {
-            for node in self.siblings().iter().map(|s| s.id).chain([self.from.id]) {
-                self.eligible(node)?;
-            }
-        } else {
+        if named.is_some() {
+            super::prepare::set_by_system(sql, standby_slots::NAME, Some("")).await?;
+        }
+        if self.prepared.wanted.is_none() {
             self.told.lines.push("no standby was synchronous: commits of the last moment may be lost".to_owned());
         }
         Ok(())
@@ -319,16 +332,12 @@ impl Run {
         lines.push(format!("`pgmend recover {id}` brings the lost node back as a standby"));
         lines.join("\n")
     }
-
-    fn eligible(&self, node: NodeId) -> Result<(), Failure> {
-        let marked = self.inner.mark_eligible(node, false);
-        marked.map_err(|e| Failure::new("the state directory cannot be written").detail(e))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::NodeId;
     use crate::cluster::{Host, MaintainCommands, SslMode};
 
     fn survivor(id: u16, received: u64, eligible: bool) -> Survivor {

@@ -8,6 +8,7 @@ use super::resolve::{Coming, Left, Old, Reality, Verdict, verdict};
 use super::run::{Promotion, Run, Window};
 use super::server::Server;
 use super::stages::{FAILOVER_ROWS, ROWS, Stage};
+use super::standby_slots::StandbySlots;
 use super::sync_names::SyncNames;
 use super::{Inner, SwitchOptions};
 use crate::base::NodeId;
@@ -40,6 +41,9 @@ pub(super) struct Journalled {
     old_slots: Vec<String>,
     sync_names: Option<OldSetting>,
     wanted: Option<String>,
+    marked: Vec<NodeId>,
+    standby_slots: Option<String>,
+    wanted_slots: Option<String>,
     /// `Prepare.Candidate` (`Fence.Candidate`) was written.
     prepared: bool,
 }
@@ -75,6 +79,9 @@ impl Journalled {
                 by_system: prepare.as_ref().and_then(|p| p.get("by_system")?.as_bool()).unwrap_or(false),
             }),
             wanted: text("wanted"),
+            marked: prepare.as_ref().map(marked).unwrap_or_default(),
+            standby_slots: text("standby_slots"),
+            wanted_slots: text("wanted_slots"),
             prepared: prepare.is_some(),
         }
     }
@@ -86,6 +93,11 @@ impl Journalled {
             Change::Failover => Left::Failover { stage },
         }
     }
+}
+
+fn marked(prepare: &Value) -> Vec<NodeId> {
+    let list = prepare.get("marked").and_then(Value::as_array).cloned().unwrap_or_default();
+    list.iter().filter_map(|id| u16::try_from(id.as_u64()?).ok()).map(NodeId).collect()
 }
 
 /// Which of the two it was.
@@ -302,6 +314,9 @@ async fn resumed(
     run.resumed = true;
     run.prepared.slots.clone_from(&journalled.slots);
     run.prepared.sync_names.clone_from(&journalled.sync_names);
+    run.prepared.marked.clone_from(&journalled.marked);
+    run.prepared.standby_slots.clone_from(&journalled.standby_slots);
+    run.prepared.wanted_slots = journalled.wanted_slots.as_deref().map(StandbySlots::parse);
     run.prepared.wanted = journalled.wanted.as_deref().and_then(SyncNames::parse);
     let slots = journalled.old_slots.iter();
     let standbys = slots.map(|slot| Streaming { slot: Some(slot.clone()), ..Streaming::default() }).collect();
@@ -355,7 +370,7 @@ mod tests {
             record("Prepare", json!({})),
             record(
                 "Prepare.Candidate",
-                json!({ "slots": ["pgmend_0"], "sync_names": "x", "by_system": true, "wanted": "FIRST 1 (\"x\")",
+                json!({ "slots": ["pgmend_0"], "sync_names": "x", "by_system": true, "wanted": "FIRST 1 (\"x\")", "marked": [0],
                         "old_slots": ["pgmend_1"], "timeline": 3, "system_identifier": 9 }),
             ),
             record("Stop", json!({})),
@@ -364,6 +379,7 @@ mod tests {
         assert_eq!((read.from, read.to, read.stay_down, read.prepared), (Some(NodeId(0)), Some(NodeId(1)), true, true));
         assert_eq!((read.stage.as_str(), read.timeline, read.system_identifier), ("Stop", 3, 9));
         assert_eq!((read.slots, read.old_slots), (vec!["pgmend_0".to_owned()], vec!["pgmend_1".to_owned()]));
+        assert_eq!(read.marked, vec![NodeId(0)]);
         assert_eq!(read.sync_names, Some(OldSetting { value: "x".into(), by_system: true }));
     }
 }

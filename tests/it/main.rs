@@ -41,6 +41,7 @@ mod servers;
 mod session;
 mod state;
 mod storms;
+mod strict;
 mod sweep;
 mod switchover;
 mod switchover_crash;
