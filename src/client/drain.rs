@@ -132,6 +132,8 @@ struct Seen {
 enum Step {
     Leave,
     Ask,
+    /// At the end of what it does.
+    AskLater,
     /// Ended when it is between transactions.
     CutBetween(Drained),
     CutNow(Drained),
@@ -148,11 +150,14 @@ fn judge(rules: &Drain, limit: IdleLimit, seen: Seen, order_s: u64, now_s: u64) 
         IdleLimit::Seconds(seconds) => past(seen.idle_s, seconds.into()).then_some(Drained::Idle(seconds)),
         IdleLimit::Never => None,
     };
+    let may_move = rules.clients == Clients::Hold && !seen.fixed && seen.may_ask;
+    let later = if may_move { Step::AskLater } else { Step::Leave };
     match seen.doing {
-        Doing::Working | Doing::Moving => Step::Leave,
+        Doing::Moving => Step::Leave,
+        Doing::Working => later,
         Doing::InTransaction => {
             let limit_s = rules.transaction_idle_s(limit).filter(|limit_s| past(seen.pause_s, *limit_s));
-            limit_s.map_or(Step::Leave, |limit_s| Step::CutNow(Drained::IdleInTransaction(limit_s)))
+            limit_s.map_or(later, |limit_s| Step::CutNow(Drained::IdleInTransaction(limit_s)))
         }
         // Who may still turn out to be movable is asked first.
         Doing::Bound if rules.clients == Clients::Hold && !seen.fixed => ask,
@@ -182,8 +187,8 @@ impl Worker {
         let sessions = self.sessions.borrow();
         let is_asked = |c: &&Rc<Control>| match c.doing() {
             Doing::Moving => true,
-            Doing::Bound => c.drain.asked.get(),
-            Doing::Away | Doing::Waiting | Doing::Working | Doing::InTransaction => false,
+            Doing::Bound | Doing::Working | Doing::InTransaction => c.drain.asked.get(),
+            Doing::Away | Doing::Waiting => false,
         };
         let busy = sessions.values().filter(is_asked).count();
         let mut room = MAX_ASKED.saturating_sub(busy);
@@ -197,6 +202,11 @@ impl Worker {
             let limit = control.drain.own_limit.get().unwrap_or(rules.idle_limit);
             match judge(&rules, limit, control.seen(order.number, room > 0, now_s), order_s, now_s) {
                 Step::Leave => {}
+                // Whoever begins one transaction after the other is hardly ever met between two: he finds the wish there.
+                Step::AskLater => {
+                    room -= 1;
+                    control.drain.asked.set(true);
+                }
                 Step::Ask => {
                     room -= 1;
                     control.drain.asked.set(true);
@@ -265,9 +275,10 @@ mod tests {
 
     #[test]
     fn who_can_be_held_is_held_whatever_the_limit() {
-        for doing in [Doing::Away, Doing::Waiting, Doing::Working, Doing::Moving] {
+        for doing in [Doing::Away, Doing::Waiting, Doing::Moving] {
             assert_eq!(cells(Clients::Hold, seen(doing)), [LEAVE; 3], "{doing:?}");
         }
+        assert_eq!(cells(Clients::Hold, seen(Doing::Working)), [(Step::AskLater, Step::AskLater); 3]);
         assert_eq!(cells(Clients::Hold, seen(Doing::Bound)), [(Step::Ask, Step::Ask); 3]);
         let waits = Seen { may_ask: false, ..seen(Doing::Bound) };
         assert_eq!(cells(Clients::Hold, waits), [LEAVE; 3], "its turn to be asked comes");
@@ -295,14 +306,15 @@ mod tests {
     #[test]
     fn a_transaction_that_idles_has_a_limit_of_its_own() {
         let cut = |s| Step::CutNow(Drained::IdleInTransaction(s));
-        for clients in [Clients::Hold, Clients::Disconnect] {
+        for (clients, none_yet) in [(Clients::Hold, Step::AskLater), (Clients::Disconnect, Step::Leave)] {
             let [never, seconds, at_once] = cells(clients, seen(Doing::InTransaction));
-            assert_eq!((never, seconds, at_once), (LEAVE, (Step::Leave, cut(5)), LEAVE));
+            let leave = (none_yet, none_yet);
+            assert_eq!((never, seconds, at_once), (leave, (none_yet, cut(5)), leave));
             let rules = Drain { clients, ..Drain::default() };
             let at = |n, now_s| judge(&rules, limit(n), seen(Doing::InTransaction), 100, now_s);
-            assert_eq!((at(0, 110), at(0, 111), at(-1, 111)), (Step::Leave, cut(10), cut(10)));
+            assert_eq!((at(0, 110), at(0, 111), at(-1, 111)), (none_yet, cut(10), cut(10)));
             let none = Drain { idle_in_transaction: None, ..rules };
-            assert_eq!(judge(&none, limit(0), seen(Doing::InTransaction), 100, 9999), Step::Leave);
+            assert_eq!(judge(&none, limit(0), seen(Doing::InTransaction), 100, 9999), none_yet);
         }
     }
 

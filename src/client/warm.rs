@@ -71,7 +71,7 @@ impl Worker {
         busy
     }
 
-    fn target_of(&self, node: NodeId) -> Option<Arc<Target>> {
+    pub(super) fn target_of(&self, node: NodeId) -> Option<Arc<Target>> {
         let (view, settings) = (self.plane.board.view(), self.plane.settings.load());
         let spec = &view.node(node)?.spec;
         Target::new(&spec.host.0, spec.port, spec.sslmode, &settings.server_tls, settings.keepalive).ok().map(Arc::new)

@@ -2,7 +2,7 @@
 
 use super::Board;
 use crate::base::NodeId;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A wish for connections to a node that will be the primary soon. Workers answer it.
@@ -17,6 +17,11 @@ pub struct Warming {
     open: AtomicUsize,
     failed: AtomicUsize,
     why: Mutex<Option<String>>,
+    /// It is the primary now, though the view does not say so yet.
+    promoted: AtomicBool,
+    /// Listeners for clients that stand ready, and those that listen there.
+    ready: AtomicUsize,
+    listening: AtomicUsize,
 }
 
 /// How far it is.
@@ -49,6 +54,21 @@ impl Warming {
         *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
         self.failed.fetch_add(1, Ordering::AcqRel);
     }
+
+    /// True from the promotion on, a moment before clients go on there.
+    pub fn is_promoted(&self) -> bool {
+        self.promoted.load(Ordering::Acquire)
+    }
+
+    /// A listener for clients is connected.
+    pub fn listener_ready(&self) {
+        self.ready.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It listens, or is lost: nobody waits for it any more.
+    pub fn listener_done(&self) {
+        self.listening.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 /// The board's part.
@@ -75,6 +95,19 @@ impl Warm {
         let (open, failed) = (w.open.load(Ordering::Acquire), w.failed.load(Ordering::Acquire));
         let settled = workers && open + failed >= w.asked.load(Ordering::Acquire);
         Warmth { open, failed, why: w.why.lock().unwrap_or_else(PoisonError::into_inner).clone(), settled }
+    }
+}
+
+impl Warm {
+    /// The node has been promoted: who listens for clients begins there before they go on, so that nothing is missed.
+    pub fn promoted(&self) {
+        self.warming.promoted.store(true, Ordering::Release);
+        self.board.tell();
+    }
+
+    /// Every listener that stood ready listens there.
+    pub fn all_listen(&self) -> bool {
+        self.warming.listening.load(Ordering::Acquire) >= self.warming.ready.load(Ordering::Acquire)
     }
 }
 
@@ -116,6 +149,9 @@ impl Board {
             open: AtomicUsize::new(0),
             failed: AtomicUsize::new(0),
             why: Mutex::new(None),
+            promoted: AtomicBool::new(false),
+            ready: AtomicUsize::new(0),
+            listening: AtomicUsize::new(0),
         });
         *self.warm.now.lock().unwrap_or_else(PoisonError::into_inner) = Some(warming.clone());
         self.tell();
@@ -156,6 +192,13 @@ mod tests {
         wish.failed("no".into());
         let warmth = warm.look();
         assert_eq!((warmth.open, warmth.failed, warmth.settled), (2, 1, true));
+        assert!(warm.all_listen(), "there is nobody who would");
+        wish.listener_ready();
+        let version = board.version();
+        warm.promoted();
+        assert!(wish.is_promoted() && board.version() > version && !warm.all_listen());
+        wish.listener_done();
+        assert!(warm.all_listen());
         drop((warm, workers));
         assert!(board.warming().is_none());
     }

@@ -129,17 +129,18 @@ impl Begin {
         self.server.as_ref().ok_or_else(|| Failure::new("the node is not under control"))
     }
 
+    /// Noted first: whoever finds the note after a crash puts the node back.
     async fn unroute(&mut self) -> Result<(), Failure> {
         let view = self.inner.board.view();
         self.was_up = view.node(self.node.id).is_some_and(|n| n.status.is_live());
-        let reason = format!("in maintenance since job {}", self.job.id());
-        let out = self.inner.keeper.take_out(self.node.id, &reason).await;
-        out.map_err(|e| Failure::new("the node could not be taken out of routing").detail(e.to_string()))?;
         let since_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let upkeep = NodeUpkeep { since_s, ..NodeUpkeep::default() };
         self.note_upkeep(|nodes| {
             nodes.entry(self.node.id.0).or_insert(upkeep);
-        })
+        })?;
+        let reason = format!("in maintenance since job {}", self.job.id());
+        let out = self.inner.keeper.take_out(self.node.id, &reason).await;
+        out.map_err(|e| Failure::new("the node could not be taken out of routing").detail(e.to_string()))
     }
 
     fn note_upkeep(
@@ -205,19 +206,16 @@ impl Begin {
         Ok(())
     }
 
+    /// Noted first: a command that was broken off may have done it.
     async fn autostart_off(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
-        let server = self.server()?;
-        match server.autostart(AutoStart::Off, self.inner.lines_of(&self.job), stop).await {
-            Ok(true) => {
-                self.autostart_off = true;
-                self.note_upkeep(|nodes| nodes.entry(self.node.id.0).or_default().autostart_off = true)
-            }
-            Ok(false) => {
-                self.lines.push("it has no autostart_off_command: nothing was switched off".to_owned());
-                Ok(())
-            }
-            Err(e) => Err(Failure::new("its automatic start could not be switched off").detail(e.to_string())),
+        if self.node.maintain.autostart_off_command.is_none() {
+            self.lines.push("it has no autostart_off_command: nothing was switched off".to_owned());
+            return Ok(());
         }
+        self.autostart_off = true;
+        self.note_upkeep(|nodes| nodes.entry(self.node.id.0).or_default().autostart_off = true)?;
+        let done = self.server()?.autostart(AutoStart::Off, self.inner.lines_of(&self.job), stop).await;
+        done.map(drop).map_err(|e| Failure::new("its automatic start could not be switched off").detail(e.to_string()))
     }
 
     async fn stop_it(&mut self, stop: &CancellationToken) -> Result<(), Failure> {

@@ -19,6 +19,8 @@ const POLL: Duration = Duration::from_millis(20);
 const LETS_IN: Duration = Duration::from_secs(5);
 /// Health checks see a change within this.
 const SEEN: Duration = Duration::from_secs(3);
+/// One that was started by somebody else streams within this, or not at all.
+const STREAMS_ALREADY: Duration = Duration::from_secs(1);
 /// Bound on the stop of a server that did not come back well.
 const STOP: Duration = Duration::from_secs(60);
 /// The view moves with every probe; each move makes the compare-and-swap fail once.
@@ -83,8 +85,15 @@ impl Comeback<'_> {
     async fn as_it_is(&self) -> Result<(), String> {
         let server = self.server;
         if server.runs() {
-            self.streams(Duration::from_secs(1)).await?;
-            return self.lets_in().await;
+            if self.streams(STREAMS_ALREADY).await.is_ok() {
+                return self.lets_in().await;
+            }
+            // Somebody has started it, with the settings of before.
+            self.job.output(&format!("node {} runs and does not stream: it is stopped", server.spec.id));
+            let stopped = server.stop_by(Instant::now() + STOP, self.lines(), &CancellationToken::new()).await;
+            if !stopped.map_err(|e| e.to_string())? {
+                return Err(format!("it does not stop within {STOP:?}"));
+            }
         }
         let data = server.control_data().await.map_err(|e| e.to_string())?;
         if !matches!(data.state.as_str(), "shut down" | "shut down in recovery") {

@@ -1,10 +1,12 @@
 //! What a new daemon does about planned work that the old one did not end: observed reality wins over the journal.
 //!
-//! A switchover is finished once its promotion has happened, or was about to with the proof in hand; else it goes back. Either
-//! way before clients are served, so that for them it is a longer wait. What is left of the rest goes on beside them.
+//! A switchover or failover is finished once its promotion has happened, or was about to with the proof in hand; else it goes
+//! back. Either way before clients are served, so that for them it is a longer wait. What is left of the rest goes on beside
+//! them. `resolve` is the table.
 
 use super::finish::{self, Finish};
-use super::resume::{self, Journalled};
+use super::resolve::{Coming, Left, Old, Reality, Verdict, verdict};
+use super::resume::{self, Change, Journalled};
 use super::{BEGIN, FAILOVER, FINISH, Inner, KINDS, Maintenance, REHEARSAL, ROLLING, Rebuilding, SWITCHOVER};
 use crate::base::NodeId;
 use crate::store::JournalFile;
@@ -39,18 +41,45 @@ pub(super) async fn clean_up(maintenance: &Maintenance) -> Vec<String> {
         end_children(inner, journal.job).await;
         let found = format!("{kind} job {} was interrupted; last journal record {stage}", journal.job);
         told.push(found.clone());
-        match kind.as_str() {
-            SWITCHOVER => told.push(resume::switchover(inner, job, Journalled::of(&journal), &found).await),
-            BEGIN => drop(tokio::spawn(take_begin_back(maintenance.clone(), job, found))),
-            FINISH => drop(tokio::spawn(finish_again(maintenance.clone(), job, rebuilding(&journal)))),
-            ROLLING => interrupted(&job, &format!("{found}; `pgmend rolling-update --resume` goes on with it")),
-            // The guard looks anew; a promotion that was asked for is seen by the health checks.
-            FAILOVER => interrupted(&job, &format!("{found}; the cluster is looked at anew")),
-            REHEARSAL => interrupted(&job, &format!("{found}; nothing had been changed")),
-            _ => interrupted(&job, &found),
-        }
+        let left = match kind.as_str() {
+            SWITCHOVER | FAILOVER => {
+                let change = if kind == SWITCHOVER { Change::Switchover } else { Change::Failover };
+                told.push(resume::resolve(inner, job, change, Journalled::of(&journal), &found).await);
+                continue;
+            }
+            BEGIN => Left::Begin,
+            FINISH => Left::Finish,
+            ROLLING => Left::Rolling,
+            REHEARSAL => Left::Rehearsal,
+            // `KINDS` has no others.
+            _ => continue,
+        };
+        beside_clients(maintenance, job, left, &journal, found);
     }
     told
+}
+
+/// What needs no hold: it goes on while clients are served.
+fn beside_clients(maintenance: &Maintenance, job: JobHandle, left: Left, journal: &JournalFile, found: String) {
+    let upkeep = maintenance.0.store.upkeep();
+    let is_rolling = left == Left::Rolling;
+    let noted = if is_rolling { upkeep.rolling.is_some() } else { upkeep.nodes.contains_key(&job.node().0) };
+    // No server is asked: what these have done, their notes say.
+    let reality = Reality { coming: Coming::Silent, old: Old::Silent, noted };
+    match verdict(left, reality) {
+        Verdict::PutBack => drop(tokio::spawn(take_begin_back(maintenance.clone(), job, found))),
+        Verdict::Again => drop(tokio::spawn(finish_again(maintenance.clone(), job, rebuilding(journal)))),
+        Verdict::Wait => interrupted(&job, &format!("{found}; `pgmend rolling-update --resume` goes on with it")),
+        // The others are not given for these.
+        Verdict::Nothing
+        | Verdict::Unprepare
+        | Verdict::Back
+        | Verdict::Disarm
+        | Verdict::Promote
+        | Verdict::Forward
+        | Verdict::Anew
+        | Verdict::Operator => interrupted(&job, &format!("{found}; nothing had been changed")),
+    }
 }
 
 /// A maintenance command, a start: whatever of it still runs is ended, by its mark.
@@ -84,9 +113,6 @@ fn rebuilding(journal: &JournalFile) -> Rebuilding {
 /// The node is put back as it was: started, synchronous, in routing. That is what the end of a maintenance does.
 async fn take_begin_back(maintenance: Maintenance, job: JobHandle, found: String) {
     let node = job.node();
-    if !maintenance.0.store.upkeep().nodes.contains_key(&node.0) {
-        return interrupted(&job, &format!("{found}; nothing had been changed"));
-    }
     let told = match finish(&maintenance, node).await {
         Ok(told) => format!("{found}; node {node} was put back: {told}"),
         Err(why) => format!(

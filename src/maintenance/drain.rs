@@ -34,6 +34,7 @@ impl Run {
                 Ok(()) => return self.begin_window(hold, since, until),
                 Err(left) => last = left.to_string(),
             }
+            let mut who: Vec<String> = hold.holdups().iter().map(ToString::to_string).collect();
             let named = self.named().await;
             if self.options.transactions == LongTransactions::End {
                 self.end(&named).await;
@@ -45,9 +46,12 @@ impl Run {
             for transaction in &named {
                 self.job.output(&format!("attempt {attempt}: {transaction}"));
             }
-            if !named.is_empty() {
-                let named: Vec<String> = named.iter().map(ToString::to_string).collect();
-                last = format!("{last}; {}", named.join("; "));
+            for session in &who {
+                self.job.output(&format!("attempt {attempt}: {session}"));
+            }
+            who.extend(named.iter().map(ToString::to_string));
+            if !who.is_empty() {
+                last = format!("{last}; {}", who.join("; "));
             }
             if attempt < self.limits.drain_attempts {
                 self.job.note(format!("attempt {attempt} in vain, clients work on: {last}"));

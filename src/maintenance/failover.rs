@@ -7,13 +7,14 @@
 
 use super::facts::{CandidateFacts, Facts, PrimaryFacts};
 use super::look::{self, SHORT, text};
-use super::run::{Run, Window};
+use super::prepare::OldSetting;
+use super::run::{Promotion, Run, Window};
 use super::server::Server;
 use super::stages::FAILOVER_ROWS;
 use super::standby_slots::{self, StandbySlots};
 use super::sync_names::SyncNames;
 use super::{FAILOVER, Inner, Maintenance, SwitchOptions};
-use crate::base::{Lsn, NodeId};
+use crate::base::Lsn;
 use crate::cluster::{Epoch, NodeSpec, NodeStatus, View};
 use crate::keeper::FAILED_REASON;
 use crate::server::sql::Sql;
@@ -106,7 +107,13 @@ impl Maintenance {
         let kept = self.0.store.upkeep().sync_names;
         let set = kept.as_ref().and_then(|k| SyncNames::parse(&k.set));
         let to = elect(&survivors, set.as_ref())?;
-        let data = json!({ "from": lost.id.0, "to": to.id.0 });
+        // What the next daemon needs if this one dies.
+        let data = json!({
+            "from": lost.id.0,
+            "to": to.id.0,
+            "timeline": epoch.timeline,
+            "system_identifier": epoch.system_identifier,
+        });
         let job = self.0.jobs.begin(FAILOVER, to.id, data).map_err(|e| e.to_string())?;
         let mut run = Run::new(self.0.clone(), job.clone(), SwitchOptions::default(), lost.clone(), to);
         run.lost = true;
@@ -235,7 +242,7 @@ impl Run {
             self.told
                 .lines
                 .push(format!("node {} is out of reach: only the epoch keeps clients from it", self.from.id));
-            return Ok(());
+            return self.prepare_lost().await;
         };
         let bad =
             |e: crate::node::NodeError| Failure::new("the lost primary could not be fenced").detail(e.to_string());
@@ -250,28 +257,68 @@ impl Run {
         if old.runs() {
             return Err(Failure::new("the lost primary could not be fenced").detail("its process does not end"));
         }
+        self.prepare_lost().await
+    }
+
+    /// The coming primary's slots, and no name on it that nobody answers to: it would keep all writes waiting.
+    async fn prepare_lost(&mut self) -> Result<(), Failure> {
         let others = self.siblings();
         let nodes = others.iter().map(|s| s.id).chain([self.from.id]);
         let slots: Vec<String> = nodes.map(super::prepare::slot_of).collect();
+        let sql = self.candidate()?;
+        let was = look::candidate(sql).await;
+        let was = was.map_err(|e| Failure::new("the coming primary does not answer").detail(e.to_string()))?;
+        let named = standby_slots::current(sql).await.ok().flatten().filter(|slots| !slots.is_empty());
+        // Fenced once more after a crash, those who were marked before are marked still.
+        let marked = self.who_will_lack();
+        self.prepared.marked.extend(marked);
+        let (old, wanted) = (self.facts()?.primary.as_ref().ok(), self.prepared.wanted.as_ref());
+        self.record(
+            "Fence.Candidate",
+            json!({
+                "slots": slots,
+                "sync_names": Some(&was.sync_names).filter(|names| !names.is_empty()),
+                "by_system": was.sync_names_by_system,
+                "wanted": wanted.map(ToString::to_string),
+                "standby_slots": named,
+                "wanted_slots": self.prepared.wanted_slots.as_ref().map(ToString::to_string),
+                "marked": self.prepared.marked.iter().map(|id| id.0).collect::<Vec<_>>(),
+                "timeline": old.map(|p| p.timeline),
+                "system_identifier": old.map(|p| p.system_identifier),
+            }),
+        )?;
+        self.mark()?;
+        self.prepared.slots.clone_from(&slots);
+        self.prepared.standby_slots.clone_from(&named);
+        if !was.sync_names.is_empty() {
+            self.prepared.sync_names = Some(OldSetting { value: was.sync_names, by_system: was.sync_names_by_system });
+        }
         let sql = self.candidate()?;
         for slot in &slots {
             if let Err(error) = super::prepare::ensure_slot(sql, slot).await {
                 self.job.output(&format!("slot {slot}: {error}"));
             }
         }
-        // A name that nobody answers to would keep all writes waiting.
         super::prepare::set_sync_names(sql, Some("")).await?;
-        if standby_slots::current(sql).await.ok().flatten().is_some_and(|slots| !slots.is_empty()) {
+        if named.is_some() {
             super::prepare::set_by_system(sql, standby_slots::NAME, Some("")).await?;
         }
-        if self.prepared.wanted.is_some() {
-            for node in self.siblings().iter().map(|s| s.id).chain([self.from.id]) {
-                self.eligible(node)?;
-            }
-        } else {
+        if self.prepared.wanted.is_none() {
             self.told.lines.push("no standby was synchronous: commits of the last moment may be lost".to_owned());
         }
         Ok(())
+    }
+
+    /// Nobody was promoted: the lost one is what it was, should it come back.
+    pub(super) async fn undo_fence(&mut self) -> Option<String> {
+        if !matches!(self.promotion, Promotion::NotAsked | Promotion::Impossible) {
+            return None;
+        }
+        let armed = self.old.as_ref().and_then(|old| old.disarm().err());
+        let mut words: Vec<String> =
+            armed.map(|e| format!("node {} could not be disarmed: {e}", self.from.id)).into_iter().collect();
+        words.extend(self.undo_prepare().await);
+        (!words.is_empty()).then(|| words.join("; "))
     }
 
     pub(super) fn failed_over(&self) -> String {
@@ -285,16 +332,12 @@ impl Run {
         lines.push(format!("`pgmend recover {id}` brings the lost node back as a standby"));
         lines.join("\n")
     }
-
-    fn eligible(&self, node: NodeId) -> Result<(), Failure> {
-        let marked = self.inner.mark_eligible(node, false);
-        marked.map_err(|e| Failure::new("the state directory cannot be written").detail(e))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::NodeId;
     use crate::cluster::{Host, MaintainCommands, SslMode};
 
     fn survivor(id: u16, received: u64, eligible: bool) -> Survivor {

@@ -7,7 +7,7 @@
 //! and `after`; then `begin` and `finish` (the maintenance of one node, with `comeback`) and `rolling` (of all). `server` is one
 //! server under our control; `sync` with `sync_names` owns `synchronous_standby_names`, `standby_slots` owns `synchronized_standby_slots`,
 //! `strict` lets commits wait for a standby; `nested` starts the jobs; `failover` is what is done without an order; `verdict` is the cluster in one word,
-//! `exits` are the operator's own commands, `crash` and `resume` are what the next daemon does.
+//! `exits` are the operator's own commands, `crash`, `resolve` (the table) and `resume` are what the next daemon does.
 
 mod after;
 mod begin;
@@ -23,11 +23,14 @@ mod look;
 mod nested;
 mod plan;
 mod prepare;
+mod resolve;
 mod resume;
 mod rolling;
 mod run;
 mod server;
 mod settings;
+#[cfg(test)]
+mod sim;
 mod stages;
 mod standby_slots;
 mod strict;

@@ -26,6 +26,8 @@ pub(super) struct Prepared {
     pub slots: Vec<String>,
     /// Its `synchronous_standby_names` before they were emptied.
     pub sync_names: Option<OldSetting>,
+    /// Who may lack acknowledged commits from the release on, and counted as having them until now.
+    pub marked: Vec<crate::base::NodeId>,
     /// What the operator wants on the old primary; `None`: nobody is synchronous.
     pub wanted: Option<SyncNames>,
     /// Its `synchronized_standby_slots` before they were emptied.
@@ -63,6 +65,7 @@ impl Run {
         let names = (candidate.sync_names != set)
             .then_some(OldSetting { value: candidate.sync_names, by_system: candidate.sync_names_by_system });
         self.look_at_slots().await.map_err(|e| Failure::new("synchronized_standby_slots is not known").detail(e))?;
+        self.prepared.marked = self.who_will_lack();
         self.record(
             "Prepare.Candidate",
             json!({
@@ -70,6 +73,7 @@ impl Run {
                 "sync_names": names.as_ref().map(|n| &n.value),
                 "by_system": names.as_ref().is_some_and(|n| n.by_system),
                 "wanted": self.prepared.wanted.as_ref().map(ToString::to_string),
+                "marked": self.prepared.marked.iter().map(|id| id.0).collect::<Vec<_>>(),
                 "standby_slots": self.prepared.standby_slots,
                 "wanted_slots": self.prepared.wanted_slots.as_ref().map(ToString::to_string),
                 "old_slots": primary.standbys.iter().filter_map(|s| s.slot.clone()).collect::<Vec<_>>(),
@@ -77,13 +81,7 @@ impl Run {
                 "system_identifier": primary.system_identifier,
             }),
         )?;
-        if self.prepared.wanted.is_some() {
-            // From the release on they may lack acknowledged commits, until they are synchronous again.
-            for node in self.siblings().iter().map(|s| s.id).chain([self.from.id]) {
-                let marked = self.inner.mark_eligible(node, false);
-                marked.map_err(|e| Failure::new("the state directory cannot be written").detail(e))?;
-            }
-        }
+        self.mark()?;
         let bad = |e: SqlError| Failure::new("the coming primary could not be prepared").detail(e.to_string());
         self.prepared.slots.clone_from(&slots);
         for slot in &slots {
@@ -115,6 +113,26 @@ impl Run {
         Ok(())
     }
 
+    /// Those who may lack acknowledged commits from the release on, until they are synchronous again; known before the journal
+    /// tells of the preparation.
+    pub(super) fn who_will_lack(&self) -> Vec<crate::base::NodeId> {
+        if self.prepared.wanted.is_none() {
+            return Vec::new();
+        }
+        let lack = self.inner.store.upkeep().ineligible;
+        let others = self.siblings().iter().map(|s| s.id).chain([self.from.id]).collect::<Vec<_>>();
+        others.into_iter().filter(|id| !lack.contains(&id.0)).collect()
+    }
+
+    /// Nobody promotes them by himself.
+    pub(super) fn mark(&self) -> Result<(), Failure> {
+        for node in &self.prepared.marked {
+            let marked = self.inner.mark_eligible(*node, false);
+            marked.map_err(|e| Failure::new("the state directory cannot be written").detail(e))?;
+        }
+        Ok(())
+    }
+
     /// Only where nothing was promoted: afterwards all of it is needed.
     pub(super) async fn undo_prepare(&mut self) -> Option<String> {
         if !matches!(self.promotion, Promotion::NotAsked | Promotion::Impossible) {
@@ -129,10 +147,8 @@ impl Run {
             Err(error) => return Some(format!("node {} could not be cleaned up: {error}", self.to.id)),
         };
         let mut words = Vec::new();
-        if prepared.wanted.is_some() {
-            for node in self.siblings().iter().map(|s| s.id).chain([self.from.id]) {
-                words.extend(self.inner.mark_eligible(node, true).err());
-            }
+        for node in prepared.marked {
+            words.extend(self.inner.mark_eligible(node, true).err());
         }
         for slot in &prepared.slots {
             if let Err(error) = drop_slot(&sql, slot).await {

@@ -221,10 +221,10 @@ impl Work for Run {
             Stage::Drain => self.undo_drain(),
             Stage::Stop => self.undo_stop().await,
             Stage::Promote => self.undo_promote(),
+            Stage::Fence => self.undo_fence().await,
             Stage::Precheck
             | Stage::Checkpoint
             | Stage::Verify
-            | Stage::Fence
             | Stage::Release
             | Stage::Open
             | Stage::Follow

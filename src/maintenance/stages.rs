@@ -45,7 +45,7 @@ pub(super) const ROWS: &[Row<Stage>] = &[
 
 /// The steps of a failover: what a dead server can no longer be asked for is not asked.
 pub(super) const FAILOVER_ROWS: &[Row<Stage>] = &[
-    row(Stage::Fence, "Fence", ""),
+    row(Stage::Fence, "Fence", "leaving the lost primary and the coming one as they were"),
     row(Stage::Promote, "Promote", "looking what became of the promotion"),
     row(Stage::Release, "Release", ""),
     row(Stage::Follow, "Follow", ""),

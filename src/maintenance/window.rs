@@ -17,10 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two looks at the coming primary.
 const LOOK: Duration = Duration::from_millis(2);
+/// Between two looks whether somebody has started a server that shall stop.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Of the time in which clients may be held, kept for going back.
 const RESERVE: Duration = Duration::from_secs(2);
 /// A promotion that was asked for is waited for, also when clients are no longer held.
 const PROMOTED_WITHIN: Duration = Duration::from_secs(120);
+/// Listeners that stand ready need a round trip; beyond this clients do not wait for them.
+const LISTENED: Duration = Duration::from_millis(100);
+/// Between two looks at them.
+const LISTEN_LOOK: Duration = Duration::from_millis(1);
 /// After a rehearsal clients go on within this, and are counted.
 const OPENED: Duration = Duration::from_millis(200);
 /// A server that goes back needs a moment to be reachable.
@@ -80,7 +86,7 @@ impl Run {
         if old.runs() {
             // Its stop cannot be taken back. Who holds it up is ended: a standby can ask again.
             self.kick(&old);
-            old.stopped_by(began + BACK_WITHIN).await;
+            self.stopped_for_good(&old, began + BACK_WITHIN).await;
         }
         if let Err(error) = old.start_again(BACK_WITHIN, self.lines()).await {
             return Some(format!("node {} could not be started again: {error}", self.from.id));
@@ -92,6 +98,20 @@ impl Run {
                 super::run::milliseconds(began.elapsed())
             )),
             Err(error) => Some(format!("node {} was started but does not answer: {error}", self.from.id)),
+        }
+    }
+
+    /// Waits for its stop. Whoever has started it meanwhile has a read-only server, which has written nothing: it is stopped
+    /// again.
+    async fn stopped_for_good(&self, old: &Server, deadline: Instant) {
+        while !old.stopped_by(deadline.min(Instant::now() + LOOK_AGAIN)).await && Instant::now() < deadline {
+            let Ok(sql) = self.inner.connect(&self.from).await else { continue };
+            let recovers = sql.value("SELECT pg_is_in_recovery()", SHORT).await.ok().flatten();
+            if recovers.as_deref() == Some("t") {
+                self.job
+                    .output(&format!("node {} was started meanwhile, read-only, and is stopped again", old.spec.id));
+                drop(old.stop_by(deadline, self.lines(), &CancellationToken::new()).await);
+            }
         }
     }
 
@@ -111,7 +131,9 @@ impl Run {
         let not = |why: String| Failure::new(format!("node {to} was not promoted")).detail(why);
         let data = self.old()?.control_data().await.map_err(|e| not(e.to_string()))?;
         let timeline = self.facts()?.primary.as_ref().map_err(|e| not(e.clone()))?.timeline;
-        if data.state != "shut down" {
+        // One that was proven before, and that somebody has started since, read-only as it is armed, has written nothing.
+        let was_proven = self.resumed && matches!(data.state.as_str(), "shut down in recovery" | "in archive recovery");
+        if data.state != "shut down" && !was_proven {
             return Err(not(format!("node {from} did not shut down cleanly: its state is \"{}\"", data.state)));
         }
         if data.timeline != timeline {
@@ -125,8 +147,10 @@ impl Run {
             if text(rows.first(), 2) != "t" {
                 return Err(not(format!("node {to} is no longer in recovery")));
             }
-            // The last replayed position is the end of a whole record: beyond the shutdown's start means all of it.
-            if received > data.position && replayed > data.position {
+            // The last replayed position is the end of a whole record: beyond the shutdown's start means all of it. What a
+            // standby tells is an end, too.
+            let has_all = |at: Lsn| at > data.position || was_proven && at == data.position;
+            if has_all(received) && has_all(replayed) {
                 self.proof = Some(Proof { shut_down_at: data.position, received, replayed, timeline });
                 self.told.parts.push(("proof", began.elapsed()));
                 break;
@@ -268,6 +292,7 @@ impl Run {
         };
         let reason =
             format!("{} by job {}", if self.lost { super::FAILOVER } else { super::SWITCHOVER }, self.job.id());
+        self.listened_to().await;
         let quiet = self.hold.as_ref().and_then(|hold| hold.quiet().ok());
         let switched = self.inner.keeper.switch(quiet, self.to.id, report, &reason).await;
         switched.map_err(|e| Failure::new("the new primary could not be published").detail(e.to_string()))?;
@@ -277,5 +302,15 @@ impl Run {
         self.freeze = None;
         self.begin_strict();
         Ok(())
+    }
+
+    /// Who listens for clients does so there before the first of them can notify anybody.
+    async fn listened_to(&self) {
+        let Some(warm) = &self.warm else { return };
+        let began = Instant::now();
+        warm.promoted();
+        while !warm.all_listen() && began.elapsed() < LISTENED {
+            tokio::time::sleep(LISTEN_LOOK).await;
+        }
     }
 }

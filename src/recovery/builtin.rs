@@ -2,6 +2,7 @@
 
 use super::Settings;
 use super::earlier::KeptLinks;
+use super::first_stage::CHECKPOINT_LIMIT;
 use super::preflight::with_words;
 use super::run::{Run, SHORT, stoppable};
 use crate::base::Secret;
@@ -158,6 +159,9 @@ impl Run {
     ) -> Result<bool, Failure> {
         let server =
             conninfo(&self.source, &self.settings.user, Some(&self.settings.database), &self.our_name(), &self.tls());
+        // A source that was promoted a moment ago has its old timeline in its control file until its next checkpoint, and
+        // pg_rewind would find nothing to do (before PostgreSQL 16).
+        stoppable(self.checkpoint("1st stage", CHECKPOINT_LIMIT), stop).await?;
         let program = self.facts()?.programs.path("pg_rewind");
         let mut command: Vec<OsString> = vec![program.into(), "-D".into(), directory.0.clone().into()];
         command.extend(["--source-server".into(), server.into(), "--progress".into()]);

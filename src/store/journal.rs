@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const MAX_RECORDS: usize = 1000;
 /// Finished journals that are kept.
 const KEEP: usize = 20;
-/// Test hook: the daemon aborts right after the journal record of this name is durable, as if killed with `-9` there.
+/// Test hook: the daemon aborts right after the journal record of this name is durable, as if killed with `-9` there; or, as
+/// `kind#N`, after the N-th record of a job of that kind.
 const CRASH_VARIABLE: &str = "PGMEND_CRASH_AFTER_RECORD";
 
 /// Test hook: the daemon waits right after the journal record of this name is durable, until the file that follows the `=`
@@ -62,6 +63,8 @@ impl JournalFile {
 #[derive(Debug)]
 pub struct Journal {
     job: u64,
+    /// Of the job; empty until its first record tells.
+    kind: String,
     path: PathBuf,
     file: File,
     records: usize,
@@ -73,7 +76,7 @@ impl Journal {
         let mut options = OpenOptions::new();
         let file = options.append(true).create_new(true).mode(0o600).open(&path).map_err(StoreError::io(&path))?;
         files::sync_directory(directory)?;
-        Ok(Journal { job, path, file, records: 0 })
+        Ok(Journal { job, kind: String::new(), path, file, records: 0 })
     }
 
     pub(super) fn reopen(directory: &Path, job: u64) -> Result<Journal, StoreError> {
@@ -84,7 +87,9 @@ impl Journal {
             // The torn line becomes a line of its own, which reading skips.
             file.write_all(b"\n").map_err(StoreError::io(&path))?;
         }
-        Ok(Journal { job, path, file, records: text.lines().count() })
+        let first: Option<Record> = text.lines().next().and_then(|line| serde_json::from_str(line).ok());
+        let kind = first.and_then(|record| kind_of(&record.data)).unwrap_or_default();
+        Ok(Journal { job, kind, path, file, records: text.lines().count() })
     }
 
     /// The job's number.
@@ -97,6 +102,9 @@ impl Journal {
         if self.records >= MAX_RECORDS && !is_last_record(name) {
             return Err(StoreError::JournalFull { job: self.job, limit: MAX_RECORDS });
         }
+        if self.records == 0 {
+            self.kind = kind_of(&data).unwrap_or_default();
+        }
         let at_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let record = Record { at_s, name: name.to_owned(), data };
         let mut line = serde_json::to_string(&record)
@@ -107,11 +115,24 @@ impl Journal {
             .and_then(|()| self.file.sync_data())
             .map_err(StoreError::io(&self.path))?;
         self.records += 1;
-        if std::env::var_os(CRASH_VARIABLE).is_some_and(|wanted| wanted == name) {
+        if std::env::var(CRASH_VARIABLE).is_ok_and(|wanted| is_here(&wanted, name, &self.kind, self.records)) {
             std::process::abort();
         }
         wait_after(name);
         Ok(())
+    }
+}
+
+/// Of a job, in its first record.
+fn kind_of(data: &serde_json::Value) -> Option<String> {
+    data.get("kind")?.as_str().map(str::to_owned)
+}
+
+/// Whether a test meant this record: `name`, or `kind#number`.
+fn is_here(wanted: &str, name: &str, kind: &str, number: usize) -> bool {
+    match wanted.split_once('#') {
+        Some((of, at)) => of == kind && at.parse() == Ok(number),
+        None => wanted == name,
     }
 }
 
@@ -182,6 +203,18 @@ mod tests {
         assert_eq!(read[0].records.len(), 2);
         assert!(read[0].is_finished());
         assert_eq!(read[0].last("Requested").unwrap().data, json!({"node": 1}));
+    }
+
+    #[test]
+    fn a_test_names_a_record_by_name_or_by_number() {
+        assert!(is_here("Stop", "Stop", "switchover", 7));
+        assert!(!is_here("Stop", "Verify", "switchover", 7));
+        assert!(is_here("switchover#7", "Stop", "switchover", 7));
+        assert!(!is_here("switchover#7", "Stop", "switchover", 8));
+        assert!(!is_here("switchover#7", "Stop", "failover", 7));
+        let dir = tempfile::tempdir().unwrap();
+        Journal::create(dir.path(), 1).unwrap().append("Requested", json!({ "kind": "failover" })).unwrap();
+        assert_eq!(Journal::reopen(dir.path(), 1).unwrap().kind, "failover");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::support::{Cluster, Config, Ledger, Pgmend};
 use crate::switchover::{quick, trio};
 use std::time::Duration;
 
-fn automatic(cluster: &Cluster) -> Config {
+pub fn automatic(cluster: &Cluster) -> Config {
     let mut config = Config::of(cluster);
     config.set("maintenance", "automatic_failover = true");
     config.set("health", "health_check_max_retries = 1");

@@ -118,7 +118,7 @@ fn a_full_disk_of_the_target_is_told_and_hurts_nobody() {
 }
 
 /// A daemon that finds node 1 to be the primary and the old one lost.
-fn after_the_fork(cluster: &Cluster) -> Pgmend {
+pub fn after_the_fork(cluster: &Cluster) -> Pgmend {
     let pgmend = Config::of(cluster).spawn();
     pgmend.wait_node(0, "down");
     pgmend.wait_node(1, "up");
@@ -126,14 +126,14 @@ fn after_the_fork(cluster: &Cluster) -> Pgmend {
 }
 
 /// Node 1 becomes the primary; the daemon that knows it as that comes afterwards.
-fn promoted(cluster: &Cluster) {
+pub fn promoted(cluster: &Cluster) {
     let mut promote = as_postgres(bin("pg_ctl"));
     run_for(promote.args(["promote", "-w", "-D"]).arg(&cluster.nodes[1].data), Duration::from_secs(60)).must();
     let recovering = || cluster.try_sql(1, "postgres", "SELECT pg_is_in_recovery()");
     wait_until("node 1 is promoted", Duration::from_secs(20), || recovering() == "f");
 }
 
-fn recovered_from_node_1(pgmend: &Pgmend, cluster: &Cluster, args: &[&str]) -> String {
+pub fn recovered_from_node_1(pgmend: &Pgmend, cluster: &Cluster, args: &[&str]) -> String {
     let told = pgmend.cli(args).must().all();
     cluster.wait_streaming(0);
     assert_eq!(

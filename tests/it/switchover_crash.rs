@@ -1,17 +1,16 @@
-//! pgmend, or a server, dies in the middle of a switchover: whatever happens, one node writes, nothing acknowledged is lost,
-//! and the next switchover works.
+//! A server dies in the middle of a switchover: whatever happens, one node writes, and nothing acknowledged is lost. That pgmend
+//! itself dies is in `sweep`.
 
 use crate::support::process::{kill, wait_until};
 use crate::support::{Cluster, Config, Ledger, Pgmend, as_postgres};
 use crate::switchover::quick;
 use std::time::Duration;
 
-const DIES_AFTER: &str = "PGMEND_CRASH_AFTER_RECORD";
 const WAITS_AFTER: &str = "PGMEND_WAIT_AFTER_RECORD";
 
 /// The node that writes; there must be exactly one, and the other must stream and be in routing.
 #[track_caller]
-fn settled(cluster: &Cluster, pgmend: &Pgmend, what: &str) -> usize {
+pub fn settled(cluster: &Cluster, pgmend: &Pgmend, what: &str) -> usize {
     let ask = "SELECT pg_is_in_recovery()";
     let mut writer = None;
     wait_until(&format!("{what}: one node writes, the other streams"), Duration::from_secs(60), || {
@@ -27,69 +26,6 @@ fn settled(cluster: &Cluster, pgmend: &Pgmend, what: &str) -> usize {
             && !pgmend.cli(&["jobs"]).out.contains("running")
     });
     writer.expect("one writes")
-}
-
-/// One switchover after the other, each by a daemon that dies right after that record is durable.
-fn dies_after(records: &[&str]) {
-    let cluster = Cluster::pair();
-    quick(&cluster);
-    for id in 0..2 {
-        cluster.sql(id, "postgres", "ALTER SYSTEM SET synchronous_standby_names = 'pgmend_1'");
-        cluster.sql(id, "postgres", "SELECT pg_reload_conf()");
-    }
-    let config = Config::of(&cluster);
-    let pgmend = config.start();
-    let load = Ledger::start(&cluster, 0, &pgmend.door(), 4);
-    assert!(pgmend.stop("-INT"));
-    for record in records {
-        config.forget_log();
-        let mut doomed = config.clone();
-        let doomed = doomed.env(DIES_AFTER, record).start();
-        load.goes_on();
-        let (binary, of) = (doomed.binary.clone(), config.clone());
-        let pgmend = std::thread::scope(|scope| {
-            let switch = scope.spawn(move || Pgmend::cli_of(&binary, &of, &["switchover"]));
-            doomed.wait_end();
-            let pgmend = config.start();
-            switch.join().expect("no panic");
-            pgmend
-        });
-        load.goes_on();
-        let writer = settled(&cluster, &pgmend, record);
-        let told = pgmend.cli(&["job", "show", "1"]).all() + &pgmend.log();
-        assert!(*record == "Done" || told.contains("was interrupted; last journal record"), "{record}: {told}");
-        let names = cluster.sql(writer, "postgres", "SHOW synchronous_standby_names");
-        assert!(names.contains(&format!("pgmend_{}", 1 - writer)), "{record}: node {writer} waits for '{names}'");
-        let slots = "SELECT count(*) FILTER (WHERE active) || ' of ' || count(*) FROM pg_replication_slots";
-        wait_until(&format!("{record}: slots are in use or gone"), Duration::from_secs(10), || {
-            cluster.sql(writer, "postgres", slots) == "1 of 1" && cluster.sql(1 - writer, "postgres", slots) == "0 of 0"
-        });
-        assert!(!cluster.nodes[writer].data.join("standby.signal").exists(), "{record}: the primary is not armed");
-        println!("after {record}: node {writer} writes");
-        assert!(pgmend.stop("-INT"));
-    }
-    let pgmend = config.start();
-    load.goes_on();
-    let before = settled(&cluster, &pgmend, "at the end");
-    pgmend.cli(&["switchover"]).must();
-    load.goes_on();
-    assert_eq!(settled(&cluster, &pgmend, "at the end"), 1 - before);
-    load.close().assert_kept(&cluster, 1 - before);
-}
-
-#[test]
-fn of_pgmend_before_anybody_waits() {
-    dies_after(&["Requested", "Precheck", "Prepare", "Prepare.Candidate", "Checkpoint", "Warm"]);
-}
-
-#[test]
-fn of_pgmend_while_clients_wait() {
-    dies_after(&["Drain", "Stop", "Verify", "Promote"]);
-}
-
-#[test]
-fn of_pgmend_afterwards() {
-    dies_after(&["Release", "Follow", "Rejoin", "Synchronous", "Done"]);
 }
 
 /// A server is killed while the daemon stands right after that record.

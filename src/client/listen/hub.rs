@@ -4,6 +4,7 @@ use super::Inbox;
 use crate::base::identifier;
 use crate::client::Worker;
 use crate::client::worker::Way;
+use crate::cluster::Warming;
 use crate::server::{self, Login, RouteId, ServerConn};
 use crate::wire::{backend, frame, frontend};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,6 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 const RETRY: Duration = Duration::from_millis(200);
 /// Bound on a login.
 const CONNECT: Duration = Duration::from_secs(15);
+/// Bound on the login at a coming primary; meanwhile nothing is heard.
+const READY: Duration = Duration::from_secs(2);
 /// What a former primary may still have to say after the new one is listened to.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A message longer than this is none that a listener gets (a payload is below 8000 bytes).
@@ -85,6 +88,16 @@ pub struct Hub {
     waiting: Vec<oneshot::Sender<()>>,
     /// Who waits for an answer of the server, in order.
     asked: VecDeque<Vec<oneshot::Sender<()>>>,
+    /// For a planned change of the primary.
+    next: Option<Next>,
+}
+
+/// A connection to the coming primary. It cannot listen before that is the primary, but then at once, before any client goes
+/// on there.
+struct Next {
+    wish: Arc<Warming>,
+    /// None: it could not be reached, or is in use by now.
+    ear: Option<Ear>,
 }
 
 /// A connection and what has been read of it.
@@ -103,6 +116,7 @@ impl Hub {
             listened: BTreeSet::new(),
             waiting: Vec::new(),
             asked: VecDeque::new(),
+            next: None,
         }
     }
 
@@ -130,9 +144,57 @@ impl Hub {
         }
     }
 
+    /// Stands ready at the node that is wished for, if one is.
+    async fn make_ready(&mut self) {
+        let wish = self.worker.plane.board.warming();
+        let number = |next: &Next| next.wish.number;
+        if wish.as_ref().map(|wish| wish.number) == self.next.as_ref().map(number) {
+            return;
+        }
+        self.next = None;
+        let Some(wish) = wish else { return };
+        let mut next = Next { wish, ear: None };
+        if let Some(target) = self.worker.target_of(next.wish.node) {
+            match server::connect(&target, &self.login, READY).await {
+                Ok(connected) => {
+                    // The timeline is not known yet.
+                    let route = RouteId { node: next.wish.node, timeline: 0 };
+                    let conn = ServerConn::new(connected, route, self.worker.now_s());
+                    next.ear = Some(Ear { conn, input: Vec::new() });
+                    next.wish.listener_ready();
+                }
+                Err(error) => tracing::info!(event = "listener.not_ready", database = %self.login.database, %error),
+            }
+        }
+        self.next = Some(next);
+    }
+
+    /// The connection that stood ready, once its node is the primary. Who waits for it is told when it listens.
+    fn promoted(&mut self) -> Option<Ear> {
+        let next = self.next.as_mut().filter(|next| next.wish.is_promoted())?;
+        let ear = next.ear.take()?;
+        let (done, listens) = oneshot::channel();
+        self.waiting.push(done);
+        let wish = next.wish.clone();
+        tokio::task::spawn_local(async move {
+            // Also where it was lost: then nobody shall wait.
+            let _ = listens.await;
+            wish.listener_done();
+        });
+        Some(ear)
+    }
+
+    fn is_due(&self) -> bool {
+        self.next.as_ref().is_some_and(|next| next.ear.is_some() && next.wish.is_promoted())
+    }
+
     /// A connection to the primary; orders are taken meanwhile. `None`: nobody wants one any more.
     async fn connect(&mut self, orders: &mut mpsc::Receiver<Order>) -> Option<Ear> {
+        let mut board = self.worker.plane.board.watch();
         loop {
+            if let Some(ear) = self.promoted() {
+                return Some(ear);
+            }
             while let Ok(order) = orders.try_recv() {
                 self.note(order);
             }
@@ -144,7 +206,7 @@ impl Hub {
                 continue;
             }
             let Way::Open(route) = self.worker.way() else {
-                tokio::time::sleep(RETRY).await;
+                let _ = tokio::time::timeout(RETRY, board.changed()).await;
                 continue;
             };
             match server::connect(&route.target, &self.login, CONNECT).await {
@@ -154,7 +216,7 @@ impl Hub {
                 }
                 Err(error) => {
                     tracing::warn!(event = "listener.unreachable", database = %self.login.database, %error);
-                    tokio::time::sleep(RETRY).await;
+                    let _ = tokio::time::timeout(RETRY, board.changed()).await;
                 }
             }
         }
@@ -163,7 +225,8 @@ impl Hub {
     async fn listen(&mut self, ear: &mut Ear, orders: &mut mpsc::Receiver<Order>) -> Ended {
         let mut board = self.worker.plane.board.watch();
         loop {
-            if self.has_moved(ear.conn.route) {
+            self.make_ready().await;
+            if self.is_due() || self.has_moved(&mut ear.conn) {
                 return Ended::Moved;
             }
             tokio::select! {
@@ -190,8 +253,18 @@ impl Hub {
         }
     }
 
-    fn has_moved(&self, route: RouteId) -> bool {
-        matches!(self.worker.way(), Way::Open(now) if now.id != route)
+    fn has_moved(&self, conn: &mut ServerConn) -> bool {
+        let Way::Open(now) = self.worker.way() else { return false };
+        if conn.route.timeline == 0 && now.id.node == conn.route.node {
+            conn.route = now.id;
+        }
+        // One that was promoted a moment ago is ahead of the view.
+        let is_ahead = conn.route.timeline == 0 && self.next.as_ref().is_some_and(|next| self.is_wished(next));
+        now.id != conn.route && !is_ahead
+    }
+
+    fn is_wished(&self, next: &Next) -> bool {
+        self.worker.plane.board.warming().is_some_and(|wish| wish.number == next.wish.number)
     }
 
     /// Takes an order down.
