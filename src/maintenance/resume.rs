@@ -237,9 +237,10 @@ async fn look(inner: &Inner, to: &NodeSpec, journalled: &Journalled, job: u64) -
             return seen;
         }
         if let Ok(server) = Server::find(inner, to, job).await
-            && !server.runs()
+            && server.runs().await.is_ok_and(|runs| !runs)
+            && let Ok(has_begun) = server.data.has_newer_history(journalled.timeline).await
         {
-            if !server.directory.has_newer_history(journalled.timeline) {
+            if !has_begun {
                 return Seen::DiedStandby;
             }
             // It goes on where it broke off, once it runs.

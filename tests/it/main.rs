@@ -32,6 +32,8 @@ mod recovery;
 mod recovery_data;
 mod recovery_limits;
 mod recovery_logins;
+mod remote;
+mod remote_failures;
 mod replicated;
 mod replicated_recovery;
 mod replication;
