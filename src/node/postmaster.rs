@@ -268,3 +268,52 @@ pub async fn answers(spec: &NodeSpec, timeout: Duration) -> bool {
     };
     tokio::time::timeout(timeout, connect).await.unwrap_or(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::NodeId;
+    use crate::cluster::{Host, MaintainCommands, SslMode};
+
+    /// The start by a command of its own, and how often that ran.
+    async fn start(command: &str) -> (Result<(), NodeError>, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let count = dir.path().join("count");
+        let command = format!("echo x >> {0}; n=$(wc -l < {0}); {command}", count.display());
+        let spec = NodeSpec {
+            id: NodeId(1),
+            host: Host("h".into()),
+            port: 1,
+            data_directory: None,
+            weight: 1.0,
+            application_name: "n".into(),
+            allow_failover: true,
+            always_primary: false,
+            start_command: Some(command),
+            stop_command: None,
+            status_command: None,
+            sslmode: SslMode::Disable,
+            maintain: MaintainCommands::default(),
+        };
+        let postmaster = Postmaster {
+            spec: Arc::new(spec),
+            site: Site::Elsewhere,
+            programs: None,
+            log_directory: dir.path().to_owned(),
+            order: Order::of(7, None),
+        };
+        let lines: Lines = Arc::new(|_| ());
+        let started = postmaster.start(Duration::from_secs(20), lines, &CancellationToken::new()).await;
+        (started, std::fs::read_to_string(count).unwrap().lines().count())
+    }
+
+    #[tokio::test]
+    async fn a_nodes_own_command_is_tried_again_or_believed_as_it_says() {
+        assert_eq!(start("[ $n -ge 3 ] || exit 10").await, (Ok(()), 3));
+        let (refused, times) = start("echo no $PGMEND_OPERATION $PGMEND_VERB; exit 20").await;
+        assert_eq!(refused.unwrap_err().to_string(), "the node's start_command refused: no 7 start");
+        assert_eq!(times, 1);
+        let (failed, times) = start("exit 30").await;
+        assert!(matches!(failed, Err(NodeError::Failed { .. })) && times == 1);
+    }
+}

@@ -105,7 +105,7 @@ fn every_node_is_patched_there_and_the_primary_moves_back() {
 
 /// Node 1 under a name that a shell would take apart.
 fn with_an_odd_name(cluster: &Cluster, config: &mut Config) {
-    let odd = cluster.folder().join("it's $(touch x) \"1\"");
+    let odd = cluster.folder().join("it's $(touch taken-apart) \"1\"");
     run(as_postgres("ln").arg("-s").arg(&cluster.nodes[1].data).arg(&odd)).must();
     config.node(1, &format!("data_directory = '''{}'''", odd.display()));
 }
@@ -134,7 +134,8 @@ fn a_node_whose_data_are_gone_is_rebuilt_with_its_links() {
     assert_cluster(&cluster, &pgmend, 0, 1);
     assert_started_over_ssh(&cluster, 1);
     assert_eq!(std::fs::read_link(data.join("pg_wal")).expect("a link"), wal);
-    assert!(!std::path::Path::new("/tmp/x").exists() && !cluster.folder().join("x").exists());
+    let taken_apart = |folder: &std::path::Path| folder.join("taken-apart").exists();
+    assert!(!taken_apart(data) && !taken_apart(std::path::Path::new("/tmp")) && !taken_apart(cluster.folder()));
     load.close().assert_perfect(&cluster, 0);
 
     // A server that runs is never overwritten, whoever started it.

@@ -7,8 +7,9 @@ use crate::switchover::{assert_cluster, quick};
 use std::time::Duration;
 
 struct Behind {
-    cluster: Cluster,
+    // Ends before the folder of its scripts does.
     sshd: Sshd,
+    cluster: Cluster,
     config: Config,
 }
 

@@ -113,7 +113,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // One that was waited for has given its number back.
         if self.group > 1
+            && self.child.id().is_some()
             && let Err(error) =
                 nix::sys::signal::killpg(nix::unistd::Pid::from_raw(self.group), nix::sys::signal::Signal::SIGTERM)
         {

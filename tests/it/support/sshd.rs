@@ -2,7 +2,7 @@
 
 use super::cluster::Cluster;
 use super::pgmend::Config;
-use super::process::{as_postgres, kill, other_programs, run, signal, wait_until};
+use super::process::{as_postgres, kill, other_programs, run, wait_until};
 use super::scratch::free_port;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -41,11 +41,13 @@ impl Sshd {
              -o StrictHostKeyChecking=yes -o BatchMode=yes -o ConnectTimeout=5 -p {port} {user}@127.0.0.1 \"$@\"\n"
         );
         cluster.scratch.write("ssh/door", &door, "755");
-        // Ends it with all its connections; also the servers' user may do so.
-        let down = format!("#!/bin/sh\np=$(cat {at}/pid)\nkill -KILL $(pgrep -P $p) $p\n");
-        cluster.scratch.write("ssh/down", &down, "755");
-        let cut = format!("#!/bin/sh\nkill -KILL $(pgrep -P $(cat {at}/pid))\n");
-        cluster.scratch.write("ssh/cut", &cut, "755");
+        // It has a child for each connection, and that one has another, which has let the user in. It is stopped first: else who
+        // is cut off would be back before it is gone.
+        let family = format!(
+            "#!/bin/sh\np=$(cat {at}/pid)\nkill -STOP $p\ns=$(pgrep -P $p)\nt=$(for c in $s; do pgrep -P $c; done)\n"
+        );
+        cluster.scratch.write("ssh/down", &format!("{family}kill -KILL $t $s $p\n"), "755");
+        cluster.scratch.write("ssh/cut", &format!("{family}kill -KILL $t $s\nkill -CONT $p\n"), "755");
         let child = Mutex::new(spawn(&folder, port));
         Sshd { folder, port, user, child }
     }
@@ -100,8 +102,7 @@ fn spawn(folder: &std::path::Path, port: u16) -> Child {
 impl Drop for Sshd {
     fn drop(&mut self) {
         let mut child = self.child.lock().expect("no panic");
-        let sessions = run(Command::new("pgrep").args(["-P", &child.id().to_string()])).out;
-        sessions.lines().filter_map(|pid| pid.trim().parse().ok()).for_each(|pid| signal(pid, "-KILL"));
+        run(&mut Command::new(self.down()));
         kill(&mut child);
     }
 }
