@@ -16,6 +16,9 @@ pub enum PlannedOrder {
         /// Transactions that do not end in time.
         #[arg(long, value_enum, default_value = "retry", value_name = "WHAT")]
         transactions: Transactions,
+        /// No commit is acknowledged that is on one server only: from the promotion on commits wait for a synchronous standby.
+        #[arg(long)]
+        strict: bool,
         #[command(flatten)]
         how: How,
     },
@@ -53,6 +56,9 @@ pub enum PlannedOrder {
         /// Transactions that do not end in time.
         #[arg(long, value_enum, default_value = "retry", value_name = "WHAT")]
         transactions: Transactions,
+        /// No commit is acknowledged that is on one server only: from the promotion on commits wait for a synchronous standby.
+        #[arg(long)]
+        strict: bool,
         /// Go on with one that was left.
         #[arg(long)]
         resume: bool,
@@ -152,8 +158,8 @@ impl PlannedOrder {
     /// As the daemon takes it.
     pub fn asked(self) -> Asked {
         let (work, how) = match self {
-            PlannedOrder::Switchover { node, transactions, how } => {
-                (Planned::Switchover { node, transactions: transactions.into() }, how)
+            PlannedOrder::Switchover { node, transactions, strict, how } => {
+                (Planned::Switchover { node, transactions: transactions.into(), strict }, how)
             }
             PlannedOrder::Rehearse { node, transactions, how } => {
                 (Planned::Rehearse { node, transactions: transactions.into() }, how)
@@ -164,13 +170,14 @@ impl PlannedOrder {
             PlannedOrder::Maintenance { action: MaintenanceAction::Finish { node, rebuild, how } } => {
                 (Planned::Finish { node, rebuild: rebuild.into() }, how)
             }
-            PlannedOrder::RollingUpdate { run, per_node, failback, rebuild, transactions, resume, how } => {
+            PlannedOrder::RollingUpdate { run, per_node, failback, rebuild, transactions, strict, resume, how } => {
                 let options = RollingOptions {
                     run,
                     per_node: per_node.into_iter().collect(),
                     failback,
                     rebuild: rebuild.into(),
                     transactions: transactions.into(),
+                    strict,
                     resume,
                 };
                 (Planned::RollingUpdate(options), how)
@@ -215,6 +222,8 @@ mod tests {
         assert!(
             Arguments::try_parse_from(["pgmend", "maintenance", "finish", "2", "--rebuild", "--no-rebuild"]).is_err()
         );
+        let line = asked("pgmend switchover 1 --strict");
+        assert!(matches!(line.work, Planned::Switchover { node: Some(NodeId(1)), strict: true, .. }));
         let json = serde_json::to_string(&asked("pgmend rolling-update").work).unwrap();
         assert!(json.starts_with("{\"kind\":\"rolling_update\""), "{json}");
         assert_eq!(

@@ -14,6 +14,7 @@ pub fn read(section: Section<'_>) -> Settings {
         drain_pause: section.duration("drain_pause", "2s"),
         stop_timeout: section.duration("stop_timeout", "10s"),
         max_hold: section.duration("max_hold", "15s"),
+        strict_timeout: section.duration("strict_timeout", "60s"),
         max_lag_bytes: u64::from(section.integer("max_lag_mb", 16, 0, 1 << 20)) << 20,
         max_transaction_age: section.duration("max_transaction_age", "10s"),
         wait_timeout: section.duration("wait_timeout", "10min"),

@@ -48,7 +48,7 @@ impl Run {
         Ok(())
     }
 
-    fn failed(&mut self, what: String) {
+    pub(super) fn failed(&mut self, what: String) {
         tracing::warn!(event = "maintenance.degraded", job = self.job.id(), "{what}");
         self.job.output(&what);
         self.told.failed.push(what);
@@ -110,6 +110,7 @@ impl Run {
 
     /// The operator's names with the roles exchanged, as far as they stream.
     pub(super) async fn synchronous(&mut self) -> Result<(), Failure> {
+        self.end_strict().await;
         // Whoever waited at the gate has gone on long since.
         self.told.stalled = self.inner.board.stalls.take();
         if let Some(wanted) = self.prepared.wanted.clone() {
@@ -117,6 +118,9 @@ impl Run {
                 Ok(line) => self.told.lines.push(line),
                 Err(why) => self.failed(format!("synchronous_standby_names: {why}")),
             }
+        }
+        if let Err(why) = self.name_slots().await {
+            self.failed(format!("{}: {why}", super::standby_slots::NAME));
         }
         if !self.stay_down && !self.lost && self.told.failed.is_empty() {
             self.inner.seen_streaming(self.from.id).await;
@@ -131,6 +135,11 @@ impl Run {
         let report = crate::workflow::Work::report(self);
         Err(Failure::new(format!("node {} is the primary, but: {}", self.to.id, self.told.failed.join("; ")))
             .detail(report))
+    }
+
+    async fn name_slots(&self) -> Result<(), String> {
+        let Some(wanted) = &self.prepared.wanted_slots else { return Ok(()) };
+        self.inner.set_slots(self.candidate().map_err(|f| f.message)?, wanted, &[]).await
     }
 
     async fn name_them(&self, wanted: &SyncNames) -> Result<String, String> {

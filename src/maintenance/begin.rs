@@ -6,6 +6,7 @@ use super::look::{self, SHORT, text};
 use super::prepare::{drop_slot, ensure_slot, slot_of};
 use super::server::{AutoStart, Server};
 use super::stages::Step;
+use super::standby_slots::{self, StandbySlots};
 use super::sync_names::SyncNames;
 use super::{Inner, Judgement};
 use crate::base::NodeId;
@@ -79,6 +80,8 @@ pub(super) struct Begin {
     /// Undone only if it was done by us.
     was_up: bool,
     wanted: Option<SyncNames>,
+    /// What `synchronized_standby_slots` was to have, before its slot was taken out.
+    wanted_slots: Option<StandbySlots>,
     slot: Option<String>,
     autostart_off: bool,
     stopped: bool,
@@ -95,6 +98,7 @@ impl Begin {
             primary: None,
             was_up: false,
             wanted: None,
+            wanted_slots: None,
             slot: None,
             autostart_off: false,
             stopped: false,
@@ -149,6 +153,7 @@ impl Begin {
     /// Recorded as not eligible first; then no write waits for it any more.
     async fn unsync(&mut self) -> Result<(), Failure> {
         let bad = |e: String| Failure::new("the node could not be taken out of synchronous_standby_names").detail(e);
+        self.unname_slot().await.map_err(bad)?;
         let wanted = self.inner.wanted_names(self.primary()?).await.map_err(bad)?;
         if wanted.is_empty() {
             return Ok(());
@@ -163,6 +168,18 @@ impl Begin {
             self.lines
                 .push("no standby is synchronous meanwhile: an acknowledged commit is on the primary only".to_owned());
         }
+        Ok(())
+    }
+
+    /// No logical subscriber waits for it. It comes back by pgmend's own slot, whatever it has used before.
+    async fn unname_slot(&mut self) -> Result<(), String> {
+        let primary = self.primary().map_err(|f| f.message)?;
+        let Some(wanted) = self.inner.wanted_slots(primary).await?.filter(|w| !w.is_empty()) else { return Ok(()) };
+        let used = standby_slots::used_by(primary, &self.node.application_name).await.map_err(|e| e.to_string())?;
+        let own = slot_of(self.node.id);
+        let without = wanted.exchanged(used.as_deref().unwrap_or(&own), &own);
+        self.inner.set_slots(primary, &without, &[own]).await?;
+        self.wanted_slots = Some(wanted);
         Ok(())
     }
 
@@ -238,11 +255,15 @@ impl Begin {
     }
 
     async fn undo_unsync(&self) -> Option<String> {
-        let wanted = self.wanted.as_ref()?;
         let primary = self.primary.as_ref()?;
+        let slots = match &self.wanted_slots {
+            Some(wanted) => self.inner.set_slots(primary, wanted, &[]).await.err(),
+            None => None,
+        };
+        let Some(wanted) = self.wanted.as_ref() else { return slots };
         let restored = self.inner.set_names(primary, wanted, &self.inner.names_out(None)).await;
         let marked = self.inner.mark_eligible(self.node.id, true);
-        restored.map(drop).and(marked).err()
+        restored.map(drop).and(marked).err().or(slots)
     }
 
     async fn undo_hold_log(&self) -> Option<String> {

@@ -4,6 +4,7 @@ use super::look::{self, SHORT, text};
 use super::prepare::{drop_slot, ensure_slot, slot_of};
 use super::run::milliseconds;
 use super::server::Server;
+use super::standby_slots;
 use super::{Rebuilding, Surroundings};
 use crate::cluster::NodeSpec;
 use crate::node;
@@ -103,6 +104,10 @@ impl Comeback<'_> {
         let mut settings = self.inner.rebuild.streaming(self.primary, &server.spec);
         // A name left there would keep all writes waiting if it ever became the primary again.
         settings.push(("synchronous_standby_names", String::new()));
+        if standby_slots::current(self.sql).await.map_err(|e| e.to_string())?.is_some() {
+            // Only versions that know it start with it, and standbys have their primary's version.
+            settings.push((standby_slots::NAME, String::new()));
+        }
         server.data.set_streaming(&settings).await.map_err(|e| e.to_string())?;
         let within = (self.inner.access)().start_timeout;
         server.start(within, self.lines()).await.map_err(|e| e.to_string())?;

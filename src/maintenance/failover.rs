@@ -10,6 +10,7 @@ use super::look::{self, SHORT, text};
 use super::run::{Run, Window};
 use super::server::Server;
 use super::stages::FAILOVER_ROWS;
+use super::standby_slots::{self, StandbySlots};
 use super::sync_names::SyncNames;
 use super::{FAILOVER, Inner, Maintenance, SwitchOptions};
 use crate::base::{Lsn, NodeId};
@@ -115,6 +116,9 @@ impl Maintenance {
         run.resumed = true;
         run.facts = Some(facts(&run, epoch));
         run.prepared.wanted = kept.and_then(|k| SyncNames::parse(&k.wanted)).filter(|w| !w.is_empty());
+        let slots = self.0.store.upkeep().standby_slots.map(|k| StandbySlots::parse(&k.wanted));
+        let (gone, come) = (super::prepare::slot_of(run.to.id), super::prepare::slot_of(lost.id));
+        run.prepared.wanted_slots = slots.filter(|w| !w.is_empty()).map(|w| w.exchanged(&gone, &come));
         run.candidate = Some(self.0.connect(&run.to).await.map_err(|e| e.to_string())?);
         // A machine that is lost too does not answer, and nobody waits for it.
         let old = tokio::time::timeout(FENCE_LOOK, Server::find(&self.0, lost, job.id())).await;
@@ -212,6 +216,7 @@ impl Inner {
             }
         }
         let now = self.set_names(&sql, &wanted, &out).await?;
+        self.keep_slots(&sql).await?;
         self.eligible_again(&sql, &now).await
     }
 
@@ -266,6 +271,9 @@ impl Run {
         }
         // A name that nobody answers to would keep all writes waiting.
         super::prepare::set_sync_names(sql, Some("")).await?;
+        if standby_slots::current(sql).await.ok().flatten().is_some_and(|slots| !slots.is_empty()) {
+            super::prepare::set_by_system(sql, standby_slots::NAME, Some("")).await?;
+        }
         if self.prepared.wanted.is_some() {
             for node in self.siblings().iter().map(|s| s.id).chain([self.from.id]) {
                 self.eligible(node)?;

@@ -173,6 +173,7 @@ impl Finish {
     async fn synchronous(&mut self) -> Result<(), Failure> {
         let Some((_, primary)) = &self.primary else { return Ok(()) };
         let bad = |e: String| Failure::new(format!("node {} is not synchronous again", self.node.id)).detail(e);
+        self.inner.keep_slots(primary).await.map_err(bad)?;
         let wanted = self.inner.wanted_names(primary).await.map_err(bad)?;
         if wanted.is_empty() {
             return self.inner.mark_eligible(self.node.id, true).map_err(bad);

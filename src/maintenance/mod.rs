@@ -5,7 +5,8 @@
 //! it tells `keeper` the new primary. Read `facts` (what is known, and the judgement of it), `stages` (the table, the plan),
 //! `run` (the work behind it), then `look`, `prepare`, `drain`, `window` (from the stop to the release, while clients wait)
 //! and `after`; then `begin` and `finish` (the maintenance of one node, with `comeback`) and `rolling` (of all). `server` is one
-//! server under our control; `sync` with `sync_names` owns `synchronous_standby_names`; `nested` starts the jobs; `failover` is what is done without an order; `verdict` is the cluster in one word,
+//! server under our control; `sync` with `sync_names` owns `synchronous_standby_names`, `standby_slots` owns `synchronized_standby_slots`,
+//! `strict` lets commits wait for a standby; `nested` starts the jobs; `failover` is what is done without an order; `verdict` is the cluster in one word,
 //! `exits` are the operator's own commands, `crash` and `resume` are what the next daemon does.
 
 mod after;
@@ -28,6 +29,8 @@ mod run;
 mod server;
 mod settings;
 mod stages;
+mod standby_slots;
+mod strict;
 mod sync;
 mod sync_names;
 mod verdict;
@@ -95,6 +98,8 @@ struct SwitchOptions {
     to: Option<NodeId>,
     /// Transactions that do not end.
     transactions: LongTransactions,
+    /// Commits wait until they are on a synchronous standby again.
+    strict: bool,
 }
 
 /// Planned work.
@@ -109,6 +114,9 @@ pub enum Planned {
         /// Transactions that do not end.
         #[serde(default)]
         transactions: LongTransactions,
+        /// Commits wait until they are on a synchronous standby again.
+        #[serde(default)]
+        strict: bool,
     },
     /// Clients are held and released as for a switchover, and nothing is stopped.
     Rehearse {
@@ -222,10 +230,12 @@ impl Maintenance {
             return Err(Refused { message: "nothing was begun".to_owned(), detail: Some(detail), fatal: false });
         }
         match work {
-            Planned::Switchover { node, transactions } => {
-                self.start_switch(SwitchOptions { to: node, transactions }, false, None)
+            Planned::Switchover { node, transactions, strict } => {
+                self.start_switch(SwitchOptions { to: node, transactions, strict }, false, None)
             }
-            Planned::Rehearse { node, transactions } => self.start_rehearsal(SwitchOptions { to: node, transactions }),
+            Planned::Rehearse { node, transactions } => {
+                self.start_rehearsal(SwitchOptions { to: node, transactions, strict: false })
+            }
             Planned::Begin { node } => self.start_begin(&self.known(node)?, None),
             Planned::Finish { node, rebuild } => self.start_finish(&self.known(node)?, rebuild),
             Planned::RollingUpdate(options) => self.start_rolling(options),

@@ -9,14 +9,16 @@ impl Maintenance {
     pub async fn plan(&self, work: Planned) -> Result<Plan, Refused> {
         self.refuse_where_all_are_written()?;
         match work {
-            Planned::Switchover { node, transactions } => {
-                let (title, judgement) = self.judge_switch(SwitchOptions { to: node, transactions }).await?;
-                Ok(Plan { steps: self.switch_steps(node)?, title, judgement })
+            Planned::Switchover { node, transactions, strict } => {
+                let options = SwitchOptions { to: node, transactions, strict };
+                let (title, judgement) = self.judge_switch(options, false).await?;
+                Ok(Plan { steps: self.switch_steps(options)?, title, judgement })
             }
             Planned::Rehearse { node, transactions } => {
-                let (title, judgement) = self.judge_switch(SwitchOptions { to: node, transactions }).await?;
+                let options = SwitchOptions { to: node, transactions, strict: false };
+                let (title, judgement) = self.judge_switch(options, false).await?;
                 let rehearsed = |step: &Step| stages::REHEARSAL_ROWS.iter().any(|row| row.name == step.name);
-                let steps = self.switch_steps(node)?.into_iter().filter(rehearsed).collect();
+                let steps = self.switch_steps(options)?.into_iter().filter(rehearsed).collect();
                 Ok(Plan { title: format!("rehearsal, {title}"), judgement, steps })
             }
             Planned::Begin { node } => {
@@ -31,8 +33,7 @@ impl Maintenance {
                 Ok(Plan { title, judgement, steps: finish::steps(node, rebuild) })
             }
             Planned::RollingUpdate(options) => {
-                let switch = SwitchOptions { to: None, transactions: options.transactions };
-                let judgement = match self.judge_switch(switch).await {
+                let judgement = match self.judge_switch(options.switch(None), true).await {
                     Ok((_, judgement)) => judgement,
                     Err(refused) => {
                         let reason = Reason { what: refused.to_string(), hint: String::new() };
@@ -45,17 +46,20 @@ impl Maintenance {
         }
     }
 
-    fn switch_steps(&self, node: Option<crate::base::NodeId>) -> Result<Vec<Step>, Refused> {
-        let (from, to) = choose(&self.0.board.view(), node)?;
+    fn switch_steps(&self, options: SwitchOptions) -> Result<Vec<Step>, Refused> {
+        let (from, to) = choose(&self.0.board.view(), options.to)?;
         let label = |spec: &crate::cluster::NodeSpec| format!("node {}", spec.id);
-        Ok(stages::steps(&label(&from), &label(&to), &(self.0.settings)()))
+        Ok(stages::steps(&label(&from), &label(&to), options.strict, &(self.0.settings)()))
     }
 
-    async fn judge_switch(&self, options: SwitchOptions) -> Result<(String, Judgement), Refused> {
+    async fn judge_switch(&self, options: SwitchOptions, rolling: bool) -> Result<(String, Judgement), Refused> {
         let (from, to) = choose(&self.0.board.view(), options.to)?;
         let limits = (self.0.settings)();
         let facts = self.0.look(&from, &to, &limits, &[]).await;
-        let judgement = facts::judge(&facts, &limits, options.transactions == LongTransactions::Retry);
+        let mut judgement = facts::judge(&facts, &limits, options.transactions == LongTransactions::Retry);
+        if options.strict {
+            self.0.judge_strict(&from, to.id, rolling, &mut judgement).await;
+        }
         Ok((format!("from node {} to node {}", from.id, to.id), judgement))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::look::{SHORT, text};
 use super::run::{Promotion, Run};
+use super::standby_slots::{self, StandbySlots};
 use super::sync_names::SyncNames;
 use crate::cluster::NodeStatus;
 use crate::server::sql::{Sql, SqlError, literal};
@@ -27,6 +28,10 @@ pub(super) struct Prepared {
     pub sync_names: Option<OldSetting>,
     /// What the operator wants on the old primary; `None`: nobody is synchronous.
     pub wanted: Option<SyncNames>,
+    /// Its `synchronized_standby_slots` before they were emptied.
+    pub standby_slots: Option<String>,
+    /// What the new primary shall have there; `None`: nothing, or an older PostgreSQL.
+    pub wanted_slots: Option<StandbySlots>,
 }
 
 /// A setting before it was changed by ALTER SYSTEM.
@@ -53,8 +58,11 @@ impl Run {
         let wanted = self.inner.wanted_names(sql).await;
         let wanted = wanted.map_err(|e| Failure::new("synchronous_standby_names is not known").detail(e))?;
         self.prepared.wanted = Some(wanted).filter(|w| !w.is_empty());
-        let names = (!candidate.sync_names.is_empty())
+        let strict = self.prepared.wanted.as_ref().filter(|_| self.options.strict);
+        let set = strict.map(|wanted| self.strict_names(wanted).to_string()).unwrap_or_default();
+        let names = (candidate.sync_names != set)
             .then_some(OldSetting { value: candidate.sync_names, by_system: candidate.sync_names_by_system });
+        self.look_at_slots().await.map_err(|e| Failure::new("synchronized_standby_slots is not known").detail(e))?;
         self.record(
             "Prepare.Candidate",
             json!({
@@ -62,6 +70,8 @@ impl Run {
                 "sync_names": names.as_ref().map(|n| &n.value),
                 "by_system": names.as_ref().is_some_and(|n| n.by_system),
                 "wanted": self.prepared.wanted.as_ref().map(ToString::to_string),
+                "standby_slots": self.prepared.standby_slots,
+                "wanted_slots": self.prepared.wanted_slots.as_ref().map(ToString::to_string),
                 "old_slots": primary.standbys.iter().filter_map(|s| s.slot.clone()).collect::<Vec<_>>(),
                 "timeline": primary.timeline,
                 "system_identifier": primary.system_identifier,
@@ -83,8 +93,25 @@ impl Run {
         if let Some(names) = names {
             self.prepared.sync_names = Some(names);
             let sql = self.candidate()?;
-            set_sync_names(sql, Some("")).await?;
+            set_sync_names(sql, Some(&set)).await?;
         }
+        if self.prepared.standby_slots.is_some() {
+            // What it names there were slots on another primary: subscribers would wait for them.
+            set_by_system(self.candidate()?, standby_slots::NAME, Some("")).await?;
+        }
+        Ok(())
+    }
+
+    /// What both servers have in `synchronized_standby_slots`.
+    async fn look_at_slots(&mut self) -> Result<(), String> {
+        let primary = self.primary.as_ref().ok_or("the primary is not connected")?;
+        let wanted = self.inner.wanted_slots(primary).await?.filter(|w| !w.is_empty());
+        let used = standby_slots::used_by(primary, &self.to.application_name).await.map_err(|e| e.to_string())?;
+        let used = used.unwrap_or_else(|| slot_of(self.to.id));
+        self.prepared.wanted_slots = wanted.map(|w| w.exchanged(&used, &slot_of(self.from.id)));
+        let candidate = self.candidate().map_err(|f| f.message)?;
+        let there = standby_slots::current(candidate).await.map_err(|e| e.to_string())?;
+        self.prepared.standby_slots = there.filter(|t| !t.is_empty());
         Ok(())
     }
 
@@ -117,6 +144,11 @@ impl Run {
             if let Err(error) = set_sync_names(&sql, value).await {
                 words.push(format!("synchronous_standby_names of node {} was not restored: {error}", self.to.id));
             }
+        }
+        if let Some(old) = prepared.standby_slots
+            && let Err(failure) = set_by_system(&sql, standby_slots::NAME, Some(&old)).await
+        {
+            words.push(format!("{} of node {} was not restored: {failure}", standby_slots::NAME, self.to.id));
         }
         (!words.is_empty()).then(|| words.join("; "))
     }
@@ -235,9 +267,13 @@ pub(super) async fn drop_slot(sql: &Sql, slot: &str) -> Result<(), SqlError> {
     sql.rows_within(&drop, SHORT).await.map(drop_rows)
 }
 
-/// Sets it by ALTER SYSTEM (`None`: takes ours back) and waits until it is in force.
+/// Sets `synchronous_standby_names`, as [`set_by_system`].
 pub(super) async fn set_sync_names(sql: &Sql, value: Option<&str>) -> Result<(), Failure> {
-    let name = "synchronous_standby_names";
+    set_by_system(sql, "synchronous_standby_names", value).await
+}
+
+/// Sets a setting by ALTER SYSTEM (`None`: takes ours back) and waits until it is in force.
+pub(super) async fn set_by_system(sql: &Sql, name: &str, value: Option<&str>) -> Result<(), Failure> {
     let bad = |e: SqlError| Failure::new(format!("{name} could not be set")).detail(e.to_string());
     let statement = match value {
         Some(value) => format!("ALTER SYSTEM SET {name} = {}", literal(value)),

@@ -7,6 +7,7 @@ use super::prepare::OldSetting;
 use super::run::{Promotion, Run, Window};
 use super::server::Server;
 use super::stages::{ROWS, Stage};
+use super::standby_slots::StandbySlots;
 use super::sync_names::SyncNames;
 use super::{Inner, SwitchOptions};
 use crate::base::NodeId;
@@ -39,6 +40,8 @@ pub(super) struct Journalled {
     old_slots: Vec<String>,
     sync_names: Option<OldSetting>,
     wanted: Option<String>,
+    standby_slots: Option<String>,
+    wanted_slots: Option<String>,
     /// `Prepare.Candidate` was written.
     prepared: bool,
 }
@@ -71,6 +74,8 @@ impl Journalled {
                 by_system: prepare.as_ref().and_then(|p| p.get("by_system")?.as_bool()).unwrap_or(false),
             }),
             wanted: text("wanted"),
+            standby_slots: text("standby_slots"),
+            wanted_slots: text("wanted_slots"),
             prepared: prepare.is_some(),
         }
     }
@@ -279,6 +284,8 @@ async fn resumed(
     run.resumed = true;
     run.prepared.slots.clone_from(&journalled.slots);
     run.prepared.sync_names.clone_from(&journalled.sync_names);
+    run.prepared.standby_slots.clone_from(&journalled.standby_slots);
+    run.prepared.wanted_slots = journalled.wanted_slots.as_deref().map(StandbySlots::parse);
     run.prepared.wanted = journalled.wanted.as_deref().and_then(SyncNames::parse);
     let slots = journalled.old_slots.iter();
     let standbys = slots.map(|slot| Streaming { slot: Some(slot.clone()), ..Streaming::default() }).collect();

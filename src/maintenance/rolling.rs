@@ -33,9 +33,18 @@ pub struct RollingOptions {
     /// Transactions that do not end.
     #[serde(default)]
     pub transactions: LongTransactions,
+    /// Commits wait until they are on a synchronous standby again; refused where that cannot be.
+    #[serde(default)]
+    pub strict: bool,
     /// Go on where an earlier one was left: what is done is not done again.
     #[serde(default)]
     pub resume: bool,
+}
+
+impl RollingOptions {
+    pub(super) fn switch(&self, to: Option<NodeId>) -> SwitchOptions {
+        SwitchOptions { to, transactions: self.transactions, strict: self.strict }
+    }
 }
 
 /// The steps.
@@ -214,7 +223,7 @@ impl Rolling {
         if self.inner().board.view().primary != Some(original) {
             return Ok(());
         }
-        let options = SwitchOptions { to: None, transactions: self.options.transactions };
+        let options = self.options.switch(None);
         self.job.note("the primary moves");
         let told = self.maintenance.nested_switch(options, true, &self.job, stop).await?;
         self.lines.extend(told.lines().filter(|l| l.contains("primary") || l.contains("clients")).map(str::to_owned));
@@ -235,7 +244,7 @@ impl Rolling {
     async fn failback(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
         let original = NodeId(self.kept.primary);
         if self.options.failback && self.inner().board.view().primary != Some(original) {
-            let options = SwitchOptions { to: Some(original), transactions: self.options.transactions };
+            let options = self.options.switch(Some(original));
             self.job.note(format!("back to node {original}"));
             let told = self.maintenance.nested_switch(options, false, &self.job, stop).await?;
             self.lines
@@ -308,10 +317,15 @@ pub(super) fn steps(inner: &Inner, options: &RollingOptions) -> Vec<Step> {
         of_node(&node.spec, &mut steps);
     }
     if let Some(primary) = view.primary_spec() {
-        steps.extend(super::stages::steps(&format!("node {}", primary.id), "the best standby", &limits));
+        steps.extend(super::stages::steps(
+            &format!("node {}", primary.id),
+            "the best standby",
+            options.strict,
+            &limits,
+        ));
         of_node(primary, &mut steps);
         if options.failback {
-            steps.extend(super::stages::steps("it", &format!("node {}", primary.id), &limits));
+            steps.extend(super::stages::steps("it", &format!("node {}", primary.id), options.strict, &limits));
         }
     }
     steps

@@ -54,6 +54,8 @@ pub(super) struct Run {
     pub held: Option<Window>,
     pub proof: Option<Proof>,
     pub promotion: Promotion,
+    /// `--strict`, from the release on.
+    pub strict: Option<super::strict::Watch>,
     pub told: Told,
     pub began: Instant,
 }
@@ -133,6 +135,7 @@ impl Run {
             held: None,
             proof: None,
             promotion: Promotion::NotAsked,
+            strict: None,
             told: Told::default(),
             began: Instant::now(),
         }
@@ -163,7 +166,10 @@ impl Run {
         let own: Vec<u64> = self.parent.into_iter().chain([self.job.id()]).collect();
         let facts = self.inner.look(&self.from, &self.to, &self.limits, &own).await;
         let old_matter = self.options.transactions == LongTransactions::Retry;
-        let judgement = facts::judge(&facts, &self.limits, old_matter);
+        let mut judgement = facts::judge(&facts, &self.limits, old_matter);
+        if self.options.strict {
+            self.inner.judge_strict(&self.from, self.to.id, self.stay_down, &mut judgement).await;
+        }
         judgement.remarks.iter().for_each(|remark| self.job.output(&format!("remark: {remark}")));
         if !judgement.against.is_empty() {
             let reasons: Vec<String> = judgement.against.iter().map(ToString::to_string).collect();

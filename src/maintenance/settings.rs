@@ -18,6 +18,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// `max_hold`: clients are released after this, whatever has happened.
     pub max_hold: Duration,
+    /// `strict_timeout`: with `--strict` commits wait for a synchronous standby for at most so long.
+    pub strict_timeout: Duration,
     /// `max_lag_mb`: the coming primary may be behind by so many bytes when it begins.
     pub max_lag_bytes: u64,
     /// `max_transaction_age`: none may be older when it begins.
@@ -42,6 +44,7 @@ impl Default for Settings {
             drain_pause: Duration::from_secs(2),
             stop_timeout: Duration::from_secs(10),
             max_hold: Duration::from_secs(15),
+            strict_timeout: Duration::from_secs(60),
             max_lag_bytes: 16 << 20,
             max_transaction_age: Duration::from_secs(10),
             wait_timeout: Duration::from_secs(600),

@@ -81,7 +81,7 @@ pub struct Step {
 }
 
 /// The steps of a switchover from one node to another.
-pub(super) fn steps(from: &str, to: &str, s: &Settings) -> Vec<Step> {
+pub(super) fn steps(from: &str, to: &str, strict: bool, s: &Settings) -> Vec<Step> {
     let secs = |d: std::time::Duration| format!("{:?}", d);
     ROWS.iter()
         .map(|row| {
@@ -90,7 +90,10 @@ pub(super) fn steps(from: &str, to: &str, s: &Settings) -> Vec<Step> {
                     ("look at both nodes; refuse with all reasons".to_owned(), "nothing", "50 ms".into())
                 }
                 Stage::Prepare => (
-                    format!("on {to}: slots for the other nodes, synchronous_standby_names emptied"),
+                    format!(
+                        "on {to}: slots for the other nodes, synchronous_standby_names {}",
+                        if strict { "with its standbys, before they stream" } else { "emptied" }
+                    ),
                     "slots dropped, setting restored",
                     "50 ms".into(),
                 ),
@@ -142,7 +145,12 @@ pub(super) fn steps(from: &str, to: &str, s: &Settings) -> Vec<Step> {
                     "0.2 s to 5 s; a copy takes as long as a recovery".into(),
                 ),
                 Stage::Synchronous => {
-                    ("synchronous_standby_names names those that stream".to_owned(), "none", "50 ms".into())
+                    let bound = if strict {
+                        format!("until then commits wait, at most {}", secs(s.strict_timeout))
+                    } else {
+                        "50 ms".into()
+                    };
+                    ("synchronous_standby_names names those that stream".to_owned(), "none", bound)
                 }
             };
             let clients_wait =

@@ -70,6 +70,19 @@ impl SyncNames {
         self.names.is_empty()
     }
 
+    /// So many standbys confirm each commit.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The same without some; no more confirmations than there are names left. A star stays.
+    pub fn without(&self, gone: &[String]) -> SyncNames {
+        let stays = |name: &&String| !gone.iter().any(|g| g.eq_ignore_ascii_case(name));
+        let names: Vec<String> = self.names.iter().filter(stays).cloned().collect();
+        let count = if names.iter().any(|n| n == "*") { self.count } else { self.count.min(names.len()) };
+        SyncNames { any: self.any, count, names }
+    }
+
     /// How many of its standbys must be there so that every acknowledged commit is on one of them.
     pub fn needed(&self) -> usize {
         (self.names.len() + 1).saturating_sub(self.count).max(1)
@@ -163,6 +176,9 @@ mod tests {
         assert_eq!(read("*").only(&[]).to_string(), "");
         assert_eq!(read("*").listed(&there(&["x", "y"])).to_string(), "FIRST 1 (\"x\", \"y\")");
         assert!(read("*").names("any") && !read("a").names("b") && read("").is_empty());
+        assert_eq!(names.without(&there(&["PGMEND_0"])).to_string(), "ANY 1 (\"pgmend_2\")");
+        assert!(names.without(&there(&["pgmend_0", "pgmend_2"])).is_empty());
+        assert_eq!(read("2 (*)").without(&there(&["x"])).count(), 2);
         assert_eq!(read("2 (*)").only(&there(&["x"])).to_string(), "FIRST 1 (*)");
     }
 }

@@ -316,6 +316,7 @@ impl Run {
         self.told.window = Some(window.since.elapsed());
         self.hold = None;
         self.freeze = None;
+        self.begin_strict();
         Ok(())
     }
 }

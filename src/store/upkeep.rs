@@ -20,7 +20,7 @@ pub struct NodeUpkeep {
     pub autostart_off: bool,
 }
 
-/// `synchronous_standby_names` as the operator wants it on the present primary, and as pgmend has set it.
+/// A setting (`synchronous_standby_names`) as the operator wants it on the present primary, and as pgmend has set it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncKept {
     /// All who should be synchronous.
@@ -53,6 +53,9 @@ pub struct Upkeep {
     /// Whose setting it is, if pgmend has changed it.
     #[serde(default)]
     pub sync_names: Option<SyncKept>,
+    /// The same of `synchronized_standby_slots`.
+    #[serde(default)]
+    pub standby_slots: Option<SyncKept>,
     /// `pgmend failover disable`.
     #[serde(default)]
     pub failover_disabled: bool,

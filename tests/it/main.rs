@@ -43,6 +43,7 @@ mod servers;
 mod session;
 mod state;
 mod storms;
+mod strict;
 mod switchover;
 mod switchover_crash;
 mod switchover_refused;

@@ -226,7 +226,7 @@ async fn promote(operator: &dyn Operator, body: &[u8], out: &mut Vec<u8>) -> Nex
         return Next::Continue;
     }
     let transactions = crate::maintenance::LongTransactions::default();
-    let work = crate::maintenance::Planned::Switchover { node: Some(node), transactions };
+    let work = crate::maintenance::Planned::Switchover { node: Some(node), transactions, strict: false };
     match operator.run(Command::Planned { work, dry_run: false }).await {
         Ok(Reply::Job { job }) => Next::AwaitJob(job.id),
         Ok(_) => {
