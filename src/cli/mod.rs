@@ -193,6 +193,7 @@ fn check_configuration(source: &Source) -> ExitCode {
             for (key, why) in crate::config::remarks(&config) {
                 println!("remark: {key}: {why}");
             }
+            crate::config::control(&config).iter().for_each(|line| println!("{line}"));
             println!("configuration is good");
             ExitCode::SUCCESS
         }

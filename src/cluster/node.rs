@@ -71,14 +71,20 @@ pub struct NodeSpec {
     pub maintain: MaintainCommands,
 }
 
-/// Shell commands of a node for its maintenance.
+/// How a node is acted on: shell commands, and where its programs are.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MaintainCommands {
+    /// Takes a POSIX shell to the node's machine, as its server's user: `{}` in it is that shell. All of the node's other commands
+    /// are then run there.
+    pub remote_command: Option<String>,
+    /// Directory of PostgreSQL's programs on the node's machine; found by itself when `None`.
+    pub bin_directory: Option<PathBuf>,
     /// Switches the automatic start of its server on.
     pub autostart_on_command: Option<String>,
     /// Switches it off.
     pub autostart_off_command: Option<String>,
-    /// Takes the maintenance command in `$PGMEND_RUN` to the node's machine; `None`: it runs where pgmend runs.
+    /// Runs the maintenance command in `$PGMEND_RUN`; `None`: it is run as it is.
     pub run_command: Option<String>,
 }
 

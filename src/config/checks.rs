@@ -3,7 +3,7 @@
 use super::Config;
 use super::error::ConfigError;
 use crate::auth::{AuthError, HbaRules, Secrets};
-use crate::cluster::SslMode;
+use crate::cluster::{NodeSpec, SslMode};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -75,6 +75,9 @@ fn check_nodes(config: &Config, wrong: &mut impl FnMut(&str, String)) {
                     .to_owned(),
             );
         }
+        for (key, message) in check_control(node) {
+            wrong(&format!("node[{number}].{key}"), message);
+        }
         let own = node.port == config.listen.port
             && config.listen.addresses.iter().any(|address| *address == node.host.0 || is_loop(address, &node.host.0));
         if own {
@@ -87,6 +90,51 @@ fn check_nodes(config: &Config, wrong: &mut impl FnMut(&str, String)) {
     if config.nodes.iter().filter(|node| node.always_primary).count() > 1 {
         wrong("node", "expected at most one node with ALWAYS_PRIMARY".to_owned());
     }
+}
+
+/// How a node is acted on: what contradicts itself or could never work.
+fn check_control(node: &NodeSpec) -> Vec<(&'static str, String)> {
+    let mut wrong = Vec::new();
+    let commands = &node.maintain;
+    if let Some(command) = &commands.remote_command {
+        if node.data_directory.is_none() {
+            wrong.push((
+                "remote_command",
+                "expected data_directory too: the node's machine is told which directory to act on".to_owned(),
+            ));
+        }
+        if command.trim().is_empty() || command.matches("{}").count() > 1 {
+            wrong.push((
+                "remote_command",
+                format!("expected a command with at most one {{}}, the place of the shell that it runs there, found \"{command}\""),
+            ));
+        }
+        if node.host.is_local() {
+            wrong.push((
+                "remote_command",
+                "expected a host that is reached over the network, found the directory of a Unix socket, whose server is \
+                 on this machine"
+                    .to_owned(),
+            ));
+        }
+    }
+    if commands.bin_directory.as_ref().is_some_and(|directory| !directory.is_absolute()) {
+        wrong.push(("bin_directory", "expected an absolute path: it lies on the node's host".to_owned()));
+    }
+    let paths = [("data_directory", &node.data_directory), ("bin_directory", &commands.bin_directory)];
+    for (key, path) in paths {
+        if path.as_ref().and_then(|p| p.to_str()).is_some_and(|p| p.contains(['\0', '\n', '\r'])) {
+            wrong.push((key, "expected a path without line breaks and zero bytes".to_owned()));
+        }
+    }
+    if commands.autostart_on_command.is_some() != commands.autostart_off_command.is_some() {
+        wrong.push((
+            "autostart_on_command",
+            "expected autostart_on_command and autostart_off_command, or neither: what is switched off must come back"
+                .to_owned(),
+        ));
+    }
+    wrong
 }
 
 /// True when both are names of this machine's loopback, or pgmend listens everywhere and the node is local.

@@ -17,7 +17,7 @@ mod values;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use reload::{Changes, changes, effective};
-pub use remarks::{endings, remarks};
+pub use remarks::{control, endings, remarks};
 pub use settings::{Config, Ending};
 
 use std::path::{Path, PathBuf};

@@ -184,6 +184,8 @@ fn node(section: Section<'_>, number: usize) -> NodeSpec {
         status_command: section.text("status_command"),
         sslmode: section.choice("sslmode", "prefer", SSL_MODES).unwrap_or_default(),
         maintain: MaintainCommands {
+            remote_command: section.text("remote_command"),
+            bin_directory: section.text("bin_directory").map(PathBuf::from),
             autostart_on_command: section.text("autostart_on_command"),
             autostart_off_command: section.text("autostart_off_command"),
             run_command: section.text("run_command"),

@@ -2,7 +2,9 @@
 
 use super::Config;
 use crate::auth::Secrets;
+use crate::cluster::NodeSpec;
 use crate::net::certificate_ends_at;
+use crate::node::is_this_machine;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,8 +23,56 @@ pub fn remarks(config: &Config) -> Vec<(String, String)> {
         );
         remarks.push(("auth.method".to_owned(), why));
     }
+    remarks.extend(names_of_here(config));
     remarks.extend(endings(config, unix_seconds()));
     remarks
+}
+
+/// A server elsewhere streams from the others by their hosts' names, and to it `localhost` is its own machine.
+fn names_of_here(config: &Config) -> Vec<(String, String)> {
+    let elsewhere = config.nodes.iter().filter(|n| n.maintain.remote_command.is_some());
+    let elsewhere: Vec<String> = elsewhere.map(|n| n.id.to_string()).collect();
+    if elsewhere.is_empty() {
+        return Vec::new();
+    }
+    let here = config.nodes.iter().filter(|n| n.host.is_local() || n.host.0 == "localhost");
+    let why = format!("node {} is on another machine, to which this host means itself", elsewhere.join(", "));
+    here.map(|n| (format!("node[{}].host", n.id), why.clone())).collect()
+}
+
+/// For each node, how it is acted on: what `pgmend check` tells. Reads no other machine; host names are resolved.
+pub fn control(config: &Config) -> Vec<String> {
+    config.nodes.iter().map(control_of).collect()
+}
+
+fn control_of(node: &NodeSpec) -> String {
+    let commands = &node.maintain;
+    let (way, able) = match (&commands.remote_command, &node.data_directory) {
+        (Some(command), _) => (format!("elsewhere, through `{command}`"), true),
+        (None, None) => ("without a data_directory".to_owned(), false),
+        (None, Some(_)) if is_this_machine(&node.host.0) => ("on this machine".to_owned(), true),
+        (None, Some(_)) => ("elsewhere, without a remote_command".to_owned(), false),
+    };
+    let own = |command: &Option<String>, otherwise: &str| match (command, able) {
+        (Some(command), _) => format!("`{command}`"),
+        (None, true) => otherwise.to_owned(),
+        (None, false) => "nothing".to_owned(),
+    };
+    let autostart = match &commands.autostart_off_command {
+        Some(_) => "its automatic start by its own commands",
+        None => "its automatic start is left alone",
+    };
+    let what = match able {
+        true => "maintenance, switchover and the built-in recovery can act on it",
+        false => "maintenance and switchover cannot stop and prove it; it is recovered by a script",
+    };
+    format!(
+        "node {} at {}: {way}; started by {}, stopped by {}, {autostart}; {what}",
+        node.id,
+        node.label(),
+        own(&node.start_command, "pg_ctl"),
+        own(&node.stop_command, "a signal")
+    )
 }
 
 /// Certificates that have ended or soon will.

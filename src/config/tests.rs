@@ -42,6 +42,31 @@ fn several_mistakes_are_told_at_once_with_line_and_nearest_key() {
 }
 
 #[test]
+fn a_node_elsewhere_is_told_how_it_is_reached() {
+    let node = |more: &str| format!("[[node]]\nhost = '192.0.2.7'\n{more}\n[auth]\nmethod = 'trust'\n");
+    let control = |more: &str| control(&pgmend_toml::parse(Path::new("pgmend.toml"), &node(more)).unwrap()).remove(0);
+    let told = control("data_directory = '/d'\nremote_command = 'ssh db'\nstop_command = 'halt'");
+    assert_eq!(
+        told,
+        "node 0 at 192.0.2.7(5432): elsewhere, through `ssh db`; started by pg_ctl, stopped by `halt`, its automatic \
+         start is left alone; maintenance, switchover and the built-in recovery can act on it"
+    );
+    assert!(control("data_directory = '/d'").contains("elsewhere, without a remote_command; started by nothing"));
+    let wrong = |more: &str| errors(&node(more)).join("\n");
+    assert!(wrong("remote_command = 'ssh db'").contains("expected data_directory too"));
+    assert!(wrong("data_directory = '/d'\nremote_command = 'ssh {} {}'").contains("at most one {}"));
+    assert!(wrong("bin_directory = 'bin'").contains("expected an absolute path"));
+    assert!(wrong("data_directory = \"/d\\n\"").contains("without line breaks"));
+    assert!(wrong("autostart_off_command = 'x'").contains("or neither"));
+    let socket = "[[node]]\nhost = '/tmp'\ndata_directory = '/d'\nremote_command = 'ssh db'\n";
+    assert!(errors(socket).join("\n").contains("directory of a Unix socket"));
+    let two = format!("{}[[node]]\nhost = 'localhost'\n", node("data_directory = '/d'\nremote_command = 'ssh db'"));
+    let told =
+        remarks(&pgmend_toml::parse(Path::new("pgmend.toml"), &two.replace("[auth]\nmethod = 'trust'\n", "")).unwrap());
+    assert!(told.iter().any(|(key, why)| key == "node[1].host" && why.contains("means itself")), "{told:?}");
+}
+
+#[test]
 fn logins_that_cannot_succeed_are_remarked() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pgmend.toml");

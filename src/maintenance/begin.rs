@@ -223,11 +223,10 @@ impl Begin {
         let server = self.server()?;
         let bad = |e: String| Failure::new(format!("node {} could not be stopped", self.node.id)).detail(e);
         // Whoever starts it in the middle of its maintenance gets a standby.
-        server.arm().map_err(|e| bad(e.to_string()))?;
         let lines = self.inner.lines_of(&self.job);
-        match server.stop_by(Instant::now() + STOP, lines, stop).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(bad(format!("it still runs after {STOP:?}"))),
+        match server.halt(Instant::now() + STOP, lines, stop).await {
+            Ok(halted) if halted.stopped => Ok(()),
+            Ok(_) => Err(bad(format!("it still runs after {STOP:?}"))),
             Err(e) => Err(bad(e.to_string())),
         }
     }

@@ -64,7 +64,7 @@ impl Comeback<'_> {
         let rebuilt = self.inner.rebuild.rebuild(id).await;
         if rebuilt.is_err() {
             // Whoever starts it gets no second primary.
-            drop(self.server.arm());
+            drop(self.server.arm().await);
         }
         rebuilt.map_err(|e| format!("{e}; `pgmend recover {id}` rebuilds it"))
     }
@@ -78,13 +78,13 @@ impl Comeback<'_> {
             Ok(false) => self.job.output("it does not stop"),
             Err(error) => self.job.output(&format!("it could not be stopped: {error}")),
         }
-        drop(self.server.disarm());
+        drop(self.server.disarm(LETS_IN).await);
     }
 
     /// It needs nothing but the right settings.
     async fn as_it_is(&self) -> Result<(), String> {
         let server = self.server;
-        if server.runs() {
+        if server.runs().await.map_err(|e| e.to_string())? {
             if self.streams(STREAMS_ALREADY).await.is_ok() {
                 return self.lets_in().await;
             }
@@ -117,7 +117,7 @@ impl Comeback<'_> {
             // Only versions that know it start with it, and standbys have their primary's version.
             settings.push((standby_slots::NAME, String::new()));
         }
-        node::set_streaming(&server.directory.0, &server.owner, &settings).map_err(|e| e.to_string())?;
+        server.data.set_streaming(&settings).await.map_err(|e| e.to_string())?;
         let within = (self.inner.access)().start_timeout;
         server.start(within, self.lines()).await.map_err(|e| e.to_string())?;
         self.streams(within).await?;

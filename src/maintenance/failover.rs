@@ -32,6 +32,8 @@ const LEARN: Duration = Duration::from_secs(5);
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// A primary that answers within this is not lost.
 const CONFIRM: Duration = Duration::from_secs(2);
+/// A lost primary's machine is looked for so long.
+const FENCE_LOOK: Duration = Duration::from_secs(5);
 /// A server that does not obey has this long before it is killed.
 const IMMEDIATE: Duration = Duration::from_secs(5);
 
@@ -125,13 +127,24 @@ impl Maintenance {
         let (gone, come) = (super::prepare::slot_of(run.to.id), super::prepare::slot_of(lost.id));
         run.prepared.wanted_slots = slots.filter(|w| !w.is_empty()).map(|w| w.exchanged(&gone, &come));
         run.candidate = Some(self.0.connect(&run.to).await.map_err(|e| e.to_string())?);
-        run.old = Server::find(&self.0, lost, job.id()).await.ok();
+        // A machine that is lost too does not answer, and nobody waits for it.
+        let old = tokio::time::timeout(FENCE_LOOK, Server::find(&self.0, lost, job.id())).await;
+        run.old = old.ok().and_then(Result::ok);
         let since = Instant::now();
         run.held = Some(Window { since, until: since + run.limits.max_hold });
         tracing::warn!(event = "failover.begins", job = job.id(), lost = lost.id.0, to = run.to.id.0);
         let outcome = crate::workflow::run(&job, FAILOVER_ROWS, &mut run).await;
         if outcome == Outcome::Succeeded { Ok(()) } else { Err(format!("job {} failed", job.id())) }
     }
+}
+
+/// Armed, and ended where it hangs; false: it does not end.
+async fn fenced(old: &Server) -> Result<bool, crate::node::NodeError> {
+    old.arm().await?;
+    if !old.runs().await? || old.immediate(false, IMMEDIATE).await? {
+        return Ok(true);
+    }
+    old.immediate(true, IMMEDIATE).await
 }
 
 fn facts(run: &Run, epoch: &Epoch) -> Facts {
@@ -244,18 +257,15 @@ impl Run {
                 .push(format!("node {} is out of reach: only the epoch keeps clients from it", self.from.id));
             return self.prepare_lost().await;
         };
-        let bad =
-            |e: crate::node::NodeError| Failure::new("the lost primary could not be fenced").detail(e.to_string());
-        old.arm().map_err(bad)?;
-        if old.runs() {
-            crate::node::signal_immediate(&old.directory.0, false);
-            if !old.stopped_by(Instant::now() + IMMEDIATE).await {
-                crate::node::signal_immediate(&old.directory.0, true);
-                old.stopped_by(Instant::now() + IMMEDIATE).await;
+        let bad = |why: String| Failure::new("the lost primary could not be fenced").detail(why);
+        match fenced(&old).await {
+            Ok(true) => {}
+            Ok(false) => return Err(bad("its process does not end".to_owned())),
+            Err(error @ crate::node::NodeError::Unknown { .. }) => {
+                let id = self.from.id;
+                self.told.lines.push(format!("node {id}: only the epoch keeps clients from it for certain: {error}"));
             }
-        }
-        if old.runs() {
-            return Err(Failure::new("the lost primary could not be fenced").detail("its process does not end"));
+            Err(error) => return Err(bad(error.to_string())),
         }
         self.prepare_lost().await
     }
@@ -314,7 +324,10 @@ impl Run {
         if !matches!(self.promotion, Promotion::NotAsked | Promotion::Impossible) {
             return None;
         }
-        let armed = self.old.as_ref().and_then(|old| old.disarm().err());
+        let armed = match &self.old {
+            Some(old) => old.disarm(IMMEDIATE).await.err(),
+            None => None,
+        };
         let mut words: Vec<String> =
             armed.map(|e| format!("node {} could not be disarmed: {e}", self.from.id)).into_iter().collect();
         words.extend(self.undo_prepare().await);

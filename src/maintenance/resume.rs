@@ -259,7 +259,7 @@ async fn look_at_old(inner: &Inner, from: &NodeSpec, job: u64) -> Old {
         return if recovers == "f" { Old::Writes } else { Old::Recovers };
     }
     match Server::find(inner, from, job).await {
-        Ok(server) if !server.runs() => Old::Down,
+        Ok(server) if matches!(server.runs().await, Ok(false)) => Old::Down,
         Ok(_) | Err(_) => Old::Silent,
     }
 }
@@ -273,9 +273,10 @@ async fn look(inner: &Inner, to: &NodeSpec, journalled: &Journalled, job: u64) -
             return seen;
         }
         if let Ok(server) = Server::find(inner, to, job).await
-            && !server.runs()
+            && server.runs().await.is_ok_and(|runs| !runs)
+            && let Ok(has_begun) = server.data.has_newer_history(journalled.timeline).await
         {
-            if !server.directory.has_newer_history(journalled.timeline) {
+            if !has_begun {
                 return Coming::DiedStandby;
             }
             // It goes on where it broke off, once it runs.

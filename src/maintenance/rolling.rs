@@ -5,7 +5,7 @@ use super::stages::Step;
 use super::{Inner, LongTransactions, Maintenance, Rebuilding, SwitchOptions};
 use crate::base::NodeId;
 use crate::cluster::{NodeSpec, NodeStatus};
-use crate::node::{self, Child};
+use crate::node::{self, Child, Order, Remote};
 use crate::store::RollingKept;
 use crate::workflow::{Failure, JobHandle, Row, Work};
 use serde::{Deserialize, Serialize};
@@ -177,22 +177,12 @@ impl Rolling {
         self.record("Node.Run", json!({ "node": id.0 }))?;
         self.job.note(format!("the command runs for node {id}"));
         let began = Instant::now();
-        // A node that is elsewhere has a template that takes the command there.
-        let line = node.maintain.run_command.clone().unwrap_or_else(|| command.clone());
-        let mark = format!("{}:{}", self.inner().store.directory().display(), self.job.id());
-        let directory = node.data_directory.as_ref().map(|d| d.display().to_string()).unwrap_or_default();
-        let child = Child::new(["sh", "-c", &line], None)
-            .env(super::MARK, mark)
-            .env("PGMEND_RUN", command)
-            .env("PGMEND_NODE", id.to_string())
-            .env("PGMEND_HOST", &node.host.0)
-            .env("PGMEND_PORT", node.port.to_string())
-            .env("PGMEND_DATA_DIRECTORY", directory);
+        let limit = (self.inner().settings)().run_timeout;
+        let child = self.child(node, &command, limit);
         let inner = stop.child_token();
         let lines = self.inner().lines_of(&self.job);
         let work = node::run(child, lines, |_| (), &inner);
         tokio::pin!(work);
-        let limit = (self.inner().settings)().run_timeout;
         let ended = match tokio::time::timeout(limit, &mut work).await {
             Ok(ended) => ended,
             Err(_) => {
@@ -205,6 +195,19 @@ impl Rolling {
         finished.map_err(|e| self.stays(id, format!("{e}: {}", e.words().unwrap_or_default())))?;
         self.lines.push(format!("the command for node {id} took {:.1} s", began.elapsed().as_secs_f64()));
         Ok(())
+    }
+
+    /// At the node's machine where there is a way, else here; a template of the node takes it where it wants.
+    fn child(&self, node: &NodeSpec, command: &str, limit: std::time::Duration) -> Child {
+        let line = node.maintain.run_command.as_deref().unwrap_or(command);
+        let mark = format!("{}:{}", self.inner().store.directory().display(), self.job.id());
+        let order = Order::of(self.job.id(), Some((super::MARK, mark.clone())));
+        let spec = Arc::new(node.clone());
+        if let Some(remote) = Remote::of(&spec, order.clone()) {
+            return remote.own_work("run", line, limit, &[("PGMEND_RUN", command)]).env(super::MARK, mark);
+        }
+        let child = Child::new(["sh", "-c", line], None).env(super::MARK, mark).env("PGMEND_RUN", command);
+        order.told(node, "run", limit).into_iter().fold(child, |child, (name, value)| child.env(name, value))
     }
 
     fn stays(&self, id: NodeId, why: String) -> Failure {

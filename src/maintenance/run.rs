@@ -9,7 +9,7 @@ use super::{Inner, LongTransactions, Settings, SwitchOptions, facts};
 use crate::base::Lsn;
 use crate::cluster::{Hold, NodeSpec, Stalled, Warm};
 use crate::keeper::Freeze;
-use crate::node::Lines;
+use crate::node::{ControlData, Lines};
 use crate::server::sql::Sql;
 use crate::workflow::{Failure, JobHandle, Work};
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub(super) struct Run {
     pub old: Option<Server>,
     /// The old primary was told to stop.
     pub stop_sent: bool,
+    /// What it left behind, when that was told with its stop.
+    pub left: Option<ControlData>,
     pub prepared: Prepared,
     pub warm: Option<Warm>,
     pub freeze: Option<Freeze>,
@@ -125,6 +127,7 @@ impl Run {
             candidate: None,
             old: None,
             stop_sent: false,
+            left: None,
             prepared: Prepared::default(),
             warm: None,
             freeze: None,

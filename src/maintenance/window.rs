@@ -29,6 +29,8 @@ const LISTENED: Duration = Duration::from_millis(100);
 const LISTEN_LOOK: Duration = Duration::from_millis(1);
 /// After a rehearsal clients go on within this, and are counted.
 const OPENED: Duration = Duration::from_millis(200);
+/// A way back that is blocked is tried for so long before the server is asked whether it serves.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// A server that goes back needs a moment to be reachable.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 
@@ -42,13 +44,16 @@ impl Run {
         let (window, began) = (self.window()?, Instant::now());
         self.still_ours()?;
         let old = self.old()?.clone();
-        let bad = |e: node::NodeError| Failure::new("the old primary could not be stopped").detail(e.to_string());
-        old.arm().map_err(bad)?;
         self.stop_sent = true;
         let deadline = (began + self.limits.stop_timeout).min(window.until.checked_sub(RESERVE).unwrap_or(began));
-        let stopped = old.stop_by(deadline, self.lines(), stop).await.map_err(bad)?;
+        let halted = old.halt(deadline, self.lines(), stop).await.map_err(|e| {
+            // Who refuses has changed nothing: there is nothing to start again.
+            self.stop_sent = !e.changed_nothing();
+            Failure::new("the old primary could not be stopped").detail(e.to_string())
+        })?;
         self.told.parts.push(("stop", began.elapsed()));
-        if stopped {
+        self.left = halted.left;
+        if halted.stopped {
             return Ok(());
         }
         Err(Failure::new(format!("node {} did not stop within {:?}", self.from.id, self.limits.stop_timeout))
@@ -76,16 +81,19 @@ impl Run {
             return None;
         }
         let old = self.old.clone()?;
-        if let Err(error) = old.disarm() {
-            return Some(format!("node {} could not be disarmed: {error}", self.from.id));
+        let began = Instant::now();
+        if let Err(error) = self.disarm(&old, began).await {
+            return Some(error);
         }
         if !self.stop_sent {
             return None;
         }
-        let began = Instant::now();
-        if old.runs() {
+        if old.is_elsewhere() && self.serves().await {
+            return Some(format!("node {} never heard of the stop and goes on as the primary", self.from.id));
+        }
+        if old.runs().await.unwrap_or(true) {
             // Its stop cannot be taken back. Who holds it up is ended: a standby can ask again.
-            self.kick(&old);
+            self.kick(&old).await;
             self.stopped_for_good(&old, began + BACK_WITHIN).await;
         }
         if let Err(error) = old.start_again(BACK_WITHIN, self.lines()).await {
@@ -104,8 +112,16 @@ impl Run {
     /// Waits for its stop. Whoever has started it meanwhile has a read-only server, which has written nothing: it is stopped
     /// again.
     async fn stopped_for_good(&self, old: &Server, deadline: Instant) {
-        while !old.stopped_by(deadline.min(Instant::now() + LOOK_AGAIN)).await && Instant::now() < deadline {
-            let Ok(sql) = self.inner.connect(&self.from).await else { continue };
+        while Instant::now() < deadline {
+            match old.stopped_by(deadline.min(Instant::now() + LOOK_AGAIN)).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => self.job.output(&format!("whether node {} has stopped: {error}", self.from.id)),
+            }
+            let Ok(sql) = self.inner.connect(&self.from).await else {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            };
             let recovers = sql.value("SELECT pg_is_in_recovery()", SHORT).await.ok().flatten();
             if recovers.as_deref() == Some("t") {
                 self.job
@@ -115,12 +131,38 @@ impl Run {
         }
     }
 
-    fn kick(&self, old: &Server) {
-        let Some(Ok(primary)) = self.facts.as_ref().map(|f| &f.primary) else { return };
-        for standby in &primary.standbys {
-            if node::signal_child(&old.directory.0, standby.pid) {
-                self.job.output(&format!("the log sender for {} was ended: it held the stop up", standby.name));
+    /// Elsewhere that may take many tries; a server that never heard of the stop is not waited for, nor are clients kept from it.
+    async fn disarm(&mut self, old: &Server, began: Instant) -> Result<(), String> {
+        let id = self.from.id;
+        loop {
+            let error = match old.disarm(BETWEEN_LOOKS).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if self.serves().await {
+                return Err(format!(
+                    "node {id} goes on as the primary, but it may carry standby.signal, which must be removed before its next \
+                     start: {error}"
+                ));
             }
+            if !matches!(error, node::NodeError::Unknown { .. }) || began.elapsed() > BACK_WITHIN {
+                return Err(format!("node {id} could not be disarmed and started again: {error}"));
+            }
+        }
+    }
+
+    /// It lets people in and writes; one that was told to stop does not let anybody in any more.
+    async fn serves(&self) -> bool {
+        let Ok(sql) = self.inner.connect(&self.from).await else { return false };
+        sql.value("SELECT pg_is_in_recovery()", SHORT).await.ok().flatten().as_deref() == Some("f")
+    }
+
+    async fn kick(&self, old: &Server) {
+        let Some(Ok(primary)) = self.facts.as_ref().map(|f| &f.primary) else { return };
+        let pids: Vec<u32> = primary.standbys.iter().map(|s| s.pid).collect();
+        let kicked = old.kick(&pids).await.unwrap_or_default();
+        for standby in primary.standbys.iter().filter(|s| kicked.contains(&s.pid)) {
+            self.job.output(&format!("the log sender for {} was ended: it held the stop up", standby.name));
         }
     }
 
@@ -129,7 +171,10 @@ impl Run {
         let (window, began) = (self.window()?, Instant::now());
         let (from, to) = (self.from.id, self.to.id);
         let not = |why: String| Failure::new(format!("node {to} was not promoted")).detail(why);
-        let data = self.old()?.control_data().await.map_err(|e| not(e.to_string()))?;
+        let data = match self.left.take() {
+            Some(data) => data,
+            None => self.old()?.control_data().await.map_err(|e| not(e.to_string()))?,
+        };
         let timeline = self.facts()?.primary.as_ref().map_err(|e| not(e.clone()))?.timeline;
         // One that was proven before, and that somebody has started since, read-only as it is armed, has written nothing.
         let was_proven = self.resumed && matches!(data.state.as_str(), "shut down in recovery" | "in archive recovery");
@@ -217,11 +262,13 @@ impl Run {
             return Ok(());
         }
         let Ok(server) = Server::find(&self.inner, &self.to, self.job.id()).await else { return Ok(()) };
-        if server.runs() {
+        // Where nobody can tell, it may be alive: it is asked again.
+        if server.runs().await.unwrap_or(true) {
             return Ok(());
         }
         let timeline = self.facts()?.primary.as_ref().map_or(0, |p| p.timeline);
-        if server.directory.has_newer_history(timeline) {
+        let Ok(has_begun) = server.data.has_newer_history(timeline).await else { return Ok(()) };
+        if has_begun {
             // Its promotion is in the log already: it goes on where it broke off.
             self.job.output(&format!("node {} died in its promotion and is started again", self.to.id));
             let started = server.start_again(BACK_WITHIN, self.lines()).await;

@@ -231,7 +231,7 @@ fn write_owned(path: &Path, text: &str, owner: &Owner) -> Result<(), NodeError> 
     chown_if_root(path, owner)
 }
 
-fn merge(old: &str, settings: &[(&str, String)]) -> String {
+pub(super) fn merge(old: &str, settings: &[(&str, String)]) -> String {
     let replaced = |line: &str| {
         let key: String = line.trim_start().chars().take_while(|c| c.is_alphanumeric() || "_.".contains(*c)).collect();
         let key = key.to_ascii_lowercase();

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,7 @@ pub enum Output {
     File(File),
 }
 
-/// What to run. The program gets no standard input.
+/// What to run.
 #[derive(Debug)]
 pub struct Child {
     /// Program and arguments.
@@ -51,13 +51,22 @@ pub struct Child {
     pub directory: PathBuf,
     /// Where its output goes.
     pub output: Output,
+    /// What it reads; its standard input then stays open until it has ended. `None`: it has none.
+    pub input: Option<String>,
 }
 
 impl Child {
     /// A child in `/` whose lines are passed on.
     pub fn new<I: Into<OsString>>(command: impl IntoIterator<Item = I>, owner: Option<Owner>) -> Child {
         let command = command.into_iter().map(Into::into).collect();
-        Child { command, owner, environment: Vec::new(), directory: PathBuf::from("/"), output: Output::Lines }
+        Child {
+            command,
+            owner,
+            environment: Vec::new(),
+            directory: PathBuf::from("/"),
+            output: Output::Lines,
+            input: None,
+        }
     }
     /// Adds a variable.
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Child {
@@ -107,7 +116,10 @@ pub async fn run(
     stop: &CancellationToken,
 ) -> Result<Finished, NodeError> {
     let name = child.name();
+    let input = child.input.clone();
     let mut process = spawn(child, &name)?;
+    let feeder = input.zip(process.stdin.take()).map(|(text, pipe)| tokio::spawn(feed(pipe, text)));
+    let _feeder = feeder.map(AbortOnDrop);
     let group = process.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
     started(group);
     let (send, mut receive) = mpsc::channel::<String>(QUEUE_LINES);
@@ -141,11 +153,30 @@ pub async fn run(
     Ok(Finished { code: status.code(), signal: status.signal(), words })
 }
 
+/// Its standard input stays open while it runs: what it starts elsewhere ends when that is closed.
+async fn feed(mut pipe: tokio::process::ChildStdin, text: String) {
+    if let Err(error) = pipe.write_all(text.as_bytes()).await {
+        // It has ended, and says why itself.
+        tracing::debug!(event = "process.input_not_taken", %error);
+    }
+    drop(pipe.flush().await);
+    std::future::pending::<()>().await;
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 fn spawn(child: Child, name: &str) -> Result<tokio::process::Child, NodeError> {
     let bad = |why: String| NodeError::Spawn { program: name.to_owned(), why };
+    let stdin = if child.input.is_some() { Stdio::piped() } else { Stdio::null() };
     let mut words = child.command.into_iter();
     let mut command = tokio::process::Command::new(words.next().ok_or_else(|| bad("no command".into()))?);
-    command.args(words).current_dir(&child.directory).stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+    command.args(words).current_dir(&child.directory).stdin(stdin).process_group(0).kill_on_drop(true);
     match child.output {
         Output::Lines => command.stdout(Stdio::piped()).stderr(Stdio::piped()),
         Output::File(file) => {

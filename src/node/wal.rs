@@ -3,13 +3,14 @@
 //! The control file lags: by a checkpoint after a crash, and by a timeline shortly after a promotion. `pg_waldump` is given
 //! files that exist and never a next one, for which it would wait five seconds.
 
-use super::{Child, ControlData, DataDirectory, Lines, NodeError, Owner, Programs, process};
+use super::{Child, ControlData, Data, DataDirectory, Lines, NodeError, Owner, Programs, process};
 use crate::base::Lsn;
+use sha2::{Digest, Sha256};
 use std::ffi::OsString;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 /// A page of the log (bytes); PostgreSQL's `XLOG_BLCKSZ` as all packages have it.
@@ -61,14 +62,19 @@ pub struct Segment {
 impl Segment {
     /// Reads a file's name and header. `None` for another file, and for one kept for later use, which holds zeros or old pages.
     fn read(path: PathBuf) -> Option<Segment> {
-        let name = path.file_name()?.to_str()?.to_owned();
-        if name.len() != 24 || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let mut header = [0_u8; LONG_HEADER_BYTES];
+        if !is_named(path.file_name()?.to_str()?) {
             return None;
         }
+        std::fs::File::open(&path).ok()?.read_exact(&mut header).ok()?;
+        Segment::of(path, &header)
+    }
+
+    /// The same of a header that was read already.
+    pub(super) fn of(path: PathBuf, header: &[u8]) -> Option<Segment> {
+        let name = path.file_name()?.to_str().filter(|name| is_named(name))?;
         let part = |range: std::ops::Range<usize>| u32::from_str_radix(name.get(range)?, 16).ok();
         let (timeline, high, low) = (part(0..8)?, part(8..16)?, part(16..24)?);
-        let mut header = [0_u8; LONG_HEADER_BYTES];
-        std::fs::File::open(&path).ok()?.read_exact(&mut header).ok()?;
         let word = |at: usize| Some(u32::from_ne_bytes(header.get(at..at + 4)?.try_into().ok()?));
         let long = |at: usize| Some(u64::from_ne_bytes(header.get(at..at + 8)?.try_into().ok()?));
         // xlp_magic and xlp_info, xlp_tli, xlp_pageaddr, …; the long header adds the system and the segment's size.
@@ -87,13 +93,18 @@ impl Segment {
         self.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    /// The first bytes of it.
-    pub fn first_bytes(&self, count: u64) -> Result<Vec<u8>, NodeError> {
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(&self.path).map_err(NodeError::file(&self.path))?;
-        file.take(count).read_to_end(&mut bytes).map_err(NodeError::file(&self.path))?;
-        Ok(bytes)
+    fn holds(&self, at: Lsn, timeline: u32) -> bool {
+        self.timeline == timeline && self.start <= at && at.0 - self.start.0 < self.bytes
     }
+}
+
+fn is_named(name: &str) -> bool {
+    name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// The position in a line of `pg_waldump`: each record's says `lsn: 0/3000060, prev …`.
+pub(super) fn record(line: &str) -> Option<Lsn> {
+    line.split_once("lsn: ").and_then(|(_, rest)| rest.split([',', ' ']).next())?.parse().ok()
 }
 
 impl DataDirectory {
@@ -114,86 +125,47 @@ impl DataDirectory {
         entries.take(MAX_FILES).any(|e| newer(e.file_name().to_string_lossy().into_owned()))
     }
 
-    /// How far the log goes. Only the last segment is read, so its length costs nothing.
-    pub async fn log_end(
+    /// The last record of a segment; `None` when there is none.
+    pub(super) async fn last_record(
         &self,
-        data: &ControlData,
+        segment: &Segment,
         programs: &Programs,
         stop: &CancellationToken,
-    ) -> Result<LogEnd, NodeError> {
-        let directory = self.clone();
-        let segments = tokio::task::spawn_blocking(move || directory.segments()).await.unwrap_or_default();
-        // A shut down primary's position is its last checkpoint; of a standby it is where the next record would begin.
-        let is_record = data.state == "shut down";
-        let known = LogEnd { timeline: data.timeline, last: data.position, is_record, segment: None };
-        let holding = |at: Lsn, timeline: u32| {
-            let holds = |s: &&Segment| s.timeline == timeline && s.start <= at && at.0 - s.start.0 < s.bytes;
-            segments.iter().find(holds).cloned()
-        };
-        let newest = segments.last().filter(|s| (s.timeline, s.start.0 + s.bytes) > (data.timeline, data.position.0));
-        // A primary that was shut down wrote nothing after its checkpoint.
-        let Some(newest) = newest.filter(|_| !is_record) else {
-            return Ok(LogEnd { segment: holding(known.last, known.timeline), ..known });
-        };
-        let last = Arc::new(AtomicU64::new(newest.start.0));
+    ) -> Result<Option<Lsn>, NodeError> {
+        let last = Arc::new(AtomicU64::new(0));
         let to = last.clone();
-        // Each record's line says `lsn: 0/3000060, prev …`.
         let lines: Lines = Arc::new(move |line| {
-            let word = line.split_once("lsn: ").and_then(|(_, rest)| rest.split([',', ' ']).next());
-            if let Some(lsn) = word.and_then(|w| w.parse::<Lsn>().ok()) {
+            if let Some(lsn) = record(line) {
                 to.fetch_max(lsn.0, Ordering::Relaxed);
             }
         });
         // It ends with an error where the log ends.
-        self.waldump(programs, &[newest.path.clone().into()], lines, stop).await?;
-        let last = Lsn(last.load(Ordering::Relaxed));
-        let same = newest.timeline == data.timeline;
-        if same && last < data.position {
-            return Ok(LogEnd { segment: holding(known.last, known.timeline), ..known });
-        }
-        Ok(LogEnd { timeline: newest.timeline, last, is_record: true, segment: Some(newest.clone()) })
+        self.waldump(programs, &[segment.path.clone().into()], lines, stop).await?;
+        Ok(Some(last.load(Ordering::Relaxed)).filter(|lsn| *lsn > 0).map(Lsn))
     }
 
-    /// The number of transactions that were committed or prepared on a timeline from a position on. `None` when the log is
-    /// not whole any more, or when reading ends in another way than at the log's end.
-    pub async fn commits_from(
+    /// Transactions that were committed or prepared, and the last record that was read.
+    pub(super) async fn commits(
         &self,
         from: Lsn,
-        end: &LogEnd,
+        (first, last): (&Segment, &Segment),
         programs: &Programs,
         stop: &CancellationToken,
-    ) -> Option<u64> {
-        let directory = self.clone();
-        let segments = tokio::task::spawn_blocking(move || directory.segments()).await.ok()?;
-        let wanted: Vec<&Segment> =
-            segments.iter().filter(|s| s.timeline == end.timeline && s.start.0 + s.bytes > from.0).collect();
-        let (first, last) = (wanted.first()?, wanted.last()?);
-        let gap = wanted.windows(2).any(|pair| matches!(pair, [a, b] if a.start.0 + a.bytes != b.start.0));
-        if first.start > from || gap || end.last.0 >= last.start.0 + last.bytes {
-            return None;
-        }
-        let count = Arc::new(AtomicU64::new(0));
-        let words = Arc::new(Mutex::new(Lsn::default()));
-        let (add, seen) = (count.clone(), words.clone());
+    ) -> Option<(u64, Lsn)> {
+        let (count, reached) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (add, seen) = (count.clone(), reached.clone());
         let lines: Lines = Arc::new(move |line| {
             if line.contains("desc: COMMIT") || line.contains("desc: PREPARE") {
                 add.fetch_add(1, Ordering::Relaxed);
             }
-            let word = line.split_once("lsn: ").and_then(|(_, rest)| rest.split([',', ' ']).next());
-            if let Some(lsn) = word.and_then(|w| w.parse::<Lsn>().ok()) {
-                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                *seen = lsn.max(*seen);
+            if let Some(lsn) = record(line) {
+                seen.fetch_max(lsn.0, Ordering::Relaxed);
             }
         });
-        let arguments: Vec<OsString> = vec![
-            "-s".into(),
-            from.to_string().into(),
-            first.path.clone().into(),
-            last.path.file_name().unwrap_or_default().to_owned(),
-        ];
+        let arguments: Vec<OsString> =
+            vec!["-s".into(), from.to_string().into(), first.path.clone().into(), last.name().into()];
         self.waldump(programs, &arguments, lines, stop).await.ok()?;
-        let reached = *words.lock().unwrap_or_else(PoisonError::into_inner);
-        (reached >= end.last).then(|| count.load(Ordering::Relaxed))
+        Some((count.load(Ordering::Relaxed), Lsn(reached.load(Ordering::Relaxed))))
     }
 
     async fn waldump(
@@ -210,14 +182,75 @@ impl DataDirectory {
     }
 }
 
-/// True when a copy of a data directory was made and never started: nothing was written to it.
-pub fn is_unused_copy(directory: &Path) -> bool {
-    directory.join("backup_label").is_file()
+impl Data {
+    /// The segments of the log, oldest first.
+    async fn segments(&self, stop: &CancellationToken) -> Result<Vec<Segment>, NodeError> {
+        match self {
+            Data::Here { directory, .. } => {
+                let directory = directory.clone();
+                Ok(tokio::task::spawn_blocking(move || directory.segments()).await.unwrap_or_default())
+            }
+            Data::There { remote, .. } => remote.segments(stop).await,
+        }
+    }
+
+    /// How far the log goes. Only the last segment is read, so its length costs nothing.
+    pub async fn log_end(&self, data: &ControlData, stop: &CancellationToken) -> Result<LogEnd, NodeError> {
+        let segments = self.segments(stop).await?;
+        // A shut down primary's position is its last checkpoint; of a standby it is where the next record would begin.
+        let is_record = data.state == "shut down";
+        let segment = segments.iter().find(|s| s.holds(data.position, data.timeline)).cloned();
+        let known = LogEnd { timeline: data.timeline, last: data.position, is_record, segment };
+        let newest = segments.last().filter(|s| (s.timeline, s.start.0 + s.bytes) > (data.timeline, data.position.0));
+        // A primary that was shut down wrote nothing after its checkpoint.
+        let Some(newest) = newest.filter(|_| !is_record) else { return Ok(known) };
+        let last = match self {
+            Data::Here { directory, programs } => directory.last_record(newest, programs, stop).await?,
+            Data::There { remote, .. } => remote.last_record(newest, stop).await?,
+        };
+        let last = last.unwrap_or(newest.start);
+        if newest.timeline == data.timeline && last < data.position {
+            return Ok(known);
+        }
+        Ok(LogEnd { timeline: newest.timeline, last, is_record: true, segment: Some(newest.clone()) })
+    }
+
+    /// The number of transactions that were committed or prepared on a timeline from a position on. `None` when the log is
+    /// not whole any more, or when reading ends in another way than at the log's end.
+    pub async fn commits_from(&self, from: Lsn, end: &LogEnd, stop: &CancellationToken) -> Option<u64> {
+        let segments = self.segments(stop).await.ok()?;
+        let wanted: Vec<&Segment> =
+            segments.iter().filter(|s| s.timeline == end.timeline && s.start.0 + s.bytes > from.0).collect();
+        let (first, last) = (*wanted.first()?, *wanted.last()?);
+        let gap = wanted.windows(2).any(|pair| matches!(pair, [a, b] if a.start.0 + a.bytes != b.start.0));
+        if first.start > from || gap || end.last.0 >= last.start.0 + last.bytes {
+            return None;
+        }
+        let (count, reached) = match self {
+            Data::Here { directory, programs } => directory.commits(from, (first, last), programs, stop).await?,
+            Data::There { remote, .. } => remote.commits(from, first, last, stop).await.ok()??,
+        };
+        (reached >= end.last).then_some(count)
+    }
+
+    /// SHA-256 of a segment's first bytes, in hexadecimal digits; `None` when it cannot be read.
+    pub async fn digest(&self, segment: Segment, bytes: u64, stop: &CancellationToken) -> Option<String> {
+        if let Data::There { remote, .. } = self {
+            return remote.digest(&segment, bytes, stop).await.ok().flatten();
+        }
+        let read = move || {
+            let mut content = Vec::new();
+            std::fs::File::open(&segment.path).ok()?.take(bytes).read_to_end(&mut content).ok()?;
+            Some(Sha256::digest(&content).iter().map(|b| format!("{b:02x}")).collect())
+        };
+        tokio::task::spawn_blocking(read).await.ok().flatten()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     const MIB_16: u32 = 16 * 1024 * 1024;
 

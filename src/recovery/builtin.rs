@@ -8,7 +8,7 @@ use super::run::{Run, SHORT, stoppable};
 use crate::base::Secret;
 use crate::cluster::{NodeSpec, SslMode};
 use crate::net::ServerTlsSettings;
-use crate::node::{self, Child, DataDirectory, NodeError, Owner, set_streaming};
+use crate::node::{self, Child, Data, NodeError, Owner};
 use crate::server::sql::{Sql, SqlError, literal};
 use crate::workflow::Failure;
 use serde_json::{Value, json};
@@ -33,18 +33,19 @@ struct Links {
 
 impl Run {
     pub(super) async fn builtin(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
-        let path = self.facts()?.target_local.clone().ok_or_else(|| Failure::new("the target is not local"))?;
-        let directory = DataDirectory(path);
-        let owner =
+        let data = self.data()?.clone();
+        if let Data::Here { directory, .. } = &data {
             Owner::of(&directory.0).map_err(|e| Failure::new("the target's data directory").detail(e.to_string()))?;
-        let links = stoppable(self.plan_links(&directory), stop).await?;
-        stoppable(self.make_slot(), stop).await?;
-        let rewound = self.facts()?.rewind && self.rewind(&directory, &owner, stop).await?;
-        if !rewound {
-            self.copy(&directory, &owner, &links, stop).await?;
         }
-        self.record("FirstStage.Configure", json!({ "directory": directory.0 }))?;
-        set_streaming(&directory.0, &owner, &self.streaming_settings())
+        let links = stoppable(self.plan_links(&data, stop), stop).await?;
+        stoppable(self.make_slot(), stop).await?;
+        let rewound = self.facts()?.rewind && self.rewind(&data, stop).await?;
+        if !rewound {
+            self.copy(&data, &links, stop).await?;
+        }
+        self.record("FirstStage.Configure", json!({ "directory": data.path() }))?;
+        data.set_streaming(&self.streaming_settings())
+            .await
             .map_err(|e| Failure::new("the copy could not be made a standby").detail(e.to_string()))?;
         self.how = if rewound { "pg_rewind" } else { "pg_basebackup" }.to_owned();
         if self.mode.replicates() { self.follow(stop).await } else { Ok(()) }
@@ -66,13 +67,13 @@ impl Run {
         .await
     }
 
-    async fn plan_links(&self, directory: &DataDirectory) -> Result<Links, Failure> {
+    async fn plan_links(&self, data: &Data, stop: &CancellationToken) -> Result<Links, Failure> {
         let source = self.connect_source().await?;
         let ask = "SELECT oid::text, spcname, pg_tablespace_location(oid) FROM pg_tablespace \
                    WHERE pg_tablespace_location(oid) <> ''";
         let rows = source.rows_within(ask, SHORT).await;
         let rows = rows.map_err(|e| Failure::new("the source's tablespaces are not known").detail(e.to_string()))?;
-        let kept = self.links_of(directory);
+        let kept = self.links_of(data);
         self.target_is_apart(kept.wal.as_slice(), self.facts()?)?;
         let mut tablespaces = Vec::new();
         for row in rows {
@@ -80,35 +81,49 @@ impl Run {
                 super::preflight::fields(vec![row]).ok_or_else(|| Failure::new("odd tablespace"))?;
             let ours = kept.tablespaces.iter().find(|(o, _)| *o == oid);
             let wanted = ours.map_or_else(|| PathBuf::from(&place), |(_, p)| p.clone());
-            self.tablespace_has_room(&name, &place, &wanted)?;
+            self.tablespace_has_room(data, &name, (&place, &wanted), stop).await?;
             tablespaces.push((place, wanted));
         }
         Ok(Links { kept, tablespaces })
     }
 
     /// The links that the directory has, and those that it had when an earlier recovery emptied it.
-    fn links_of(&self, directory: &DataDirectory) -> KeptLinks {
-        let mut links = self.earlier().links(&directory.0);
-        links.wal = directory.wal_link().or(links.wal);
-        let now = directory.tablespaces();
+    fn links_of(&self, data: &Data) -> KeptLinks {
+        let mut links = self.earlier().links(data.path());
+        links.wal = data.wal_link().or(links.wal);
+        let now = data.tablespaces();
         links.tablespaces.retain(|(oid, _)| now.iter().all(|(o, _)| o != oid));
         links.tablespaces.extend(now);
         links
     }
 
     /// What pg_basebackup would refuse is refused before anything is removed: a place in use, or with other files.
-    fn tablespace_has_room(&self, name: &str, place: &str, wanted: &Path) -> Result<(), Failure> {
-        let real = |p: &Path| p.canonicalize().unwrap_or_else(|_| p.to_owned());
-        if self.facts()?.source_is_local && real(wanted) == real(Path::new(place)) {
+    async fn tablespace_has_room(
+        &self,
+        data: &Data,
+        name: &str,
+        (place, wanted): (&str, &Path),
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let major = self.facts()?.major;
+        let (is_the_sources, foreign) = match data {
+            Data::Here { .. } => room_here(place, wanted, major),
+            Data::There { remote, .. } => {
+                let room = remote.room(wanted, place, major, stop).await;
+                let room =
+                    room.map_err(|e| Failure::new("the tablespaces' places are not known").detail(e.to_string()))?;
+                (room.is_the_sources, room.foreign)
+            }
+        };
+        if is_the_sources && self.beside_source(self.facts()?) {
             return Err(Failure::new(format!("tablespace {name} at {place} is in use by the source on this machine"))
                 .hint("make a link with its oid in the target's pg_tblspc to another place, or use a script"));
         }
-        // `empty` removes what is of this version only.
-        let ours = format!("PG_{}_", self.facts()?.major);
-        let foreign = std::fs::read_dir(wanted).into_iter().flatten().flatten();
-        match foreign.into_iter().find(|e| !e.file_name().to_string_lossy().starts_with(&ours)) {
-            Some(entry) => Err(Failure::new(format!("{} holds other files than tablespace {name}", wanted.display()))
-                .detail(entry.file_name().to_string_lossy().into_owned())),
+        match foreign {
+            Some(entry) => {
+                Err(Failure::new(format!("{} holds other files than tablespace {name}", wanted.display()))
+                    .detail(entry))
+            }
             None => Ok(()),
         }
     }
@@ -151,28 +166,22 @@ impl Run {
     }
 
     /// False when it failed: then a whole copy follows.
-    async fn rewind(
-        &self,
-        directory: &DataDirectory,
-        owner: &Owner,
-        stop: &CancellationToken,
-    ) -> Result<bool, Failure> {
+    async fn rewind(&self, data: &Data, stop: &CancellationToken) -> Result<bool, Failure> {
         let server =
             conninfo(&self.source, &self.settings.user, Some(&self.settings.database), &self.our_name(), &self.tls());
         // A source that was promoted a moment ago has its old timeline in its control file until its next checkpoint, and
         // pg_rewind would find nothing to do (before PostgreSQL 16).
         stoppable(self.checkpoint("1st stage", CHECKPOINT_LIMIT), stop).await?;
-        let program = self.facts()?.programs.path("pg_rewind");
-        let mut command: Vec<OsString> = vec![program.into(), "-D".into(), directory.0.clone().into()];
-        command.extend(["--source-server".into(), server.into(), "--progress".into()]);
+        let mut arguments: Vec<OsString> = vec!["-D".into(), data.path().into()];
+        arguments.extend(["--source-server".into(), server.into(), "--progress".into()]);
         // Its own crash recovery of an uncleanly stopped server refuses to run in standby mode.
-        let armed = directory.0.join("standby.signal").exists();
-        node::disarm_standby(&directory.0).map_err(|e| Failure::new("the target").detail(e.to_string()))?;
-        let child = self.with_password(Child::new(command, Some(owner.clone())), &self.settings.password);
-        let rewound = self.watched(child, "pg_rewind", "FirstStage.Rewind", directory, stop).await;
+        let armed = data.is_armed();
+        data.disarm(SHORT).await.map_err(|e| Failure::new("the target").detail(e.to_string()))?;
+        let child = self.program_of(data, "pg_rewind", arguments, &self.settings.password)?;
+        let rewound = self.watched(child, "pg_rewind", "FirstStage.Rewind", data, stop).await;
         if armed {
             // Whoever starts it meanwhile gets a standby.
-            drop(node::arm_standby(&directory.0, owner));
+            drop(data.arm().await);
         }
         match rewound {
             Ok(()) => Ok(true),
@@ -184,62 +193,77 @@ impl Run {
         }
     }
 
-    async fn copy(
+    /// One of PostgreSQL's programs, where the data are. The password is in its environment and not among the arguments, which
+    /// everybody can list.
+    fn program_of(
         &self,
-        directory: &DataDirectory,
-        owner: &Owner,
-        links: &Links,
-        stop: &CancellationToken,
-    ) -> Result<(), Failure> {
+        data: &Data,
+        name: &str,
+        arguments: Vec<OsString>,
+        password: &Secret,
+    ) -> Result<Child, Failure> {
+        let secret = [("PGPASSWORD", password.expose())];
+        let secrets = if password.is_empty() { &secret[..0] } else { &secret[..] };
+        let child = data.program(name, arguments, self.facts()?.major, secrets);
+        child.map_err(|e| Failure::new("the target").detail(e.to_string()))
+    }
+
+    async fn copy(&self, data: &Data, links: &Links, stop: &CancellationToken) -> Result<(), Failure> {
         let (user, password) = self.replication_login();
         let server = conninfo(&self.source, user, None, &self.our_name(), &self.tls());
-        let program = self.facts()?.programs.path("pg_basebackup");
-        let mut command: Vec<OsString> = vec![program.into(), "-D".into(), directory.0.clone().into()];
-        command.extend(["-d".into(), server.into()]);
-        command.extend(["-X", "stream", "-c", "fast", "-w", "-S", &self.slot_name()].map(OsString::from));
+        let mut arguments: Vec<OsString> = vec!["-D".into(), data.path().into()];
+        arguments.extend(["-d".into(), server.into()]);
+        arguments.extend(["-X", "stream", "-c", "fast", "-w", "-S", &self.slot_name()].map(OsString::from));
         if let Some(wal) = &links.kept.wal {
-            command.extend(["--waldir".into(), wal.clone().into_os_string()]);
+            arguments.extend(["--waldir".into(), wal.clone().into_os_string()]);
         }
         for (old, new) in &links.tablespaces {
             let escaped = |p: &str| p.replace('=', "\\=");
             let mapping = format!("{}={}", escaped(old), escaped(&new.display().to_string()));
-            command.extend(["-T".into(), mapping.into()]);
+            arguments.extend(["-T".into(), mapping.into()]);
         }
-        self.empty(directory, owner, links, stop).await?;
-        let child = self.with_password(Child::new(command, Some(owner.clone())), password);
-        self.watched(child, "pg_basebackup", "FirstStage.Copy", directory, stop).await
+        self.empty(data, links, stop).await?;
+        let child = self.program_of(data, "pg_basebackup", arguments, password)?;
+        self.watched(child, "pg_basebackup", "FirstStage.Copy", data, stop).await
     }
 
     /// Empties the target's directory, the places of its links too; the links are journalled, for they go with the rest.
-    async fn empty(
-        &self,
-        directory: &DataDirectory,
-        owner: &Owner,
-        links: &Links,
-        stop: &CancellationToken,
-    ) -> Result<(), Failure> {
-        if let Some(pid) = node::running_pid(&directory.0) {
-            return Err(Failure::new(format!("the PostgreSQL of node {} was started meanwhile", self.target.id))
-                .detail(format!("process {pid} runs on {}", directory.0.display())));
-        }
+    async fn empty(&self, data: &Data, links: &Links, stop: &CancellationToken) -> Result<(), Failure> {
         let spaces: serde_json::Map<String, Value> =
             links.kept.tablespaces.iter().map(|(oid, place)| (oid.clone(), json!(place))).collect();
         let places: Vec<PathBuf> =
             links.tablespaces.iter().chain(&links.kept.tablespaces).map(|l| l.1.clone()).collect();
+        if let Data::Here { directory, .. } = data
+            && let Some(pid) = node::running_pid(&directory.0)
+        {
+            return Err(Failure::new(format!("the PostgreSQL of node {} was started meanwhile", self.target.id))
+                .detail(format!("process {pid} runs on {}", directory.0.display())));
+        }
         self.record(
             "FirstStage.Empty",
-            json!({ "directory": directory.0, "wal": links.kept.wal, "tablespaces": spaces }),
+            json!({ "directory": data.path(), "wal": links.kept.wal, "tablespaces": spaces }),
         )?;
         self.job.note("emptying the data directory");
-        let (emptied, by, wal, major) = (directory.clone(), owner.clone(), links.kept.wal.clone(), self.facts()?.major);
+        let (wal, major) = (links.kept.wal.clone(), self.facts()?.major);
+        let bad = |e: &NodeError| with_words(Failure::new("the target's data directory could not be emptied"), e);
+        let directory = match data {
+            Data::Here { directory, .. } => directory.clone(),
+            Data::There { remote, .. } => {
+                let child = remote.emptying(wal.as_deref(), &places, major);
+                let emptied = self.child(child, "emptying", "FirstStage.Emptying", stop).await;
+                return emptied.map(drop).map_err(|e| bad(&e));
+            }
+        };
+        let by = Owner::of(&directory.0).map_err(|e| bad(&e))?;
         let (under_way, stop) = (Emptying::begin(&self.inner.emptying), stop.clone());
         let work = move || {
             let _under_way = under_way;
-            emptied.empty(&by, wal.as_deref(), &places, major, &|| !stop.is_cancelled())
+            directory.empty(&by, wal.as_deref(), &places, major, &|| !stop.is_cancelled())
         };
         let result = tokio::task::spawn_blocking(work).await;
-        let bad = |e: String| Failure::new("the target's data directory could not be emptied").detail(e);
-        result.map_err(|e| bad(e.to_string()))?.map_err(|e| bad(e.to_string()))
+        let result = result
+            .map_err(|e| Failure::new("the target's data directory could not be emptied").detail(e.to_string()))?;
+        result.map_err(|e| bad(&e))
     }
 
     async fn watched(
@@ -247,11 +271,16 @@ impl Run {
         child: Child,
         name: &str,
         record: &str,
-        directory: &DataDirectory,
+        data: &Data,
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         let inner = stop.child_token();
-        let watch = self.watch(true, Some(directory.0.clone()));
+        let directory = match data {
+            Data::Here { directory, .. } => Some(directory.0.clone()),
+            // The source tells how much of a copy has gone; to walk a directory elsewhere would cost more than it tells.
+            Data::There { .. } => None,
+        };
+        let watch = self.watch(true, directory);
         let work = self.child(child, name, record, &inner);
         tokio::pin!(watch, work);
         let failed = |e: NodeError| with_words(Failure::new("node recovery failed at \"1st stage\""), &e);
@@ -276,11 +305,16 @@ impl Run {
     fn tls(&self) -> ServerTlsSettings {
         (self.inner.tls)().settings.clone()
     }
+}
 
-    fn with_password(&self, child: Child, password: &Secret) -> Child {
-        // In the environment and not among the arguments, which everybody can list.
-        if password.is_empty() { child } else { child.env("PGPASSWORD", password.expose()) }
-    }
+/// Whether a place is the source's own, and an entry of it that is not of this version: `empty` removes what is of this version
+/// only.
+fn room_here(place: &str, wanted: &Path, major: u32) -> (bool, Option<String>) {
+    let real = |p: &Path| p.canonicalize().unwrap_or_else(|_| p.to_owned());
+    let ours = format!("PG_{major}_");
+    let names = std::fs::read_dir(wanted).into_iter().flatten().flatten().map(|e| e.file_name());
+    let mut foreign = names.map(|name| name.to_string_lossy().into_owned()).filter(|name| !name.starts_with(&ours));
+    (real(wanted) == real(Path::new(place)), foreign.next())
 }
 
 /// The settings that make `target` a standby of `source`, which streams from it by the slot `pgmend_<target>`.

@@ -4,7 +4,7 @@ use super::builtin::drop_slot;
 use super::run::application_name;
 use super::{Inner, KIND, MARK};
 use crate::base::NodeId;
-use crate::node::{self, Postmaster, Programs};
+use crate::node::{self, Order, Postmaster, Programs, Site};
 use crate::server::sql::{Sql, SqlTarget};
 use crate::store::JournalFile;
 use crate::workflow::Outcome;
@@ -127,18 +127,17 @@ async fn stop_target(inner: &Arc<Inner>, id: NodeId) -> String {
         return format!("node {id} is attached and was left alone");
     }
     let spec = seen.spec.clone();
-    let host = spec.host.0.clone();
-    let local = tokio::task::spawn_blocking(move || node::is_this_machine(&host)).await.unwrap_or(false);
-    let local = spec.data_directory.clone().filter(|_| local);
-    let text = local.as_deref().and_then(|d| std::fs::read_to_string(d.join("PG_VERSION")).ok());
+    let site = Site::of(&spec, Order::default()).await;
+    let text = site.here().and_then(|d| std::fs::read_to_string(d.join("PG_VERSION")).ok());
     let major = text.and_then(|t| t.trim().parse().ok()).unwrap_or(0);
-    let settings = (inner.settings)();
-    let programs = match Programs::find(settings.bin_directory.as_deref(), major) {
-        Ok(programs) => programs,
-        Err(error) => return format!("the target may run and could not be stopped: {error}"),
+    let configured = spec.maintain.bin_directory.clone().or((inner.settings)().bin_directory);
+    let programs = match Programs::find(configured.as_deref(), major) {
+        Ok(programs) => Some(programs),
+        Err(error) if site.here().is_some() => return format!("the target may run and could not be stopped: {error}"),
+        Err(_) => None,
     };
     let log_directory = inner.store.directory().to_owned();
-    let postmaster = Postmaster { spec, local, programs, log_directory, mark: None };
+    let postmaster = Postmaster { spec, site, programs, log_directory, order: Order::default() };
     match postmaster.stop(Arc::new(|_: &str| ()), &CancellationToken::new()).await {
         Ok(()) if postmaster.can_start() => "the target does not run".to_owned(),
         Ok(()) => "the target may run: stop it before the next recovery".to_owned(),

@@ -71,7 +71,7 @@ impl Run {
                 .detail(script));
         }
         let inner_stop = stop.child_token();
-        let directory = self.facts()?.target_local.clone();
+        let directory = self.facts()?.site.here().cloned();
         // The watch borrows the run, so whatever the script's future learns is handed over afterwards.
         let (ended, why) = {
             let this = &*self;

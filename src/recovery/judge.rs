@@ -4,10 +4,9 @@ use super::Runner;
 use super::preflight::with_words;
 use super::run::{Facts, Run, SHORT};
 use crate::base::Lsn;
-use crate::node::{ControlData, DataDirectory, LogEnd, Segment, is_unused_copy};
+use crate::node::{ControlData, Data, LogEnd};
 use crate::server::sql::{Sql, literal};
 use crate::workflow::Failure;
-use sha2::{Digest, Sha256};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -56,30 +55,32 @@ impl Run {
         facts: &mut Facts,
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
-        let Some(path) = facts.target_local.clone() else {
+        let Some(target) = facts.data.clone() else {
             if self.settings.runner == Runner::Builtin {
                 return Err(Failure::new(format!(
                     "the data directory of node {} is not on this machine",
                     self.target.id
                 ))
-                .detail("the built-in first stage writes to a local directory named by data_directory")
-                .hint("set data_directory, or use recovery_runner sql, local or program with a script"));
+                .detail("the built-in first stage writes to the directory named by data_directory, here or by remote_command")
+                .hint(
+                    "set data_directory, and remote_command for a node on another machine; or use recovery_runner sql, local \
+                     or program with a script",
+                ));
             }
             return Ok(());
         };
         let builtin = self.settings.runner == Runner::Builtin;
-        let directory = DataDirectory(path);
-        if directory.is_empty() {
+        if target.is_empty() {
             return Ok(());
         }
-        if !directory.has_control_file() {
-            if !builtin || self.options.overwrite || self.earlier().emptied(&directory.0) {
+        if !target.has_control_file() {
+            if !builtin || self.options.overwrite || self.earlier().emptied(target.path()) {
                 return Ok(());
             }
-            return Err(Failure::new(format!("{} is not empty and holds no PostgreSQL data", directory.0.display()))
+            return Err(Failure::new(format!("{} is not empty and holds no PostgreSQL data", target.path().display()))
                 .hint("empty it, or recover with --overwrite"));
         }
-        let data = match directory.control_data(&facts.programs, stop).await {
+        let data = match target.control_data(stop).await {
             Ok(data) => data,
             Err(_) if self.options.overwrite => return Ok(()),
             Err(error) => {
@@ -89,7 +90,7 @@ impl Run {
         };
         if data.system_identifier != facts.system_identifier {
             if builtin && !self.options.overwrite {
-                return Err(self.another_system(&directory, &data, facts));
+                return Err(self.another_system(&target, &data, facts));
             }
             return Ok(());
         }
@@ -97,11 +98,11 @@ impl Run {
             // Each node writes a log of its own, so that says nothing; whose data are the truth is settled: the main node's.
             return Ok(());
         }
-        let end = directory.log_end(&data, &facts.programs, stop).await;
+        let end = target.log_end(&data, stop).await;
         let end = end.map_err(|e| with_words(Failure::new("the target's log cannot be read"), &e))?;
-        let lost = self.would_be_lost(source, &directory, &data, &end, facts, stop).await;
+        let lost = self.would_be_lost(source, &target, &data, &end, facts, stop).await;
         if let Some(why) = lost.filter(|_| !self.options.accept_loss) {
-            return Err(self.ahead(&directory, &end, facts, &why));
+            return Err(self.ahead(&target, &end, facts, &why));
         }
         // On the same timeline pg_rewind sees no difference, also where there is one.
         let other_timeline = end.timeline != facts.timeline;
@@ -109,24 +110,24 @@ impl Run {
         Ok(())
     }
 
-    fn another_system(&self, directory: &DataDirectory, data: &ControlData, facts: &Facts) -> Failure {
+    fn another_system(&self, target: &Data, data: &ControlData, facts: &Facts) -> Failure {
         Failure::new(format!("the data of node {} belong to another system", self.target.id))
             .detail(format!(
                 "system identifier {} in {}, {} on the source",
                 data.system_identifier,
-                directory.0.display(),
+                target.path().display(),
                 facts.system_identifier
             ))
             .hint("if they may be overwritten, recover with --overwrite")
     }
 
-    fn ahead(&self, directory: &DataDirectory, end: &LogEnd, facts: &Facts, why: &str) -> Failure {
+    fn ahead(&self, target: &Data, end: &LogEnd, facts: &Facts, why: &str) -> Failure {
         Failure::new(format!("node {} is ahead of the source: it has data that would be lost", self.target.id))
             .detail(format!(
                 "{why}; timeline {} position {} in {}, timeline {} position {} on the source",
                 end.timeline,
                 end.last,
-                directory.0.display(),
+                target.path().display(),
                 facts.timeline,
                 facts.position
             ))
@@ -137,7 +138,7 @@ impl Run {
     async fn would_be_lost(
         &self,
         source: &Sql,
-        directory: &DataDirectory,
+        target: &Data,
         data: &ControlData,
         end: &LogEnd,
         facts: &Facts,
@@ -150,18 +151,18 @@ impl Run {
         match beside(end, facts.timeline, facts.position, history.as_deref()) {
             Beside::Behind => None,
             Beside::Ahead(why) => Some(why.to_owned()),
-            Beside::Same => match same_log(source, end).await {
+            Beside::Same => match same_log(source, target, end, stop).await {
                 Some(true) => None,
                 Some(false) => Some("its log differs from the source's at the same positions".to_owned()),
                 // The source's log does not go back so far. A standby wrote nothing of its own.
-                None if data.was_primary() && !is_unused_copy(&directory.0) => {
+                None if data.was_primary() && !target.is_unused_copy() => {
                     Some("it was a primary of the source's own timeline".to_owned())
                 }
                 None => None,
             },
             Beside::Forked(fork) => {
                 let bounded = stop.child_token();
-                let count = directory.commits_from(fork, end, &facts.programs, &bounded);
+                let count = target.commits_from(fork, end, &bounded);
                 tokio::pin!(count);
                 let count = match tokio::time::timeout(READ_LOG_TIMEOUT, &mut count).await {
                     Ok(count) => count,
@@ -189,14 +190,13 @@ async fn history(source: &Sql, timeline: u32) -> Option<String> {
 }
 
 /// Whether the source has the same log up to the target's end; `None` when one of them has that part no more.
-async fn same_log(source: &Sql, end: &LogEnd) -> Option<bool> {
-    let segment: Segment = end.segment.clone()?;
+async fn same_log(source: &Sql, target: &Data, end: &LogEnd, stop: &CancellationToken) -> Option<bool> {
+    let segment = end.segment.clone()?;
     let count = end.proof_bytes(&segment);
     let file = literal(&format!("pg_wal/{}", segment.name()));
     let ask = format!("SELECT encode(sha256(pg_read_binary_file({file}, 0, {count}, true)), 'hex')");
     let theirs = source.value(&ask, SHORT).await.ok().flatten()?;
-    let bytes = tokio::task::spawn_blocking(move || segment.first_bytes(count)).await.ok()?.ok()?;
-    let ours: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let ours = target.digest(segment, count, stop).await?;
     Some(ours == theirs)
 }
 

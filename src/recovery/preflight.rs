@@ -2,7 +2,7 @@
 
 use super::earlier::Earlier;
 use super::run::{Facts, Run, SHORT, stoppable};
-use crate::node::{self, DataDirectory, Programs, is_this_machine};
+use crate::node::{self, Data, DataDirectory, Programs, Site, is_this_machine};
 use crate::server::sql::{Sql, literal};
 use crate::workflow::Failure;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ impl Run {
             other => other?,
         };
         let mut facts = stoppable(self.prove_source(&source), stop).await?;
+        self.reach_target(&mut facts, stop).await?;
         self.target_is_stopped(&facts, stop).await?;
         stoppable(self.nothing_old_writes(&source, &facts), stop).await?;
         self.data_may_go(&source, &mut facts, stop).await?;
@@ -56,23 +57,69 @@ impl Run {
             return Err(bad(&format!("it is not the primary of the epoch in force ({epoch:?})")));
         }
         let major = version.parse::<u32>().map_or(0, |v| v / 10_000);
-        let programs = Programs::find(self.settings.bin_directory.as_deref(), major)
-            .map_err(|e| Failure::new("PostgreSQL's programs are missing").detail(e.to_string()))?;
-        let (source_host, target_host) = (self.source.host.0.clone(), self.target.host.0.clone());
-        let local = move || (is_this_machine(&source_host), is_this_machine(&target_host));
+        let site = Site::of(&self.target, self.order()).await;
+        let programs = match &site {
+            // Its own machine's are used.
+            Site::There(_) => None,
+            Site::Here(_) | Site::Elsewhere => {
+                let own = self.target.maintain.bin_directory.as_deref();
+                let programs = Programs::find(own.or(self.settings.bin_directory.as_deref()), major);
+                Some(programs.map_err(|e| Failure::new("PostgreSQL's programs are missing").detail(e.to_string()))?)
+            }
+        };
+        let source_host = self.source.host.0.clone();
         // Name resolution blocks.
-        let (source_is_local, target_is_local) = tokio::task::spawn_blocking(local).await.map_err(|e| bad(&e))?;
+        let is_local = tokio::task::spawn_blocking(move || is_this_machine(&source_host)).await.map_err(|e| bad(&e))?;
         Ok(Facts {
             system_identifier,
             timeline,
             position: position.parse().map_err(|e| bad(&e))?,
             source_data,
-            source_is_local,
-            target_local: self.target.data_directory.clone().filter(|_| target_is_local),
+            source_is_local: is_local && self.source.maintain.remote_command.is_none(),
+            site,
+            data: None,
             programs,
             major,
             rewind: false,
         })
+    }
+
+    /// The target's data, where pgmend can act on them. Those elsewhere are looked at, in one journey with the directories of
+    /// other nodes on that machine.
+    async fn reach_target(&self, facts: &mut Facts, stop: &CancellationToken) -> Result<(), Failure> {
+        facts.data = match (&facts.site, &facts.programs) {
+            (Site::Here(path), Some(programs)) => {
+                Some(Data::Here { directory: DataDirectory(path.clone()), programs: programs.clone() })
+            }
+            (Site::There(remote), _) => {
+                let others = self.others_of(facts);
+                let survey = remote.survey(&others, Some(facts.major), stop).await.map_err(|e| {
+                    Failure::new(format!("node {} cannot be reached by its remote_command", self.target.id))
+                        .detail(e.to_string())
+                        .hint("nothing was changed")
+                })?;
+                Some(Data::There { remote: remote.clone(), survey: Box::new(survey) })
+            }
+            (Site::Here(_) | Site::Elsewhere, _) => None,
+        };
+        Ok(())
+    }
+
+    /// The target and the source are on one machine, as far as their hosts' names tell.
+    pub(super) fn beside_source(&self, facts: &Facts) -> bool {
+        match facts.site {
+            Site::There(_) => self.source.host == self.target.host,
+            Site::Here(_) | Site::Elsewhere => facts.source_is_local,
+        }
+    }
+
+    /// Directories of other nodes on the target's machine, the source's own word of its own among them.
+    fn others_of(&self, facts: &Facts) -> Vec<PathBuf> {
+        let view = self.inner.board.view();
+        let others = view.nodes.iter().filter(|n| n.spec.id != self.target.id && n.spec.host == self.target.host);
+        let others = others.filter_map(|n| n.spec.data_directory.clone());
+        let source = Some(PathBuf::from(&facts.source_data)).filter(|_| self.beside_source(facts));
+        source.into_iter().chain(others).collect()
     }
 
     async fn target_is_stopped(&self, facts: &Facts, stop: &CancellationToken) -> Result<(), Failure> {
@@ -82,11 +129,20 @@ impl Run {
                 .detail(how)
                 .hint("stop it, then recover the node; nothing was changed")
         };
-        if let Some(directory) = &facts.target_local {
-            self.target_is_apart(&DataDirectory(directory.clone()).places(), facts)?;
-            if let Some(pid) = node::running_pid(directory) {
-                return Err(running(format!("process {pid} runs on {}", directory.display())));
+        match &facts.data {
+            Some(Data::Here { directory, .. }) => {
+                self.target_is_apart(&directory.places(), facts)?;
+                if let Some(pid) = node::running_pid(&directory.0) {
+                    return Err(running(format!("process {pid} runs on {}", directory.0.display())));
+                }
             }
+            Some(Data::There { remote, survey }) => {
+                self.target_is_apart(&survey.places, facts)?;
+                if let Some(pid) = survey.pid {
+                    return Err(running(format!("process {pid} there runs on {}", remote.directory().display())));
+                }
+            }
+            None => {}
         }
         let postmaster = self.postmaster_of(facts);
         if postmaster.status(stop).await == Some(true) {
@@ -100,12 +156,13 @@ impl Run {
 
     /// Neither the source's data nor another node's lie in the target's directory, or it in theirs, also by links.
     pub(super) fn target_is_apart(&self, ours: &[PathBuf], facts: &Facts) -> Result<(), Failure> {
-        let view = self.inner.board.view();
-        let others = view.nodes.iter().filter(|n| n.spec.id != self.target.id && n.spec.host == self.target.host);
-        let others = others.filter_map(|n| n.spec.data_directory.clone());
-        let source = Some(PathBuf::from(&facts.source_data)).filter(|_| facts.source_is_local);
-        for other in source.into_iter().chain(others) {
-            let theirs = DataDirectory(other.clone()).places();
+        for (number, other) in self.others_of(facts).into_iter().enumerate() {
+            let theirs = match &facts.data {
+                Some(Data::There { survey, .. }) => {
+                    survey.others.iter().filter(|(n, _)| *n == number).map(|(_, place)| place.clone()).collect()
+                }
+                Some(Data::Here { .. }) | None => DataDirectory(other.clone()).places(),
+            };
             if let Some((a, b)) =
                 ours.iter().flat_map(|a| theirs.iter().map(move |b| (a, b))).find(|(a, b)| overlap(a, b))
             {
@@ -165,16 +222,25 @@ impl Run {
                 )));
             }
         }
-        if let Some(directory) = facts.target_local.clone() {
-            let users = move || DataDirectory(directory).users();
-            let users = tokio::task::spawn_blocking(users).await.unwrap_or_default();
-            if let Some((pid, name)) = users.first() {
-                return Err(Failure::new("a process has files of the target's data directory open")
-                    .detail(format!("process {pid} ({name})"))
-                    .hint("end it; nothing was changed"));
+        let user = match &facts.data {
+            Some(Data::Here { directory, .. }) => {
+                let directory = directory.clone();
+                let users = tokio::task::spawn_blocking(move || directory.users()).await.unwrap_or_default();
+                users.first().map(|(pid, name)| format!("process {pid} ({name})"))
             }
+            Some(Data::There { remote, survey }) => {
+                let users = remote.users(&survey.places, &CancellationToken::new()).await;
+                let users = users.map_err(|e| old(format!("the target's machine could not be asked: {e}")))?;
+                users.into_iter().next()
+            }
+            None => None,
+        };
+        match user {
+            Some(user) => Err(Failure::new("a process has files of the target's data directory open")
+                .detail(user)
+                .hint("end it; nothing was changed")),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What earlier recoveries of this node left.

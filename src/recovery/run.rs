@@ -5,10 +5,9 @@ use super::stages::Stage;
 use super::{Inner, MARK, RecoverOptions, Settings};
 use crate::base::{Lsn, NodeId};
 use crate::cluster::{Mode, NodeSpec};
-use crate::node::{Lines, Postmaster, Programs};
+use crate::node::{Data, Lines, Order, Postmaster, Programs, Site};
 use crate::server::sql::{Sql, SqlError, SqlTarget};
 use crate::workflow::{Failure, JobHandle, Work};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -54,9 +53,12 @@ pub(super) struct Facts {
     pub source_data: String,
     /// The source runs on this machine.
     pub source_is_local: bool,
-    /// The target's data directory when the target is on this machine.
-    pub target_local: Option<PathBuf>,
-    pub programs: Programs,
+    /// Where the target is.
+    pub site: Site,
+    /// Its data, when pgmend can act on them.
+    pub data: Option<Data>,
+    /// PostgreSQL's programs of this machine; not needed for a target with a `remote_command`.
+    pub programs: Option<Programs>,
     /// The source's major version.
     pub major: u32,
     /// pg_rewind would do: same system, another history, and possible.
@@ -137,11 +139,20 @@ impl Run {
     pub fn postmaster_of(&self, facts: &Facts) -> Postmaster {
         Postmaster {
             spec: self.target.clone(),
-            local: facts.target_local.clone(),
+            site: facts.site.clone(),
             programs: facts.programs.clone(),
             log_directory: self.inner.store.directory().to_owned(),
-            mark: Some((MARK, self.inner.mark(self.job.id()))),
+            order: self.order(),
         }
+    }
+
+    pub fn order(&self) -> Order {
+        Order::of(self.job.id(), Some((MARK, self.inner.mark(self.job.id()))))
+    }
+
+    /// The target's data; pgmend can act on them.
+    pub fn data(&self) -> Result<&Data, Failure> {
+        self.facts()?.data.as_ref().ok_or_else(|| Failure::new("the target's data are out of reach"))
     }
 
     pub fn target_directory(&self) -> String {

@@ -33,6 +33,8 @@ mod recovery;
 mod recovery_data;
 mod recovery_limits;
 mod recovery_logins;
+mod remote;
+mod remote_failures;
 mod replicated;
 mod replicated_equality;
 mod replicated_recovery;

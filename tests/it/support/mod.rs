@@ -16,6 +16,7 @@ pub mod postgres_programs;
 pub mod process;
 pub mod raw;
 pub mod scratch;
+pub mod sshd;
 
 pub use cluster::Cluster;
 pub use ledger::Ledger;
@@ -24,3 +25,4 @@ pub use pgmend::{Config, Pgmend};
 pub use process::{Ran, as_postgres, bin, run};
 pub use raw::Raw;
 pub use scratch::{Scratch, free_port};
+pub use sshd::Sshd;
