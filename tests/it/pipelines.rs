@@ -83,7 +83,7 @@ fn converse(
     [straight, pooled]: [u16; 2],
     [exact, own_end]: [bool; 2],
 ) -> Result<(), String> {
-    let mut client = Client::new(seed, number);
+    let mut client = if own_end { Client::of_several(seed, number) } else { Client::new(seed, number) };
     let (mut direct, mut through) = (open(straight, "one"), open(pooled, "two"));
     let (mut past, mut status): (Vec<String>, u8) = (Vec::new(), b'I');
     for count in 0..batches {
@@ -102,7 +102,7 @@ fn converse(
         let before = status;
         let (mut one, mut other) = match exact {
             true => (expected.clone(), got.clone()),
-            false => (forgiven(&expected, &mut status), forgiven(&got, &mut before.clone())),
+            false => (forgiven(&expected, &mut status, own_end), forgiven(&got, &mut before.clone(), own_end)),
         };
         if [&expected, &got].iter().all(|a| a.last().is_some_and(|m| m.tag == b'!')) {
             if own_end {

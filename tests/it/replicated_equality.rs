@@ -96,6 +96,11 @@ fn a_named_statement_is_the_same_in_the_next_batch() {
         assert_eq!(tags, if round == 0 { "12CZ" } else { "2CZ" });
     }
     assert_eq!(cluster.sql(1, "postgres", "SELECT count(*) FROM t"), "3");
+    // What the server reports at the end of a transaction the client hears, whatever has ended it.
+    assert_eq!(client.query("BEGIN; SET LOCAL TimeZone = 'UTC'").replace('S', ""), "CCZ");
+    let told = client.say(&[bind("p", "c"), execute("p", 0), execute("p", 0), sync()]);
+    let zone = |m: &Message| m.tag == b'S' && m.body.starts_with(b"TimeZone\0");
+    assert!(told.iter().any(zone), "{told:?}");
     // Closed and made anew under the same name, in one batch.
     assert_eq!(client.tags(&[parse("s", "SELECT 1"), sync()]), "1Z");
     assert_eq!(client.tags(&[close("s"), parse("s", "INSERT INTO t VALUES (2)"), sync()]), "31Z");

@@ -132,6 +132,8 @@ struct Reading {
     bound: HashMap<Vec<u8>, Rc<Step>>,
     /// Portals of which only some rows are wanted.
     portions: HashSet<Vec<u8>>,
+    /// Portals that were closed.
+    freed: HashSet<Vec<u8>>,
 }
 
 impl Session {
@@ -155,7 +157,13 @@ impl Session {
                     self.read_execute(split.body, &mut item, &mut reading);
                     Ok(())
                 }
-                b'D' | b'C' => Ok(read_name(split.tag, split.body, &mut item)?),
+                b'D' | b'C' => {
+                    read_name(split.tag, split.body, &mut item)?;
+                    if let Some(Change::ClosedPortal(name)) = &item.changes {
+                        reading.freed.insert(name.clone());
+                    }
+                    Ok(())
+                }
                 _ => Ok(()),
             };
             if let Err(error) = read {
@@ -249,11 +257,19 @@ impl Session {
                 }
             }
         }
+        item.uses_unnamed = bind.statement.is_empty();
+        let taken = self.texts.portal(bind.portal).filter(|old| !bind.portal.is_empty() && old.how == How::One);
+        if taken.is_some() && !reading.freed.contains(bind.portal) {
+            // The name is taken, on the reader alone; it says so.
+            item.far = true;
+            item.binds = Some(Rc::new(Step::nothing()));
+            item.changes = Some(Change::Bound(bind.portal.to_vec(), step));
+            return Ok(Ok(()));
+        }
         reading.bound.insert(bind.portal.to_vec(), step.clone());
         reading.portions.remove(bind.portal);
         item.changes = Some(Change::Bound(bind.portal.to_vec(), step.clone()));
         item.binds = Some(step);
-        item.uses_unnamed = bind.statement.is_empty();
         Ok(Ok(()))
     }
 

@@ -248,8 +248,8 @@ impl Session {
         let outcome = self.everywhere(client, work).await?;
         match (&outcome, before) {
             (Outcome::Done, _) => self.standing = Standing::Open,
-            // On some nodes it has begun.
-            (Outcome::Undone(_), Standing::None) => {
+            // On some nodes it may have begun.
+            (Outcome::Undone(_) | Outcome::Failed, Standing::None) => {
                 self.legs.iter_mut().for_each(|leg| leg.out.clear());
                 self.roll_back(client).await?;
             }

@@ -227,7 +227,11 @@ impl Session {
 
     /// Its transaction is over, and was not committed, by an error of the commit.
     fn has_refused(&self, place: usize) -> bool {
-        let over = |leg: &Leg| leg.account.lost.is_none() && leg.account.error.is_some() && leg.core.status() == b'I';
+        let over = |leg: &Leg| {
+            let account = &leg.account;
+            let did = account.marks.iter().any(|mark| matches!(mark, Mark::Command { .. }));
+            account.lost.is_none() && account.error.is_some() && !did && leg.core.status() == b'I'
+        };
         self.legs.get(place).is_some_and(over)
     }
 

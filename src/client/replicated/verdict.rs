@@ -79,6 +79,10 @@ pub fn judge(said: &[Said<'_>], choice: Choice, undo: Undo) -> Verdict {
         return Verdict::RollBack(Box::new(error.clone()));
     }
     if undo == Undo::NoNeed {
+        if main.account.error.is_some() {
+            // The client gets it as the server has told it.
+            return Verdict::Agreed;
+        }
         let failed = said.iter().find_map(|s| s.account.error.clone());
         return failed.map_or(Verdict::Agreed, |error| Verdict::RollBack(Box::new(error)));
     }
@@ -249,6 +253,7 @@ mod tests {
     fn nobody_is_blamed_where_no_data_are_at_stake() {
         assert_eq!(code(verdict(&[did("VACUUM"), failed("55P03")], ON, Undo::NoNeed)), "55P03");
         assert_eq!(verdict(&[did("SET"), did("SET")], ON, Undo::NoNeed), Verdict::Agreed);
+        assert_eq!(verdict(&[failed("42P05"), failed("26000")], ON, Undo::NoNeed), Verdict::Agreed);
     }
 
     #[test]

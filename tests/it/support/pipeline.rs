@@ -62,14 +62,16 @@ pub fn is_over(answers: &[Message]) -> bool {
 
 /// The answers without what may differ in transaction pooling: in a failed transaction a server that does not hold a
 /// statement cannot be made to prepare it, so that "current transaction is aborted" takes the place of other errors and of
-/// a description. `status` is that of the last ReadyForQuery before, and after.
-pub fn forgiven(answers: &[Message], status: &mut u8) -> Vec<Message> {
+/// a description. `status` is that of the last ReadyForQuery before, and after. `several`: of nodes, of which one may hold the
+/// statement and another one not, so that nothing is bound where PostgreSQL would bind.
+pub fn forgiven(answers: &[Message], status: &mut u8, several: bool) -> Vec<Message> {
     let refusal = || Message { tag: b'E', body: b"in a failed transaction".to_vec() };
     let mut kept: Vec<Message> = Vec::new();
     for answer in answers {
         match (answer.tag, *status) {
             (b't' | b'E', b'E') if !answer.body.windows(7).any(|w| w == b"\0VFATAL") => kept.push(refusal()),
             (b'n' | b'T', b'E') => {}
+            (b'2', b'E') if several => {}
             _ => kept.push(answer.clone()),
         }
         if answer.tag == b'Z' {
@@ -92,6 +94,8 @@ pub struct Client {
     unnamed_returns: bool,
     /// Portals that may be of a statement with RETURNING.
     returning: BTreeSet<&'static str>,
+    /// Behind pgmend are several nodes.
+    several: bool,
 }
 
 impl Client {
@@ -105,7 +109,15 @@ impl Client {
             closes: 0,
             unnamed_returns: false,
             returning: BTreeSet::new(),
+            several: false,
         }
+    }
+
+    /// Leaves out what PostgreSQL does otherwise where there is no transaction block, and pgmend has opened one for all nodes:
+    /// it warns of SET LOCAL in a pipeline (until version 16), and a simple Query does not see what an Execute before it has
+    /// changed unless a Parse or Sync comes between (`CommandCounterIncrement`, as in `push_execute`).
+    pub fn of_several(seed: u64, number: u64) -> Client {
+        Client { several: true, ..Client::new(seed, number) }
     }
 
     /// The table that the client works on, with twenty rows.
@@ -234,7 +246,11 @@ impl Client {
             7 => self.sql_returning(),
             _ => self.sql(),
         };
+        let sql = if self.several { sql.replace("SET LOCAL TimeZone = 'UTC'", "SHOW TimeZone") } else { sql };
         self.unnamed = false;
+        if self.several {
+            all.push(message(b'S', &[]));
+        }
         if sql.starts_with("DE") {
             // Skipped after an error it would be the one DEALLOCATE that pgmend takes for done.
             all.push(message(b'S', &[]));
