@@ -49,6 +49,11 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// Without memory.
+    pub const fn new() -> Buffer {
+        Buffer { data: Vec::new(), start: 0, end: 0 }
+    }
+
     /// What has been read and not consumed.
     pub fn bytes(&self) -> &[u8] {
         self.data.get(self.start..self.end).unwrap_or_default()

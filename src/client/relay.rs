@@ -9,7 +9,9 @@ use super::fault::Fault;
 use super::scan::Traces;
 use crate::net::Stream;
 use crate::server::ServerConn;
+use std::cell::RefCell;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
@@ -30,6 +32,11 @@ impl Lane {
     /// True when everything that was decided to be sent has been sent.
     pub fn is_sent(&self) -> bool {
         self.direct == 0 && self.out_at == self.out.len()
+    }
+
+    /// Nothing is in it, nor on its way.
+    fn is_empty(&self) -> bool {
+        self.input.is_empty() && self.direct == 0 && self.out.is_empty() && !self.unflushed
     }
 
     /// What was read and not decided on.
@@ -108,6 +115,64 @@ impl Lane {
             self.release();
         }
         filled
+    }
+}
+
+/// Lanes kept per thread for those who have something on its way.
+const MAX_SPARE: usize = 256;
+static EMPTY: Lane = Lane { input: Buffer::new(), out: Vec::new(), out_at: 0, direct: 0, unflushed: false };
+
+thread_local! {
+    // Boxed, as they travel: a session takes a pointer.
+    #[allow(clippy::vec_box)]
+    static SPARE: RefCell<Vec<Box<Lane>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A lane that is lent while there is something in it: an idle client has none.
+#[derive(Debug, Default)]
+pub struct Lent(Option<Box<Lane>>);
+
+impl Deref for Lent {
+    type Target = Lane;
+
+    fn deref(&self) -> &Lane {
+        self.0.as_deref().unwrap_or(&EMPTY)
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Lane {
+        self.0.get_or_insert_with(|| SPARE.with_borrow_mut(Vec::pop).unwrap_or_default())
+    }
+}
+
+impl Lent {
+    /// As [`Lane::poll_send`].
+    pub fn poll_send(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Some(lane) => lane.poll_send(stream, cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// As [`Lane::poll_receive`].
+    pub fn poll_receive(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let received = (**self).poll_receive(stream, cx);
+        if received.is_pending() {
+            self.release();
+        }
+        received
+    }
+
+    /// Gives the lane back when nothing is in it.
+    pub fn release(&mut self) {
+        let Some(mut lane) = self.0.take_if(|lane| lane.is_empty()) else { return };
+        lane.release();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < MAX_SPARE {
+                spare.push(lane);
+            }
+        });
     }
 }
 

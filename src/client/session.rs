@@ -15,11 +15,11 @@ use super::fault::Fault;
 use super::lease::Borrower;
 use super::listen::Subscription;
 use super::pins::Pinned;
-use super::relay::{Ended, Exchange, Lane, Relay, Until};
+use super::relay::{Ended, Exchange, Lent, Relay, Until};
 use super::replicated;
 use super::scan::Traces;
 use super::tally::Counted;
-use super::worker::Worker;
+use super::worker::{Places, Worker};
 use crate::net::Stream;
 use crate::pool::{PoolMode, Pooled};
 use crate::wire::{backend, frame, frontend};
@@ -38,20 +38,14 @@ pub(super) const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Trace
 /// A statement of Pgpool-II's own is at most this long.
 const MAX_COMMAND: usize = 1024;
 
-/// Serves one client from its first byte to the end. `beyond`: `max_client_conn`, when it is reached; then only a cancel is
-/// taken. What happens once is boxed, so that the task of an idle client is small; so are the arguments, which a future keeps
-/// for as long as it lives.
-pub fn serve(
-    worker: Rc<Worker>,
-    stream: Stream,
-    control: Rc<Control>,
-    beyond: Option<usize>,
-) -> impl Future<Output = ()> {
-    let opening = Box::pin(open(worker, stream, control, beyond));
+/// Serves one client from its first byte to the end. What happens once is boxed, so that the task of an idle client is small;
+/// so are the arguments, which a future would keep for as long as it lives.
+pub fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>, places: Places) -> impl Future<Output = ()> {
+    let opening = Box::pin(open(worker, stream, control, places));
     async move {
-        if let Some(mut served) = opening.await {
-            served.run().await;
-        }
+        let served = opening.await;
+        let Some(mut served) = served else { return };
+        served.run().await;
     }
 }
 
@@ -61,12 +55,15 @@ struct Served {
     kind: Kind,
     /// Its place among those of its user and database.
     _counted: Counted,
+    _places: Places,
 }
 
 /// How a client is served.
+// Most are the large one, and it is boxed with what is around it.
+#[allow(clippy::large_enum_variant)]
 enum Kind {
     /// By the primary.
-    One(Box<Session>),
+    One(Session),
     /// By several nodes that pgmend keeps equal.
     Several(Box<replicated::Session>),
 }
@@ -82,7 +79,7 @@ impl Served {
             }
         };
         if let Some(fault) = fault {
-            Box::pin(farewell(stream, &fault)).await;
+            Box::pin(async move { farewell(stream, &fault).await }).await;
         }
     }
 }
@@ -106,8 +103,8 @@ struct Session {
     borrower: Borrower,
     core: Core,
     mode: PoolMode,
-    up: Lane,
-    down: Lane,
+    up: Lent,
+    down: Lent,
     /// The server connection that stays with the client between transactions, and why, if it is an exception.
     held: Option<Box<Pooled>>,
     pin: Option<Pinned>,
@@ -119,7 +116,7 @@ struct Session {
 }
 
 /// What the shared listener has for the client goes on its way.
-fn hear(subscription: Option<&Subscription>, down: &mut Lane, cx: &Context<'_>) -> Result<(), Fault> {
+fn hear(subscription: Option<&Subscription>, down: &mut Lent, cx: &Context<'_>) -> Result<(), Fault> {
     let in_time = subscription.is_none_or(|s| s.inbox.take(down.own(), cx));
     if in_time { Ok(()) } else { Err(Fault::Limit("too many notifications waited for this client".into())) }
 }
@@ -259,41 +256,51 @@ impl Session {
     }
 
     async fn exchange(&mut self, client: &mut Stream, pooled: &mut Pooled) -> Result<Ended, Fault> {
+        let unread = std::mem::take(&mut pooled.conn.unread);
+        if !unread.is_empty() {
+            self.down.input.put(&unread);
+        }
+        let mut state = Exchange::default();
+        let ended = poll_fn(|cx| self.poll_exchange(client, pooled, &mut state, cx)).await;
+        if matches!(ended, Ok(Ended::Transaction)) {
+            pooled.conn.unread = self.down.take_unread();
+        }
+        ended
+    }
+
+    fn poll_exchange(
+        &mut self,
+        client: &mut Stream,
+        pooled: &mut Pooled,
+        state: &mut Exchange,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Ended, Fault>> {
         let Session { up, down, core, borrower, mode, pin, subscription, .. } = self;
         let (worker, control) = (&*borrower.worker, &*borrower.control);
-        let statements = &worker.plane.statements;
-        down.input.put(&std::mem::take(&mut pooled.conn.unread));
+        let clean = core.is_clean();
+        if let Some(end) = control.check(cx, clean) {
+            return Poll::Ready(Err(end.into()));
+        }
+        if clean {
+            hear(subscription.as_deref(), down, cx)?;
+        }
         let until = match mode {
             PoolMode::Session => Until::Session,
             PoolMode::Transaction | PoolMode::Statement if pin.is_some() => Until::Traces,
             PoolMode::Transaction | PoolMode::Statement => Until::Transaction,
         };
-        let mut state = Exchange::default();
-        let ended = poll_fn(|cx| {
-            let clean = core.is_clean();
-            if let Some(end) = control.check(cx, clean) {
-                return Poll::Ready(Err(end.into()));
-            }
-            if clean {
-                hear(subscription.as_deref(), down, cx)?;
-            }
-            let mut relay = Relay { client, up, down, server: &mut pooled.conn, core, statements, until };
-            let mut outcome = relay.poll(&mut state, cx);
-            if outcome.is_pending() && control.drain.asked.get() && relay.is_at_boundary(&state) {
-                outcome = Poll::Ready(Ok(Ended::Boundary));
-            }
-            let now_s = worker.now_s();
-            control.activity.set(control.activity.get().seen(core.sight(), now_s));
-            if state.client_closed {
-                control.note_closed(now_s);
-            }
-            outcome
-        })
-        .await;
-        if matches!(ended, Ok(Ended::Transaction)) {
-            pooled.conn.unread = down.take_unread();
+        let (server, statements) = (&mut pooled.conn, &worker.plane.statements);
+        let mut relay = Relay { client, up: &mut *up, down: &mut *down, server, core, statements, until };
+        let mut outcome = relay.poll(state, cx);
+        if outcome.is_pending() && control.drain.asked.get() && relay.is_at_boundary(state) {
+            outcome = Poll::Ready(Ok(Ended::Boundary));
         }
-        ended
+        let now_s = worker.now_s();
+        control.activity.set(control.activity.get().seen(core.sight(), now_s));
+        if state.client_closed {
+            control.note_closed(now_s);
+        }
+        outcome
     }
 
     /// Answers what needs no server; the answer leaves while the next batch is awaited.
@@ -365,7 +372,8 @@ mod tests {
             ("fault", size_of::<Fault>()),
         ];
         println!("{parts:?}");
-        let whole: usize = parts.iter().filter(|(part, _)| !matches!(*part, "core" | "fault")).map(|(_, n)| n).sum();
-        assert!(whole <= 1600, "{whole} bytes: {parts:?}");
+        let whole: usize =
+            parts.iter().filter(|(part, _)| !matches!(*part, "core" | "session" | "fault")).map(|(_, n)| n).sum();
+        assert!(whole <= 1280, "{whole} bytes: {parts:?}");
     }
 }

@@ -214,12 +214,8 @@ impl Worker {
             control.end(ending);
         }
         self.sessions.borrow_mut().insert(id, control.clone());
-        let worker = self.clone();
-        tokio::task::spawn_local(async move {
-            let _listed = Listed { worker: worker.clone(), id };
-            session::serve(worker, stream, control, admitted.beyond).await;
-            drop(admitted);
-        });
+        let places = Places { admitted, _listed: Listed { worker: self.clone(), id } };
+        tokio::task::spawn_local(session::serve(self.clone(), stream, control, places));
     }
 
     /// One allocation for all clients with the same parameters, so that a lease compares pointers.
@@ -438,7 +434,22 @@ impl Worker {
     }
 }
 
+/// A client's places in the plane's count and on the worker's list, for as long as it is there.
+#[derive(Debug)]
+pub struct Places {
+    admitted: Admitted,
+    _listed: Listed,
+}
+
+impl Places {
+    /// `max_client_conn`, when there were so many already.
+    pub fn beyond(&self) -> Option<usize> {
+        self.admitted.beyond
+    }
+}
+
 /// Takes a session off the worker's list, however it ended.
+#[derive(Debug)]
 struct Listed {
     worker: Rc<Worker>,
     id: u64,

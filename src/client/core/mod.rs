@@ -6,6 +6,7 @@
 
 mod carried;
 mod downstream;
+mod few;
 mod listening;
 mod names;
 mod output;

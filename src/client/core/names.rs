@@ -2,7 +2,7 @@
 //! it makes the server skip it.
 
 use super::Statement;
-use std::collections::HashMap;
+use super::few::Few;
 use std::sync::Arc;
 
 /// Named statements that one client may have, and names that may come back.
@@ -17,7 +17,7 @@ struct Named {
 /// The names, each use of one with a key that no other has.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    named: HashMap<Box<[u8]>, Named>,
+    named: Few<Named>,
     // Boxed, as few have it: an idle client is small.
     undo: Option<Box<Undo>>,
     last_key: u32,
@@ -46,7 +46,7 @@ impl Names {
 
     /// True when the name stands for something.
     pub fn has(&self, name: &[u8]) -> bool {
-        self.named.contains_key(name)
+        self.named.get(name).is_some()
     }
 
     /// True when the name was taken away and may come back.
@@ -63,7 +63,7 @@ impl Names {
 
     /// Takes a name away, until [`Names::settle`] not for good; its key, or 0.
     pub fn remove(&mut self, name: &[u8]) -> u32 {
-        let Some((name, named)) = self.named.remove_entry(name) else { return 0 };
+        let Some((name, named)) = self.named.remove(name) else { return 0 };
         let key = named.key;
         let undo = self.undo.get_or_insert_default();
         if undo.gone.len() < MAX_NAMED {
@@ -74,7 +74,7 @@ impl Names {
 
     /// The name of this key was never made.
     pub fn unmake(&mut self, key: u32) {
-        let present = self.named.iter().find(|(_, named)| named.key == key).map(|(name, _)| name.clone());
+        let present = self.named.iter().find(|(_, named)| named.key == key).map(|(name, _)| Box::from(name));
         let undo = self.undo.get_or_insert_default();
         let gone = undo.gone.iter().position(|(_, named)| named.key == key);
         let name = match (present, gone) {
@@ -95,13 +95,15 @@ impl Names {
         let Some(undo) = &mut self.undo else { return };
         if let Some(at) = undo.gone.iter().position(|(_, named)| named.key == key) {
             let (name, named) = undo.gone.swap_remove(at);
-            self.named.entry(name).or_insert(named);
+            if self.named.get(&name).is_none() {
+                self.named.insert(name, named);
+            }
         }
     }
 
     /// The server has accepted the Parse that made the name of this key.
     pub fn prove(&self, key: u32) {
-        if let Some(named) = self.named.values().find(|named| named.key == key) {
+        if let Some((_, named)) = self.named.iter().find(|(_, named)| named.key == key) {
             named.statement.prove();
         }
     }
@@ -110,10 +112,10 @@ impl Names {
     pub fn name_of(&self, key: u32) -> Option<&[u8]> {
         let present = self.named.iter().map(|(name, n)| (name, n.key));
         let undo = self.undo.iter();
-        let gone = undo.clone().flat_map(|u| u.gone.iter()).map(|(name, n)| (name, n.key));
-        let unmade = undo.flat_map(|u| u.unmade.iter()).map(|(name, key)| (name, *key));
+        let gone = undo.clone().flat_map(|u| u.gone.iter()).map(|(name, n)| (&**name, n.key));
+        let unmade = undo.flat_map(|u| u.unmade.iter()).map(|(name, key)| (&**name, *key));
         let mut all = present.chain(gone).chain(unmade);
-        all.find(|(_, of)| *of == key).map(|(name, _)| &**name)
+        all.find(|(_, of)| *of == key).map(|(name, _)| name)
     }
 
     /// No answer is awaited: what is gone is gone.

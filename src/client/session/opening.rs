@@ -9,11 +9,11 @@ use crate::client::core::{Core, Rules};
 use crate::client::fault::Fault;
 use crate::client::lease::Borrower;
 use crate::client::params;
-use crate::client::relay::Lane;
+use crate::client::relay::Lent;
 use crate::client::replicated::{self, Newcomer};
 use crate::client::replication;
 use crate::client::startup::{self, Arrival, NewSession};
-use crate::client::worker::{Way, Worker};
+use crate::client::worker::{Places, Way, Worker};
 use crate::cluster::Newcomers;
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode, Pooled};
@@ -49,15 +49,16 @@ async fn arrive(
     None
 }
 
-/// From the first byte to the session. `None`: there is none, and the client knows.
+/// From the first byte to the session. `None`: there is none, and the client knows. Above `max_client_conn` only a cancel is
+/// taken.
 pub(super) async fn open(
     worker: Rc<Worker>,
     stream: Stream,
     control: Rc<Control>,
-    beyond: Option<usize>,
-) -> Option<Served> {
+    places: Places,
+) -> Option<Box<Served>> {
     let NewSession { mut stream, user, database, parameters, minor, secret, .. } =
-        arrive(&worker, stream, &control, beyond).await?;
+        arrive(&worker, stream, &control, places.beyond()).await?;
     let rules = worker.plane.settings.load().pool.rules(&user, &database);
     control.limits.set(Limits::of(&rules));
     let outcome = match worker.plane.tally.admit(&user, &database, &rules) {
@@ -72,7 +73,7 @@ pub(super) async fn open(
         }
     };
     match outcome {
-        Ok((kind, counted)) => Some(Served { stream, kind, _counted: counted }),
+        Ok((kind, counted)) => Some(Box::new(Served { stream, kind, _counted: counted, _places: places })),
         Err(fault) => {
             farewell(&mut stream, &fault).await;
             None
@@ -93,7 +94,7 @@ async fn start(worker: Rc<Worker>, new: Newcomer, control: Rc<Control>, stream: 
     if worker.plane.board.view().mode.replicates() {
         replicated::Session::begin(worker, new, control, stream).await.map(Kind::Several)
     } else {
-        begin(worker, stream, new, control).await.map(Kind::One)
+        begin(worker, stream, new, control).await.map(|session| Kind::One(*session))
     }
 }
 
@@ -161,8 +162,8 @@ async fn begin(
         borrower,
         core,
         mode,
-        up: Lane::default(),
-        down: Lane::default(),
+        up: Lent::default(),
+        down: Lent::default(),
         held,
         pin: None,
         subscription: None,
