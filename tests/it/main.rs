@@ -52,3 +52,4 @@ mod time_limits;
 mod two_stages;
 mod two_stages_crash;
 mod two_stages_failures;
+mod versions;

@@ -22,7 +22,7 @@ fn patched(cluster: &Cluster) -> String {
 }
 
 #[test]
-fn a_standby_leaves_and_comes_back() {
+pub fn a_standby_leaves_and_comes_back() {
     let cluster = Cluster::pair();
     quick(&cluster);
     let config = Config::of(&cluster);
@@ -77,7 +77,7 @@ fn no_write_waits_for_a_synchronous_standby_that_leaves() {
 }
 
 #[test]
-fn a_node_whose_data_are_gone_is_rebuilt() {
+pub fn a_node_whose_data_are_gone_is_rebuilt() {
     let cluster = Cluster::pair();
     quick(&cluster);
     let pgmend = Config::of(&cluster).start();
@@ -104,7 +104,7 @@ fn a_node_whose_data_are_gone_is_rebuilt() {
 }
 
 #[test]
-fn every_one_of_two_is_patched_and_the_primary_moves_back() {
+pub fn every_one_of_two_is_patched_and_the_primary_moves_back() {
     let cluster = Cluster::pair();
     quick(&cluster);
     let pgmend = Config::of(&cluster).start();
@@ -123,7 +123,7 @@ fn every_one_of_two_is_patched_and_the_primary_moves_back() {
 }
 
 #[test]
-fn every_one_of_three_is_patched_with_one_that_fails_first() {
+pub fn every_one_of_three_is_patched_with_one_that_fails_first() {
     let cluster = trio();
     quick(&cluster);
     for id in 0..3 {

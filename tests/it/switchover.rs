@@ -51,7 +51,7 @@ pub fn assert_cluster(cluster: &Cluster, pgmend: &Pgmend, primary: usize, timeli
 }
 
 #[test]
-fn of_two_nodes_and_back() {
+pub fn of_two_nodes_and_back() {
     let cluster = Cluster::pair();
     quick(&cluster);
     let pgmend = Config::of(&cluster).start();
@@ -77,7 +77,7 @@ fn of_two_nodes_and_back() {
 }
 
 #[test]
-fn of_three_nodes_where_the_third_follows_without_a_restart() {
+pub fn of_three_nodes_where_the_third_follows_without_a_restart() {
     let cluster = trio();
     quick(&cluster);
     let pgmend = Config::of(&cluster).start();
@@ -137,7 +137,7 @@ fn by_pgpools_own_tool() {
 }
 
 #[test]
-fn of_synchronous_nodes_names_only_who_streams() {
+pub fn of_synchronous_nodes_names_only_who_streams() {
     let cluster = trio();
     quick(&cluster);
     // As copies have it: every node names the standby that it is itself, or that is about to be the primary.

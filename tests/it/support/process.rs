@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How long a program may run when a story does not say otherwise.
@@ -39,8 +40,22 @@ impl Ran {
     }
 }
 
+/// Where tests/setup puts servers of other versions: everybody may read it, other than a home directory.
+const OTHER_SERVERS: &str = "/var/tmp/pgmend-servers";
+static VERSION: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on this process's servers are of another major version (16 or 18). Each story has a process of its own.
+pub fn use_version(major: u32) {
+    let directory = PathBuf::from(OTHER_SERVERS).join(major.to_string()).join("bin");
+    assert!(directory.join("postgres").exists(), "no PostgreSQL {major} in {} (tests/setup test)", directory.display());
+    VERSION.set(directory).expect("one version in one process");
+}
+
 /// PostgreSQL's programs elsewhere than in Debian's layout: another version, for the same stories.
 pub fn other_programs() -> Option<PathBuf> {
+    if let Some(directory) = VERSION.get() {
+        return Some(directory.clone());
+    }
     std::env::var_os("PGMEND_IT_BIN").filter(|d| !d.is_empty()).map(PathBuf::from)
 }
 
