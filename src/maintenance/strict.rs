@@ -48,13 +48,12 @@ async fn watch(inner: &Surroundings, primary: &NodeSpec, names: &SyncNames, with
         if sql.is_none() {
             sql = inner.connect(primary).await.ok();
         }
-        match &sql {
-            Some(there) => match confirming(there).await {
+        if let Some(there) = &sql {
+            match confirming(there).await {
                 Ok(confirming) if confirming >= names.count() => return Kept::Synchronous(began.elapsed()),
                 Ok(_) => {}
                 Err(_) => sql = None,
-            },
-            None => {}
+            }
         }
         if began.elapsed() >= within {
             return Kept::GivenUp(give_up(inner, sql.as_ref(), names, within).await);
