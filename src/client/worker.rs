@@ -340,6 +340,7 @@ impl Worker {
             let ways: Result<Vec<_>, _> = published.view.live().map(|node| self.route(&node.spec, 0)).collect();
             return match ways {
                 Ok(routes) => {
+                    self.adopt_all(&routes.iter().map(|route| route.id).collect::<Vec<_>>());
                     let main = routes.first().cloned();
                     *self.routes.borrow_mut() = routes;
                     main.map_or_else(|| Way::Blocked("no node is in use".into()), Way::Open)

@@ -141,8 +141,12 @@ impl Run {
                     }
                 },
             };
+            let open = self.warm.as_ref().map_or(0, |warm| warm.look().open);
             match self.inner.attach.attach(id, view.generation, quiet, reason).await {
                 Ok(()) => {
+                    if open > 0 {
+                        self.remarks.push(format!("{open} client connections to it were opened beforehand"));
+                    }
                     self.attached().await;
                     return Ok(());
                 }

@@ -38,6 +38,8 @@ impl Run {
     pub(super) async fn even_out(&mut self) -> Result<(), Failure> {
         self.wait_until_writable().await?;
         self.is_the_copy().await?;
+        // Clients that go on shall not have to log in to it first.
+        self.warm = Some(self.inner.board.warm(self.target.id));
         let source = self.connect_source().await?;
         let view = self.inner.board.view();
         let others: Vec<Arc<NodeSpec>> =
@@ -209,6 +211,7 @@ impl Run {
     pub(super) async fn compare(&mut self) -> Result<(), Failure> {
         self.job.note("comparing all rows with the main node's");
         let id = self.target.id;
+        self.warm = Some(self.inner.board.warm(id));
         match compare_as(&self.login(), &self.source, &self.target, Depth::Whole).await {
             Ok(differences) if differences.is_empty() => {
                 self.how = "its data are equal".to_owned();

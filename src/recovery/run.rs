@@ -4,7 +4,7 @@ use super::gating::Gated;
 use super::stages::Stage;
 use super::{Inner, MARK, RecoverOptions, Settings};
 use crate::base::{Lsn, NodeId};
-use crate::cluster::{Mode, NodeSpec};
+use crate::cluster::{Mode, NodeSpec, Warm};
 use crate::node::{Data, Lines, Order, Postmaster, Programs, Site};
 use crate::server::sql::{Sql, SqlError, SqlTarget};
 use crate::workflow::{Failure, JobHandle, Work};
@@ -38,6 +38,8 @@ pub(super) struct Run {
     pub attach_only: bool,
     /// Two stages: clients are held, or were.
     pub gated: Gated,
+    /// Two stages: clients' connections to the target, opened before they go on.
+    pub warm: Option<Warm>,
     /// Two stages: what the operator should know, for the report.
     pub remarks: Vec<String>,
     pub began: Instant,
@@ -89,6 +91,7 @@ impl Run {
             how: String::new(),
             attach_only: false,
             gated: Gated::default(),
+            warm: None,
             remarks: Vec::new(),
             began: Instant::now(),
         }

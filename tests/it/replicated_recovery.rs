@@ -27,6 +27,7 @@ fn joins_under_load(mode: &str, pooling: &str, protocol: &str) {
     let load = Load::start_with(&pgmend.door(), cluster.folder(), 8, &["-M", protocol, "--max-tries=10000"]);
     load.goes_on();
     let report = pgmend.cli(&["recover", "1"]).must().all();
+    assert!(report.contains("opened beforehand"), "nobody waits for a login to the new node: {report}");
     load.goes_on();
     let longest = load.longest();
     load.finish();

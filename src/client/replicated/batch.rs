@@ -34,6 +34,17 @@ impl Change {
     }
 }
 
+/// Closes of the portals that a segment makes.
+pub fn frees(changes: &[Change]) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for change in changes {
+        if let Change::Bound(portal, _) = change {
+            backend::raw(&mut frames, b'C', &[b"P", portal.as_slice(), b"\0"].concat());
+        }
+    }
+    frames
+}
+
 /// One message of a pipeline.
 #[derive(Debug, Default)]
 pub struct Item {
@@ -83,13 +94,14 @@ pub fn segments(items: Vec<Item>) -> Vec<Segment> {
         let apart = item.far || item.runs.as_ref().is_some_and(|step| step.how.is_control());
         let copies = item.runs.as_ref().is_some_and(|step| step.needs.copy_in);
         if apart {
-            let own = current.split_off(current.len() - since_execute);
+            let own = current.split_off(current.len().saturating_sub(since_execute));
             segments.extend(segment(std::mem::replace(&mut current, own)));
         }
         since_execute = if item.runs.is_some() { 0 } else { since_execute + 1 };
         current.push(item);
         if apart || copies {
             segments.extend(segment(std::mem::take(&mut current)));
+            since_execute = 0;
         }
     }
     segments.extend(segment(current));
@@ -404,6 +416,10 @@ mod tests {
         let far = Item { far: true, ..item(3, Some(How::One)) };
         let items = vec![item(1, Some(How::All)), item(2, None), far, item(4, Some(How::All))];
         assert_eq!(frames_of(items), [vec![1], vec![2, 3], vec![4]]);
+        // A Bind of a name that is taken, without an Execute of its own, and twice.
+        let bind = |byte| Item { far: true, ..item(byte, None) };
+        let items = vec![item(1, None), bind(2), bind(3), item(4, Some(How::All))];
+        assert_eq!(frames_of(items), [vec![1, 2], vec![3], vec![4]]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the client sends, carried out: a simple query statement by statement, a piece of a pipeline segment by segment.
 
-use super::batch::{Change, Segment, segments};
+use super::batch::{Change, Segment, frees, segments};
 use super::bundle::Flow;
 use super::everywhere::{INVALID_TERMINATION, Outcome, Work, connection_lost};
 use super::session::{Session, Standing};
@@ -97,6 +97,7 @@ impl Session {
             self.extended = true;
             self.made = 0;
             self.repeatable = changes.iter().all(Change::is_of_unnamed);
+            self.freeing = frees(&changes);
             self.follows = segments.peek().and_then(|next| next.frames.first().copied());
             let went_on = self.step(client, &step, &frames, alone || !works).await?;
             self.note_changes(changes)?;
@@ -198,11 +199,7 @@ impl Session {
     async fn in_failed(&mut self, client: &mut Stream, step: &Step, frames: &[u8]) -> Result<bool, Fault> {
         match &step.how {
             How::End { keeps, chain } => self.end(client, frames, &step.needs, *keeps, *chain).await,
-            How::All if step.needs.binds_control => {
-                let needs = harmless(&step.needs);
-                let outcome = self.everywhere(client, Work::new(frames, &needs, false)).await?;
-                self.follow(client, outcome, &needs).await
-            }
+            How::All if step.needs.binds_control => self.bind_in_failed(client, step, frames).await,
             How::Savepoint => {
                 // It changes nothing by itself: whoever wants the session to end may end it.
                 let needs = harmless(&step.needs);
@@ -222,31 +219,51 @@ impl Session {
                 if self.legs.first().is_some_and(|leg| leg.core.status() == b'E') {
                     return self.on_one(client, frames, &step.needs).await;
                 }
-                // The servers that the transaction was on have gone.
-                self.front.error(&ErrorFields::error(
-                    "25P02",
-                    "current transaction is aborted, commands ignored until end of transaction block",
-                ));
-                Ok(false)
+                Ok(self.aborted())
             }
         }
     }
 
+    /// A portal of what may end a failed transaction: the main node's answer counts. Another node that did not see an earlier
+    /// error as the main node did may have one of that name.
+    async fn bind_in_failed(&mut self, client: &mut Stream, step: &Step, frames: &[u8]) -> Result<bool, Fault> {
+        if self.legs.first().is_none_or(|leg| leg.core.status() != b'E') {
+            return Ok(self.aborted());
+        }
+        let went_on = self.on_one(client, frames, &step.needs).await?;
+        if went_on {
+            let mut all = std::mem::take(&mut self.freeing);
+            all.extend_from_slice(frames);
+            let others: Vec<usize> = (1..self.legs.len()).collect();
+            for leg in self.legs.iter_mut().skip(1) {
+                leg.send(&[], &all, 1, &[]);
+                leg.account.expect(&step.needs);
+            }
+            self.round(client, &others, None, None).await?;
+        }
+        Ok(went_on)
+    }
+
+    /// The servers that the failed transaction was on have gone.
+    fn aborted(&mut self) -> bool {
+        self.front.error(&ErrorFields::error(
+            "25P02",
+            "current transaction is aborted, commands ignored until end of transaction block",
+        ));
+        false
+    }
+
     async fn open(&mut self, client: &mut Stream, text: &str, frames: &[u8], needs: &Needs) -> Result<bool, Fault> {
         let before = self.standing;
-        match before {
-            // Of several statements in one query, or in one pipeline: what came before belongs to it.
-            Standing::Internal => self.standing = Standing::Open,
-            Standing::None => {
-                self.forget_transaction();
-                self.begin = text.to_owned();
-            }
-            Standing::Open | Standing::Failed => {}
+        if before == Standing::None {
+            self.forget_transaction();
+            self.begin = text.to_owned();
         }
         let needs = harmless(needs);
         let work = Work { hushed: before == Standing::Internal, ..Work::new(frames, &needs, false) };
         let outcome = self.everywhere(client, work).await?;
         match (&outcome, before) {
+            // Of several statements in one query, or in one pipeline: what came before belongs to it.
             (Outcome::Done, _) => self.standing = Standing::Open,
             // On some nodes it may have begun.
             (Outcome::Undone(_) | Outcome::Failed, Standing::None) => {

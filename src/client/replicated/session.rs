@@ -108,6 +108,8 @@ pub struct Session {
     pub(super) extended: bool,
     /// It can be sent to a server a second time.
     pub(super) repeatable: bool,
+    /// Closes of the portals that it makes.
+    pub(super) freeing: Vec<u8>,
     /// The type of the message behind it in the same batch.
     pub(super) follows: Option<u8>,
     /// The batch has asked for COPY data: its Sync came before them, and means nothing.
@@ -178,6 +180,7 @@ impl Session {
             last_place: 0,
             extended: false,
             repeatable: true,
+            freeing: Vec::new(),
             follows: None,
             copied: false,
             rounds: 0,

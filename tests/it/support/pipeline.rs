@@ -346,7 +346,10 @@ impl Client {
         let name = self.name(4);
         if self.random.one_in(3) {
             let portal = self.portal();
-            all.push(message(b'D', &[b"P", portal.as_bytes(), b"\0"]));
+            // An unnamed portal that a statement on another node has taken the place of is described all the same.
+            if !(self.several && portal.is_empty()) {
+                all.push(message(b'D', &[b"P", portal.as_bytes(), b"\0"]));
+            }
         } else if !name.is_empty() {
             // By itself: see `forgiven`.
             all.push(message(b'S', &[]));
