@@ -274,7 +274,7 @@ impl Worker {
     pub fn way_for(&self, key: &PoolKey) -> Way {
         let way = self.way();
         let gate = self.gate.borrow();
-        let Some(gate) = gate.as_ref() else { return key.node.map_or(way, |node| self.way_to(node)) };
+        let Some(gate) = gate.as_ref() else { return self.way_looked_up(way, key) };
         let covering =
             gate.orders.iter().map(|order| &order.wanted).filter(|wanted| wanted.scope.covers(&key.database));
         let mut held: Option<Way> = None;
@@ -288,18 +288,27 @@ impl Worker {
                 _ => Way::Held { why: wanted.reason.as_str().into(), servers: wanted.servers, patient: is_patient },
             });
         }
-        held.unwrap_or_else(|| key.node.map_or(way, |node| self.way_to(node)))
+        held.unwrap_or_else(|| self.way_looked_up(way, key))
+    }
+
+    /// The way for a pool, as of a look that was just taken. Another look could find the next view, and what was looked up is
+    /// in use here.
+    fn way_looked_up(&self, way: Way, key: &PoolKey) -> Way {
+        key.node.map_or(way, |node| self.route_to(node))
     }
 
     /// The way for a pool, which may have a node of its own, whether the gate is held or not.
     pub fn way_of(&self, key: &PoolKey) -> Way {
-        let way = self.way();
-        key.node.map_or(way, |node| self.way_to(node))
+        self.way_looked_up(self.way(), key)
     }
 
     /// The way to one node of several that are kept equal.
     pub(super) fn way_to(&self, node: NodeId) -> Way {
         self.way();
+        self.route_to(node)
+    }
+
+    fn route_to(&self, node: NodeId) -> Way {
         match self.routes.borrow().iter().find(|route| route.id.node == node) {
             Some(route) => Way::Open(route.clone()),
             None => Way::Blocked(format!("node {node} is not in use").into()),
