@@ -11,16 +11,16 @@ use std::time::Duration;
 const WAITS_AFTER: &str = "PGMEND_WAIT_AFTER_RECORD";
 
 /// A switchover that stands right after a journal record, and goes on when it is let go.
-struct Standing {
-    cluster: Cluster,
-    pgmend: Pgmend,
-    load: Ledger,
+pub struct Standing {
+    pub cluster: Cluster,
+    pub pgmend: Pgmend,
+    pub load: Ledger,
     tool: Child,
     switch: std::path::PathBuf,
 }
 
 impl Standing {
-    fn after(record: &str) -> Standing {
+    pub fn after(record: &str) -> Standing {
         let cluster = Cluster::pair();
         quick(&cluster);
         let switch = cluster.scratch.write("wait", "", "666");
@@ -39,7 +39,7 @@ impl Standing {
     }
 
     /// Lets it go and waits for its end; true when it succeeded.
-    fn goes_on(&mut self) -> bool {
+    pub fn goes_on(&mut self) -> bool {
         std::fs::remove_file(&self.switch).expect("it was there");
         let mut status = None;
         wait_until("the switchover has ended", Duration::from_secs(120), || {
