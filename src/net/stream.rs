@@ -2,13 +2,13 @@
 //!
 //! A read from a plain stream is exactly one `recv`; nothing is buffered here.
 
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, recv, send};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -61,6 +61,15 @@ impl Stream {
         match self {
             Stream::Tcp(socket) => socket.poll_read_ready(cx),
             Stream::Unix(socket) => socket.poll_read_ready(cx),
+            Stream::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ready when the socket says that it takes something; always for TLS.
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(socket) => socket.poll_write_ready(cx),
+            Stream::Unix(socket) => socket.poll_write_ready(cx),
             Stream::Tls(_) => Poll::Ready(Ok(())),
         }
     }
@@ -174,6 +183,71 @@ impl Stream {
             Stream::Tcp(_) => Stream::from_std(StdStream::Tcp(descriptor.into())),
             Stream::Unix(_) => Stream::from_std(StdStream::Unix(descriptor.into())),
             Stream::Tls(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "TLS in TLS")),
+        }
+    }
+
+    /// As a read, for who reads from one task only: `armed` says that the runtime still has that task's waker from an earlier
+    /// call, so that it need not be given again, which costs a lock. False at the beginning and in every new task. 0 bytes:
+    /// the peer has closed.
+    #[inline]
+    pub fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut [u8],
+        armed: &mut bool,
+    ) -> Poll<io::Result<usize>> {
+        let length = room.len();
+        loop {
+            let mut received = None;
+            let mut receive = |result: io::Result<usize>| match result {
+                // Less than there was room for: nothing is left, and the runtime is told so without another call.
+                Ok(count) if count > 0 && count < length => {
+                    received = Some(count);
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                other => other,
+            };
+            let tried = match self {
+                Stream::Tcp(socket) => socket.try_io(Interest::READABLE, || receive(recv_now(socket.as_fd(), room))),
+                Stream::Unix(socket) => socket.try_io(Interest::READABLE, || receive(recv_now(socket.as_fd(), room))),
+                Stream::Tls(session) => {
+                    let mut buf = ReadBuf::new(room);
+                    ready!(Pin::new(&mut session.io).poll_read(cx, &mut buf))?;
+                    return Poll::Ready(Ok(buf.filled().len()));
+                }
+            };
+            match (received, tried) {
+                (Some(count), _) | (None, Ok(count)) => {
+                    // What made the socket readable took the waker.
+                    *armed = false;
+                    return Poll::Ready(Ok(count));
+                }
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                (None, Err(_)) if *armed => return Poll::Pending,
+                (None, Err(_)) => {}
+            }
+            // A task that has used up its turn is told to come again, and leaves no waker.
+            let leaves_waker = tokio::task::coop::has_budget_remaining();
+            if self.poll_read_ready(cx)?.is_pending() {
+                *armed = leaves_waker;
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Writes what goes at once. A TLS session may hold it until it is flushed.
+    #[inline]
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let sent = match self {
+                Stream::Tcp(socket) => socket.try_io(Interest::WRITABLE, || send_now(socket.as_fd(), bytes)),
+                Stream::Unix(socket) => socket.try_io(Interest::WRITABLE, || send_now(socket.as_fd(), bytes)),
+                Stream::Tls(session) => return Pin::new(&mut session.io).poll_write(cx, bytes),
+            };
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_write_ready(cx))?,
+                done => return Poll::Ready(done),
+            }
         }
     }
 
@@ -309,6 +383,16 @@ impl AsyncWrite for Stream {
             Stream::Tls(session) => Pin::new(&mut session.io).poll_shutdown(cx),
         }
     }
+}
+
+/// One `recv`. The sockets are nonblocking; `WouldBlock` is passed on.
+fn recv_now(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    recv(socket.as_raw_fd(), buf, MsgFlags::empty()).map_err(io::Error::from)
+}
+
+/// One `send`; a peer that has gone is an error and no signal.
+fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).map_err(io::Error::from)
 }
 
 /// One `recv` that leaves the bytes where they are. The sockets are nonblocking; `WouldBlock` is passed on.
