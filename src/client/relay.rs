@@ -115,6 +115,9 @@ impl Lane {
         armed: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        if !self.input.is_held() {
+            std::task::ready!(stream.poll_readable(cx, armed))?;
+        }
         let filled = self.input.poll_fill_by(|room| stream.poll_recv(cx, room, armed));
         // The buffer that was lent to an idle connection goes to the next one.
         if filled.is_pending() && self.input.is_empty() {
@@ -170,6 +173,9 @@ impl Lent {
         armed: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        if self.0.is_none() {
+            std::task::ready!(stream.poll_readable(cx, armed))?;
+        }
         let received = (**self).poll_receive(stream, armed, cx);
         if received.is_pending() {
             self.release();

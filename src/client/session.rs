@@ -366,6 +366,7 @@ mod tests {
             ("next", method(Session::next)),
             ("transactions", method(Session::transactions)),
             ("run", method(Session::run)),
+            ("borrow_server", method(Session::borrow_server)),
         ];
         println!("{futures:?}");
         let parts = [
