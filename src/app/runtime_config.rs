@@ -64,7 +64,9 @@ pub fn startup_context(
     });
     let login_timeout = config.client.login_timeout;
     let (turns, aside) = (Turns::new(config.client.max_logins), Some(control));
-    Ok((StartupContext { tls, hba, secrets: secrets.clone(), query, ldap_tls, aside, login_timeout, turns }, secrets))
+    let pam_service = config.auth.pam_service.as_str().into();
+    let kept = secrets.clone();
+    Ok((StartupContext { tls, hba, secrets, query, ldap_tls, pam_service, aside, login_timeout, turns }, kept))
 }
 
 /// Many users with plain passwords: a daemon does not wait for their verifiers. The thread ends with the last of them, or

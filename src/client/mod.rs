@@ -22,6 +22,7 @@ mod leftovers;
 mod listen;
 mod operate;
 mod own_limit;
+pub mod pam;
 mod params;
 mod pins;
 mod plane;
