@@ -3,7 +3,7 @@
 use super::Inbox;
 use crate::base::identifier;
 use crate::client::Worker;
-use crate::client::worker::Way;
+use crate::client::way::Way;
 use crate::cluster::Warming;
 use crate::server::{self, Login, RouteId, ServerConn};
 use crate::wire::{backend, frame, frontend};
