@@ -45,6 +45,6 @@ pub use commands::{Answer, PoolCommands};
 pub use core::Statements;
 pub use divergence::Divergences;
 pub use operate::{OperateError, Pause};
-pub use plane::{Admitted, Plane, PlaneSettings};
+pub use plane::{Admitted, BEYOND, Plane, PlaneSettings};
 pub use settings::Settings;
 pub use worker::{Nudge, Order, Worker};

@@ -109,7 +109,7 @@ impl std::fmt::Debug for Plane {
 const MAX_POOLS: usize = 100_000;
 
 /// Connections beyond `max_client_conn` that are heard at all.
-const BEYOND: usize = 64;
+pub const BEYOND: usize = 64;
 
 impl Plane {
     /// A plane without clients.
