@@ -52,6 +52,7 @@ fn worker() -> Rc<Worker> {
         secrets: Arc::new(Secrets::new([], [0; 32])),
         query: None,
         ldap_tls: None,
+        pam_service: "postgresql".into(),
         aside: None,
         login_timeout: Duration::from_secs(60),
         turns: Turns::new(0),

@@ -1,6 +1,7 @@
 //! The configuration in force: what each tower is given of it, and how a reload replaces it whole or not at all.
 
 use super::data_plane::DataPlane;
+use super::descriptors::clients_within_limit;
 use crate::auth::{HbaRules, Secrets, StoredSecret};
 use crate::base::Secret;
 use crate::client::auth_query::{Around, AuthQuery};
@@ -64,7 +65,9 @@ pub fn startup_context(
     });
     let login_timeout = config.client.login_timeout;
     let (turns, aside) = (Turns::new(config.client.max_logins), Some(control));
-    Ok((StartupContext { tls, hba, secrets: secrets.clone(), query, ldap_tls, aside, login_timeout, turns }, secrets))
+    let pam_service = config.auth.pam_service.as_str().into();
+    let kept = secrets.clone();
+    Ok((StartupContext { tls, hba, secrets, query, ldap_tls, pam_service, aside, login_timeout, turns }, kept))
 }
 
 /// Many users with plain passwords: a daemon does not wait for their verifiers. The thread ends with the last of them, or
@@ -88,10 +91,11 @@ fn derive_in_background(secrets: &Arc<Secrets>) -> Result<(), String> {
 
 /// The data plane's part.
 pub fn plane_settings(config: &Config, server_tls: Arc<ServerTls>) -> PlaneSettings {
+    let max_clients = clients_within_limit(config.pool.max_clients);
     PlaneSettings {
         replication: config.replication.clone(),
         client: config.client.clone(),
-        pool: config.pool.clone(),
+        pool: crate::pool::Settings { max_clients, ..config.pool.clone() },
         server: config.server.clone(),
         drain: config.recovery.drain,
         recovery_timeout: config.recovery.timeout,

@@ -157,6 +157,7 @@ mod tests {
             ident_file: None,
             query: None,
             ldap_ca_file: None,
+            pam_service: "pgmend".into(),
         };
         let secrets = Secrets::load(&settings, [0; 32]).unwrap();
         assert_eq!(secrets.lookup("a"), Some(&StoredSecret::Plain(Secret::new("two"))));

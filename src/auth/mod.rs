@@ -8,6 +8,7 @@ mod hba;
 mod ident;
 pub mod ldap;
 mod md5;
+pub mod pam;
 mod pattern;
 pub mod pool_passwd;
 pub mod scram;

@@ -10,7 +10,7 @@ pub struct Settings {
     pub hba_file: Option<PathBuf>,
     /// `pg_ident.conf`-style maps from names of the outside world to users.
     pub ident_file: Option<PathBuf>,
-    /// Method when there is no hba file: `trust`, `password`, `md5`, `scram-sha-256`.
+    /// Method when there is no hba file: `trust`, `password`, `md5`, `scram-sha-256`, `cert`, `pam`.
     pub default_method: String,
     /// PgBouncer's `userlist.txt`.
     pub userlist_file: Option<PathBuf>,
@@ -22,6 +22,8 @@ pub struct Settings {
     pub query: Option<QuerySettings>,
     /// Authorities of LDAP servers; `None`: those of the system.
     pub ldap_ca_file: Option<PathBuf>,
+    /// PAM's service where no rule names one.
+    pub pam_service: String,
 }
 
 /// How users' secrets are looked up.

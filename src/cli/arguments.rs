@@ -138,6 +138,10 @@ pub enum Order {
     },
     /// All jobs that are remembered, newest first.
     Jobs,
+    /// Judge one password by PAM: what the daemon starts for each login of the method `pam`.
+    #[cfg(feature = "pam")]
+    #[command(hide = true)]
+    PamJudge,
     /// One job.
     Job {
         /// What to do with it.

@@ -56,6 +56,8 @@ fn run(arguments: Arguments) -> ExitCode {
     let command = match order {
         Order::Run(run) => return daemon(run),
         Order::Check(check) => return check_configuration(&check.source()),
+        #[cfg(feature = "pam")]
+        Order::PamJudge => return crate::client::pam::answer(),
         Order::Status(how) => {
             (check, watch) = (how.check, how.watch);
             Command::Status

@@ -43,7 +43,7 @@ impl Worker {
             }
             remains.idle += pool.idle();
         }
-        for control in self.sessions.borrow().values().filter(|control| is_of(control, &order.wanted.scope)) {
+        for control in self.sessions.borrow().iter().filter(|control| is_of(control, &order.wanted.scope)) {
             match control.doing() {
                 Doing::Away => {}
                 Doing::Waiting => remains.held += 1,
@@ -63,7 +63,7 @@ impl Worker {
     }
 
     fn end_sessions(&self, scope: &Scope) {
-        for control in self.sessions.borrow().values().filter(|control| is_of(control, scope)) {
+        for control in self.sessions.borrow().iter().filter(|control| is_of(control, scope)) {
             control.end(Ending::Now(End::Killed));
         }
     }

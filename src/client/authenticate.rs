@@ -1,6 +1,7 @@
 //! A client's proof of who it is: asked for as the rules demand, judged by secrets, certificates, or others.
 
 use super::ldap;
+use super::pam;
 use super::startup::{StartupContext, StartupError, refused, replication};
 use crate::auth::{
     Answer, Ask, AuthError, Candidate, ClientCert, Demand, Method, ServerSecret, Shapes, StoredSecret, Subject,
@@ -74,6 +75,7 @@ pub(super) async fn authenticate(
             }
         }
         Method::Ldap => by_ldap(stream, user, demand, out, ctx).await?,
+        Method::Pam => by_pam(stream, user, demand, out, ctx).await?,
         Method::Reject => return Err(no_entry(&asks)),
     };
     if demand.client_cert == ClientCert::VerifyFull {
@@ -189,6 +191,37 @@ async fn by_ldap(
         Ok(false) => Err(failed()),
         Err(error) => {
             tracing::warn!(event = "ldap.failed", %error);
+            Err(failed())
+        }
+    }
+}
+
+async fn by_pam(
+    stream: &mut Stream,
+    user: &str,
+    demand: &Demand,
+    out: &mut Vec<u8>,
+    ctx: &StartupContext,
+) -> Result<ServerSecret, StartupError> {
+    let failed = || refused("28000", format!("PAM authentication failed for user \"{user}\""));
+    let password = ask_for_password(stream, out).await?;
+    // As PostgreSQL: an empty one is none.
+    if password.is_empty() {
+        return Err(failed());
+    }
+    let service = demand.pam.service.as_deref().unwrap_or(&ctx.pam_service);
+    let (host, use_hostname) = (stream.peer().address, demand.pam.use_hostname);
+    let question = pam::Question { service, user, host, use_hostname, password: &password };
+    let judged = tokio::select! {
+        biased;
+        judged = pam::judge(question, ctx.aside.as_ref()) => judged,
+        () = gone(stream) => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+    };
+    match judged {
+        Ok(true) => Ok(ServerSecret::Password(password)),
+        Ok(false) => Err(failed()),
+        Err(error) => {
+            tracing::warn!(event = "pam.failed", %error);
             Err(failed())
         }
     }

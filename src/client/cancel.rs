@@ -3,8 +3,9 @@
 //! A server connection is not given to another client while a cancel for it is on its way.
 
 use crate::server::{self, CancelTarget};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::borrow::Borrow;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -174,21 +175,63 @@ impl Drop for InFlight {
 /// All clients that can be cancelled, by the process id told to them.
 #[derive(Debug, Default)]
 pub struct Cancels {
-    slots: Mutex<HashMap<u32, Same>>,
+    slots: Mutex<Slots>,
 }
 
-/// The slots of one process id. As a rule it is one: ids of pgmend's own are, and of servers' ids few meet.
+#[derive(Debug, Default)]
+struct Slots {
+    /// As a rule these are all: ids of pgmend's own differ, and of servers' ids few meet. A set, for every client has room in it.
+    first: HashSet<ByPid>,
+    /// Further ones of the same process ids.
+    more: HashMap<u32, Vec<Arc<CancelSlot>>>,
+}
+
+/// A slot that is found by its process id.
 #[derive(Debug)]
-enum Same {
-    One(Arc<CancelSlot>),
-    Several(Vec<Arc<CancelSlot>>),
+struct ByPid(Arc<CancelSlot>);
+
+impl Borrow<u32> for ByPid {
+    fn borrow(&self) -> &u32 {
+        &self.0.pid
+    }
 }
 
-impl Same {
-    fn all(&self) -> &[Arc<CancelSlot>] {
-        match self {
-            Same::One(slot) => std::slice::from_ref(slot),
-            Same::Several(slots) => slots,
+impl Hash for ByPid {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.pid.hash(state);
+    }
+}
+
+impl PartialEq for ByPid {
+    fn eq(&self, other: &ByPid) -> bool {
+        self.0.pid == other.0.pid
+    }
+}
+
+impl Eq for ByPid {}
+
+impl Slots {
+    fn of(&self, pid: u32) -> impl Iterator<Item = &Arc<CancelSlot>> {
+        let more = self.more.get(&pid).into_iter().flatten();
+        self.first.get(&pid).map(|first| &first.0).into_iter().chain(more)
+    }
+
+    fn add(&mut self, slot: Arc<CancelSlot>) {
+        if self.first.contains(&slot.pid) {
+            self.more.entry(slot.pid).or_default().push(slot);
+        } else {
+            self.first.insert(ByPid(slot));
+        }
+    }
+
+    fn remove(&mut self, slot: &Arc<CancelSlot>) {
+        if self.first.get(&slot.pid).is_some_and(|first| Arc::ptr_eq(&first.0, slot)) {
+            self.first.remove(&slot.pid);
+        } else if let Some(more) = self.more.get_mut(&slot.pid) {
+            more.retain(|other| !Arc::ptr_eq(other, slot));
+            if more.is_empty() {
+                self.more.remove(&slot.pid);
+            }
         }
     }
 }
@@ -203,18 +246,7 @@ pub struct Listing {
 
 impl Drop for Listing {
     fn drop(&mut self) {
-        let mut slots = self.cancels.lock();
-        let is_last = match slots.get_mut(&self.slot.pid) {
-            Some(Same::One(_)) => true,
-            Some(Same::Several(same)) => {
-                same.retain(|s| !Arc::ptr_eq(s, &self.slot));
-                same.is_empty()
-            }
-            None => false,
-        };
-        if is_last {
-            slots.remove(&self.slot.pid);
-        }
+        self.cancels.lock().remove(&self.slot);
     }
 }
 
@@ -228,21 +260,16 @@ impl Cancels {
             // Positive as an int4, as process ids are.
             let pid = server_pid.unwrap_or(getrandom::u32()? & 0x7FFF_FFFF);
             // Servers of two nodes may have the same process id; with the key it is one client's all the same.
-            let same = slots.get(&pid).map_or(&[][..], Same::all);
-            if server_pid.is_some() && same.iter().any(|s| s.key == key) {
+            let (mut is_taken, mut is_same) = (false, false);
+            for other in slots.of(pid) {
+                is_taken = true;
+                is_same |= other.key == key;
+            }
+            if server_pid.is_some() && is_same {
                 key = Key::random(minor >= 2)?;
-            } else if pid != 0 && (same.is_empty() || server_pid.is_some()) {
+            } else if pid != 0 && (!is_taken || server_pid.is_some()) {
                 let slot = Arc::new(CancelSlot { pid, key, state: Mutex::default(), landed: Notify::new() });
-                match slots.entry(pid) {
-                    Entry::Vacant(free) => {
-                        free.insert(Same::One(slot.clone()));
-                    }
-                    Entry::Occupied(mut taken) => {
-                        let mut all = taken.get().all().to_vec();
-                        all.push(slot.clone());
-                        taken.insert(Same::Several(all));
-                    }
-                }
+                slots.add(slot.clone());
                 return Ok(Listing { cancels: self.clone(), slot });
             }
         }
@@ -251,7 +278,7 @@ impl Cancels {
     /// Carries a cancel request out. A client without a server: if its statement waits for one it never gets there, else
     /// nothing happens, as with PostgreSQL. False: the key is unknown.
     pub async fn cancel(&self, pid: u32, key: &[u8]) -> bool {
-        let same = self.lock().get(&pid).map(|same| same.all().to_vec()).unwrap_or_default();
+        let same: Vec<Arc<CancelSlot>> = self.lock().of(pid).cloned().collect();
         let Some(slot) = same.into_iter().find(|slot| bool::from(slot.key.ct_eq(key))) else { return false };
         let followers = slot.lock().followers.clone();
         slot.carry_out().await;
@@ -261,7 +288,7 @@ impl Cancels {
         true
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Same>> {
+    fn lock(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -270,4 +297,31 @@ impl Cancels {
 pub trait Elsewhere: Send + Sync {
     /// Carries a cancel request out there; ends when it is done or known to nobody.
     fn cancel(&self, pid: u32, key: Vec<u8>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn clients_whose_servers_have_the_same_number_are_told_apart_by_their_keys() {
+        let cancels = Arc::new(Cancels::default());
+        let [a, b, c] = [7, 7, 7].map(|pid| cancels.register(0, Some(pid)).unwrap());
+        let own = cancels.register(2, None).unwrap();
+        for listing in [&a, &b, &c, &own] {
+            assert!(cancels.cancel(listing.slot.pid, &listing.slot.key).await);
+        }
+        assert!(!cancels.cancel(own.slot.pid, &a.slot.key).await && !cancels.cancel(7, &own.slot.key).await);
+        let keys = [&a, &b, &c].map(|listing| listing.slot.key.to_vec());
+        // The first of them leaves, and the others are still found; so is a newcomer in its place.
+        drop(a);
+        let d = cancels.register(0, Some(7)).unwrap();
+        for (key, is_there) in keys.iter().zip([false, true, true]) {
+            assert_eq!(cancels.cancel(7, key).await, is_there);
+        }
+        assert!(cancels.cancel(7, &d.slot.key).await);
+        drop((b, c, d, own));
+        let slots = cancels.lock();
+        assert!(slots.first.is_empty() && slots.more.is_empty());
+    }
 }

@@ -52,6 +52,8 @@ pub struct Control {
     closed: Cell<Second>,
     /// Its part in a drain.
     pub drain: Draining,
+    /// Its place in its worker's list.
+    pub place: Cell<u32>,
 }
 
 impl Control {

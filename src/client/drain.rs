@@ -190,9 +190,9 @@ impl Worker {
             Doing::Bound | Doing::Working | Doing::InTransaction => c.drain.asked.get(),
             Doing::Away | Doing::Waiting => false,
         };
-        let busy = sessions.values().filter(is_asked).count();
+        let busy = sessions.iter().filter(is_asked).count();
         let mut room = MAX_ASKED.saturating_sub(busy);
-        for control in sessions.values() {
+        for control in sessions.iter() {
             let rules = control.database().and_then(|database| gate.drains(database));
             let Some((order, rules)) = rules else {
                 control.drain.clear();

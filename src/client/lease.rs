@@ -5,7 +5,8 @@ use super::cancel::CancelSlot;
 use super::control::Control;
 use super::fault::Fault;
 use super::params;
-use super::worker::{Route, Way, Worker};
+use super::way::{Route, Way};
+use super::worker::Worker;
 use crate::cluster::Servers;
 use crate::net::Stream;
 use crate::pool::{Asked, Grant, Local, Permit, Pooled, Refusal};
@@ -43,11 +44,14 @@ pub struct Borrower {
     pub slot: Arc<CancelSlot>,
     /// Its ending, if it is told to.
     pub control: Rc<Control>,
-    /// Its number, never used for another.
-    pub id: u64,
 }
 
 impl Borrower {
+    /// The client's number, never used for another.
+    pub fn id(&self) -> u64 {
+        self.control.drain.session.get()
+    }
+
     /// As [`Borrower::lease`], for a client that may go away while it waits: it gives up its place.
     pub async fn lease_for(&self, client: &Stream, wanted: &ParamSet) -> Result<Box<Pooled>, Fault> {
         let mut leasing = pin!(self.lease(wanted));
@@ -237,7 +241,7 @@ impl Borrower {
 
     /// Where the pool's servers are, whoever may use them now.
     fn way_behind_the_gate(&self) -> Way {
-        self.pool.shared.key.node.map_or_else(|| self.worker.way(), |node| self.worker.way_to(node))
+        self.worker.way_of(&self.pool.shared.key)
     }
 
     /// True when the way still is what it was before a wait, and the connection goes there.
@@ -346,7 +350,7 @@ impl Borrower {
 
     /// It may have settings of another client's.
     fn is_unsure(&self, conn: &ServerConn) -> bool {
-        conn.unsure && conn.last_user != self.id
+        conn.unsure && conn.last_user != self.id()
     }
 
     /// The connection is the client's now, and his cancels reach it.

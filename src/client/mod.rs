@@ -1,7 +1,7 @@
 //! One client from accept to close.
 //!
 //! Read `startup`, then `session` (the client's life), `relay` (the hot path) and `core` (its protocol state, without IO);
-//! `worker` holds the sessions of one thread, `control` its handle on each, `attend` and `drain` its part in holding the gate; `plane` is
+//! `worker` holds the sessions of one thread (`way`: where their transactions go), `control` its handle on each, `attend` and `drain` its part in holding the gate; `plane` is
 //! what all threads share, `operate` what may be ordered of it. Knows nothing of operators.
 
 mod activity;
@@ -22,12 +22,14 @@ mod leftovers;
 mod listen;
 mod operate;
 mod own_limit;
+pub mod pam;
 mod params;
 mod pins;
 mod plane;
 mod relay;
 pub mod replicated;
 mod replication;
+mod roster;
 mod scan;
 mod session;
 mod settings;
@@ -35,6 +37,7 @@ pub mod startup;
 mod tally;
 mod topup;
 mod warm;
+mod way;
 mod worker;
 
 pub use cancel::Elsewhere;
@@ -42,6 +45,6 @@ pub use commands::{Answer, PoolCommands};
 pub use core::Statements;
 pub use divergence::Divergences;
 pub use operate::{OperateError, Pause};
-pub use plane::{Admitted, Plane, PlaneSettings};
+pub use plane::{Admitted, BEYOND, Plane, PlaneSettings};
 pub use settings::Settings;
 pub use worker::{Nudge, Order, Worker};

@@ -109,7 +109,7 @@ impl std::fmt::Debug for Plane {
 const MAX_POOLS: usize = 100_000;
 
 /// Connections beyond `max_client_conn` that are heard at all.
-const BEYOND: usize = 64;
+pub const BEYOND: usize = 64;
 
 impl Plane {
     /// A plane without clients.
@@ -210,21 +210,28 @@ impl Plane {
         counted.ok().map(|before| {
             load.fetch_add(1, Ordering::Relaxed);
             let beyond = (before >= limit).then_some(limit);
-            Admitted { plane: self.clone(), load: load.clone(), beyond }
+            Admitted { counted: Presence { plane: self.clone(), load: load.clone() }, beyond }
         })
     }
 }
 
-/// A counted client; dropping it counts it out.
+/// A client that has come.
 #[derive(Debug)]
 pub struct Admitted {
-    plane: Arc<Plane>,
-    load: Arc<AtomicUsize>,
+    /// It counts for as long as it is there.
+    pub counted: Presence,
     /// `max_client_conn`, when there were so many already: no session for this one.
     pub beyond: Option<usize>,
 }
 
-impl Drop for Admitted {
+/// A counted client; dropping it counts it out.
+#[derive(Debug)]
+pub struct Presence {
+    plane: Arc<Plane>,
+    load: Arc<AtomicUsize>,
+}
+
+impl Drop for Presence {
     fn drop(&mut self) {
         self.plane.clients.fetch_sub(1, Ordering::AcqRel);
         self.load.fetch_sub(1, Ordering::Relaxed);

@@ -19,13 +19,14 @@ use super::relay::{Ended, Exchange, Lent, MAX_TURNS, Relay, Until};
 use super::replicated;
 use super::scan::Traces;
 use super::tally::Counted;
-use super::worker::{Places, Worker};
+use super::worker::{Entry, Places, Worker};
 use crate::net::Stream;
 use crate::pool::{PoolMode, Pooled};
 use crate::wire::{backend, frame, frontend};
 use moving::Luggage;
 use opening::open;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -39,13 +40,21 @@ pub(super) const LASTING: Traces = Traces::LEAVES.with(Traces::CALLS).with(Trace
 const MAX_COMMAND: usize = 1024;
 
 /// Serves one client from its first byte to the end. What happens once is boxed, so that the task of an idle client is small;
-/// so are the arguments, which a future would keep for as long as it lives.
-pub fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>, places: Places) -> impl Future<Output = ()> {
-    let opening = Box::pin(open(worker, stream, control, places));
+/// so are the arguments, which a future would keep for as long as it lives. For the same reason nothing async stands between
+/// this and the session's own loop: each would keep copies.
+pub fn serve(worker: Rc<Worker>, stream: Stream, control: Rc<Control>, entry: Entry) -> impl Future<Output = ()> {
+    let opening = Box::pin(open(worker, stream, control, entry));
     async move {
-        let served = opening.await;
-        let Some(mut served) = served else { return };
-        served.run().await;
+        let Some(mut served) = opening.await else { return };
+        let farewell = {
+            let Served { stream, kind, .. } = &mut *served;
+            let ended = match kind {
+                Kind::One(session) => session.transactions(stream).await,
+                Kind::Several(session) => Box::pin(session.run(stream)).await,
+            };
+            served.end(ended)
+        };
+        farewell.await;
     }
 }
 
@@ -69,18 +78,22 @@ enum Kind {
 }
 
 impl Served {
-    async fn run(&mut self) {
-        let stream = &mut self.stream;
+    /// Whatever has ended the session, a clean server goes back, and the client is told why.
+    fn end(&mut self, ended: Result<(), Fault>) -> Pin<Box<dyn Future<Output = ()> + '_>> {
         // In the middle of a message nothing of ours would be understood.
-        let fault = match &mut self.kind {
-            Kind::One(session) => session.run(stream).await.err().filter(|_| session.is_between_answers()),
-            Kind::Several(session) => {
-                Box::pin(session.run(stream)).await.err().filter(|_| session.is_between_answers())
+        let is_between_answers = match &mut self.kind {
+            Kind::One(session) => {
+                session.release();
+                session.is_between_answers()
             }
+            Kind::Several(session) => session.is_between_answers(),
         };
-        if let Some(fault) = fault {
-            Box::pin(async move { farewell(stream, &fault).await }).await;
-        }
+        let fault = ended.err().filter(|_| is_between_answers);
+        Box::pin(async move {
+            if let Some(fault) = fault {
+                farewell(&mut self.stream, &fault).await;
+            }
+        })
     }
 }
 
@@ -124,13 +137,6 @@ fn hear(subscription: Option<&Subscription>, down: &mut Lent, cx: &Context<'_>) 
 }
 
 impl Session {
-    /// The session's life; whatever ends it, a clean server goes back.
-    async fn run(&mut self, client: &mut Stream) -> Result<(), Fault> {
-        let ended = self.transactions(client).await;
-        self.release();
-        ended
-    }
-
     fn release(&mut self) {
         self.pin = None;
         if let Some(pooled) = self.held.take() {
@@ -362,12 +368,7 @@ mod tests {
 
     #[test]
     fn an_idle_client_keeps_little() {
-        let futures = [
-            ("next", method(Session::next)),
-            ("transactions", method(Session::transactions)),
-            ("run", method(Session::run)),
-            ("borrow_server", method(Session::borrow_server)),
-        ];
+        let futures = [("next", method(Session::next)), ("transactions", method(Session::transactions))];
         println!("{futures:?}");
         let parts = [
             ("task", future(serve)),

@@ -38,6 +38,8 @@ pub struct StartupContext {
     pub query: Option<Arc<AuthQuery>>,
     /// TLS towards LDAP servers; `None`: by the system's authorities.
     pub ldap_tls: Option<Arc<rustls::ClientConfig>>,
+    /// PAM's service where no rule names one.
+    pub pam_service: Arc<str>,
     /// Where conversations with others than the client run, so that they delay no client; `None`: here.
     pub aside: Option<Handle>,
     /// Bound on the whole login.

@@ -20,6 +20,7 @@ fn context(method: Method) -> StartupContext {
         secrets: Arc::new(Secrets::new(users.map(|(u, s)| (u.to_owned(), s)), [3; 32])),
         query: None,
         ldap_tls: None,
+        pam_service: "pgmend".into(),
         aside: None,
         login_timeout: Duration::from_secs(20),
         turns: Turns::new(0),

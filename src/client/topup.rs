@@ -1,6 +1,7 @@
 //! Keeps `min_pool_size` server connections open while a pool has clients.
 
-use super::worker::{Route, Worker};
+use super::way::Route;
+use super::worker::Worker;
 use crate::pool::{Local, Permit, Pooled};
 use crate::server::{self, ServerConn};
 use std::rc::Rc;

@@ -107,7 +107,7 @@ impl Worker {
             nodes.push(wish.node);
         }
         let mut waiting: HashMap<(String, String), usize> = HashMap::new();
-        for control in self.sessions.borrow().values().filter(|control| control.doing() != Doing::Away) {
+        for control in self.sessions.borrow().iter().filter(|control| control.doing() != Doing::Away) {
             if let Some(who) = control.who.get() {
                 *waiting.entry((who.user.clone(), who.database.clone())).or_default() += 1;
             }
@@ -132,7 +132,7 @@ impl Worker {
     /// How many server connections clients have or want, by pool.
     fn busy(&self) -> HashMap<PoolKey, usize> {
         let mut busy: HashMap<PoolKey, usize> = self.pools.borrow().keys().map(|key| (key.clone(), 0)).collect();
-        for control in self.sessions.borrow().values() {
+        for control in self.sessions.borrow().iter() {
             let Some(who) = control.who.get() else { continue };
             if control.doing() != Doing::Away
                 && let Some(count) = busy.get_mut(&PoolKey::of_primary(who.user.clone(), who.database.clone()))

@@ -3,13 +3,15 @@
 use super::activity::Limits;
 use super::control::{Control, End, Ending};
 use super::leftovers::Functions;
-use super::plane::{Admitted, Plane};
+use super::plane::{Admitted, Plane, Presence};
 use super::replicated::Books;
+use super::roster::Roster;
 use super::session;
 use super::topup;
 use super::warm::Stock;
+use super::way::{Looked, Route, Way};
 use crate::base::NodeId;
-use crate::cluster::{Gate, GateOrder, NodeSpec, Seat, Servers, Warmer};
+use crate::cluster::{NodeSpec, Seat, Warmer};
 use crate::net::{self, StdStream, Stream};
 use crate::pool::{Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
@@ -48,33 +50,6 @@ pub enum Order {
     StopFast,
 }
 
-/// Where transactions go now.
-#[derive(Debug)]
-pub struct Route {
-    /// Identity of node and history.
-    pub id: RouteId,
-    /// Address.
-    pub target: Arc<Target>,
-}
-
-/// The way to the primary, or why there is none.
-#[derive(Clone, Debug)]
-pub enum Way {
-    /// Go.
-    Open(Rc<Route>),
-    /// Wait for the board to change.
-    Blocked(Rc<str>),
-    /// Held at the gate: wait for the board to change.
-    Held {
-        /// Why, for people.
-        why: Rc<str>,
-        /// What becomes of servers meanwhile.
-        servers: Servers,
-        /// The wait counts for no limit.
-        patient: bool,
-    },
-}
-
 /// One worker. Lives on its thread; everything in it is plain cells.
 #[derive(Debug)]
 pub struct Worker {
@@ -83,18 +58,15 @@ pub struct Worker {
     /// Tells the other workers to serve waiters from their idle connections.
     pub nudge: Nudge,
     pub(super) pools: RefCell<HashMap<PoolKey, Rc<Local>>>,
-    pub(super) sessions: RefCell<HashMap<u64, Rc<Control>>>,
-    last_session: Cell<u64>,
+    pub(super) sessions: RefCell<Roster>,
     params: RefCell<HashSet<ParamSet>>,
     functions: RefCell<HashMap<String, Learnt>>,
     /// Plans of texts, in the replicating modes.
     pub(super) books: RefCell<Books>,
     now_s: Cell<u64>,
-    way: RefCell<(u64, Way)>,
-    /// In the replicating modes the ways to all live nodes, the main node first; as of `way`.
-    routes: RefCell<Vec<Rc<Route>>>,
-    /// The gate as of `way`, while any order holds it.
-    gate: RefCell<Option<Arc<Gate>>>,
+    /// The last look at the board, and the board's version then. Never borrowed over a call: whoever reads it has it whole.
+    looked: RefCell<Rc<Looked>>,
+    seen: Cell<u64>,
     pub(super) seat: Seat,
     /// Connections to the coming primary.
     pub(super) stock: RefCell<Option<Stock>>,
@@ -138,14 +110,12 @@ impl Worker {
             nudge,
             pools: RefCell::default(),
             sessions: RefCell::default(),
-            last_session: Cell::new(0),
             params: RefCell::default(),
             functions: RefCell::default(),
             books: RefCell::default(),
             now_s: Cell::new(0),
-            way: RefCell::new((0, Way::Blocked("not yet known".into()))),
-            routes: RefCell::default(),
-            gate: RefCell::default(),
+            looked: RefCell::new(Rc::new(Looked::nothing())),
+            seen: Cell::new(0),
             seat,
             stock: RefCell::default(),
             _warmer: warmer,
@@ -166,7 +136,7 @@ impl Worker {
         let mut board = self.plane.board.watch();
         self.attend();
         loop {
-            let held = self.gate.borrow().is_some();
+            let held = self.last_look().is_gated();
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(order) => self.obey(order),
@@ -207,15 +177,15 @@ impl Worker {
                 return;
             }
         };
-        let id = self.last_session.get() + 1;
-        self.last_session.set(id);
         let control = Rc::new(Control::default());
         if let Some(ending) = self.stopping.get() {
             control.end(ending);
         }
-        self.sessions.borrow_mut().insert(id, control.clone());
-        let places = Places { admitted, _listed: Listed { worker: self.clone(), id } };
-        tokio::task::spawn_local(session::serve(self.clone(), stream, control, places));
+        self.sessions.borrow_mut().add(control.clone());
+        let Admitted { counted, beyond } = admitted;
+        let listed = Listed { worker: self.clone(), control: control.clone() };
+        let entry = Entry { places: Places { _counted: counted, _listed: listed }, beyond };
+        tokio::task::spawn_local(session::serve(self.clone(), stream, control, entry));
     }
 
     /// One allocation for all clients with the same parameters, so that a lease compares pointers.
@@ -262,111 +232,68 @@ impl Worker {
 
     /// Where a transaction that starts now shall go. One load when nothing changed.
     pub fn way(&self) -> Way {
-        let version = self.plane.board.version();
-        let mut way = self.way.borrow_mut();
-        if way.0 != version {
-            *way = (version, self.look());
-        }
-        way.1.clone()
+        self.look().way()
     }
 
     /// The same for a pool's transactions, which the gate may hold, and which may have a node of their own.
     pub fn way_for(&self, key: &PoolKey) -> Way {
-        let way = self.way();
-        let gate = self.gate.borrow();
-        let Some(gate) = gate.as_ref() else { return self.way_looked_up(way, key) };
-        let covering =
-            gate.orders.iter().map(|order| &order.wanted).filter(|wanted| wanted.scope.covers(&key.database));
-        let mut held: Option<Way> = None;
-        for wanted in covering {
-            let is_patient = wanted.drain.is_some_and(|rules| rules.patient);
-            held = Some(match held {
-                Some(Way::Held { why, servers, patient }) => {
-                    let servers = if wanted.servers == Servers::Close { Servers::Close } else { servers };
-                    Way::Held { why, servers, patient: patient || is_patient }
-                }
-                _ => Way::Held { why: wanted.reason.as_str().into(), servers: wanted.servers, patient: is_patient },
-            });
-        }
-        held.unwrap_or_else(|| self.way_looked_up(way, key))
-    }
-
-    /// The way for a pool, as of a look that was just taken. Another look could find the next view, and what was looked up is
-    /// in use here.
-    fn way_looked_up(&self, way: Way, key: &PoolKey) -> Way {
-        key.node.map_or(way, |node| self.route_to(node))
+        self.look().way_for(key)
     }
 
     /// The way for a pool, which may have a node of its own, whether the gate is held or not.
     pub fn way_of(&self, key: &PoolKey) -> Way {
-        self.way_looked_up(self.way(), key)
-    }
-
-    /// The way to one node of several that are kept equal.
-    pub(super) fn way_to(&self, node: NodeId) -> Way {
-        self.way();
-        self.route_to(node)
-    }
-
-    fn route_to(&self, node: NodeId) -> Way {
-        match self.routes.borrow().iter().find(|route| route.id.node == node) {
-            Some(route) => Way::Open(route.clone()),
-            None => Way::Blocked(format!("node {node} is not in use").into()),
-        }
+        self.look().way_of(key)
     }
 
     /// In the replicating modes the live nodes, the main node first.
     pub fn live_nodes(&self) -> Vec<NodeId> {
-        self.way();
-        self.routes.borrow().iter().map(|route| route.id.node).collect()
+        self.look().routes().iter().map(|route| route.id.node).collect()
     }
 
     /// True where something holds this database's transactions, as of the last look; for who waits anyway.
     pub(super) fn is_held(&self, database: &str) -> bool {
-        self.gate.borrow().as_ref().is_some_and(|gate| gate.holds(database).is_some())
-    }
-
-    /// True where this database's transactions are held and the wait counts for no limit.
-    fn is_held_patiently(&self, database: &str) -> bool {
-        let gate = self.gate.borrow();
-        let patient = |order: &Arc<GateOrder>| {
-            order.wanted.scope.covers(database) && order.wanted.drain.is_some_and(|rules| rules.patient)
-        };
-        gate.as_ref().is_some_and(|gate| gate.orders.iter().any(patient))
+        self.last_look().is_held(database)
     }
 
     /// Nothing that was looked up counts any more.
     pub(super) fn look_again(&self) {
-        self.way.borrow_mut().0 = 0;
+        self.seen.set(0);
     }
 
-    fn look(&self) -> Way {
-        let published = self.plane.board.read();
-        *self.gate.borrow_mut() = Some(published.gate.clone()).filter(|gate| !gate.is_open());
-        self.routes.borrow_mut().clear();
-        if published.view.mode.replicates() {
-            // Timelines differ here by design, so they tell nothing.
-            let ways: Result<Vec<_>, _> = published.view.live().map(|node| self.route(&node.spec, 0)).collect();
-            return match ways {
-                Ok(routes) => {
-                    self.adopt_all(&routes.iter().map(|route| route.id).collect::<Vec<_>>());
-                    let main = routes.first().cloned();
-                    *self.routes.borrow_mut() = routes;
-                    main.map_or_else(|| Way::Blocked("no node is in use".into()), Way::Open)
-                }
-                Err(why) => Way::Blocked(why),
-            };
+    fn last_look(&self) -> Rc<Looked> {
+        self.looked.borrow().clone()
+    }
+
+    fn look(&self) -> Rc<Looked> {
+        let version = self.plane.board.version();
+        if self.seen.get() == version {
+            return self.last_look();
         }
-        let Some(spec) = published.view.primary_spec() else {
-            return Way::Blocked("no node is known to be the primary".into());
+        let looked = Rc::new(self.look_at_the_board());
+        self.seen.set(version);
+        self.looked.replace(looked.clone());
+        // Connections to nodes that are in use from now on join the idle ones before anybody looks for one.
+        match looked.way() {
+            _ if !looked.routes().is_empty() => {
+                self.adopt_all(&looked.routes().iter().map(|route| route.id).collect::<Vec<_>>());
+            }
+            Way::Open(route) => self.adopt_warm(route.id),
+            Way::Blocked(_) | Way::Held { .. } => {}
+        }
+        looked
+    }
+
+    fn look_at_the_board(&self) -> Looked {
+        let published = self.plane.board.read();
+        let (view, gate) = (&published.view, &published.gate);
+        if view.mode.replicates() {
+            // Timelines differ here by design, so they tell nothing.
+            return Looked::several(view.live().map(|node| self.route(&node.spec, 0)).collect(), gate);
+        }
+        let Some(spec) = view.primary_spec() else {
+            return Looked::one(Err("no node is known to be the primary".into()), gate);
         };
-        let timeline = published.view.epoch.as_ref().map_or(0, |e| e.timeline);
-        let route = match self.route(spec, timeline) {
-            Ok(route) => route,
-            Err(why) => return Way::Blocked(why),
-        };
-        self.adopt_warm(route.id);
-        Way::Open(route)
+        Looked::one(self.route(spec, view.epoch.as_ref().map_or(0, |e| e.timeline)), gate)
     }
 
     fn route(&self, spec: &NodeSpec, timeline: u32) -> Result<Rc<Route>, Rc<str>> {
@@ -401,9 +328,9 @@ impl Worker {
     }
 
     fn take_settings(&self) {
-        self.way.borrow_mut().0 = 0;
+        self.look_again();
         let settings = self.plane.settings.load();
-        for control in self.sessions.borrow().values() {
+        for control in self.sessions.borrow().iter() {
             if let Some(who) = control.who.get() {
                 control.limits.set(Limits::of(&settings.pool.rules(&who.user, &who.database)));
             }
@@ -416,7 +343,7 @@ impl Worker {
         self.plane.budget.tick();
         self.watch_rate();
         for (key, pool) in self.pools.borrow().iter() {
-            let way = key.node.map_or_else(|| self.way(), |node| self.way_to(node));
+            let way = self.way_of(key);
             let route = match &way {
                 Way::Open(route) => Some(route.id),
                 Way::Blocked(_) | Way::Held { .. } => None,
@@ -431,44 +358,46 @@ impl Worker {
                 topup::top_up(self, pool, route);
             }
         }
-        let now = self.now_s.get();
-        for control in self.sessions.borrow().values() {
-            let held = control.database().is_some_and(|database| self.is_held_patiently(database));
+        let (now, looked) = (self.now_s.get(), self.last_look());
+        for control in self.sessions.borrow().iter() {
+            let held = control.database().is_some_and(|database| looked.is_held_patiently(database));
             control.sweep(now, held);
         }
     }
 
     fn stop(&self, ending: Ending) {
         self.stopping.set(Some(ending));
-        self.sessions.borrow().values().for_each(|control| control.end(ending));
+        self.sessions.borrow().iter().for_each(|control| control.end(ending));
     }
+}
+
+/// How a client comes in.
+#[derive(Debug)]
+pub struct Entry {
+    /// What it keeps.
+    pub places: Places,
+    /// `max_client_conn`, when there were so many already.
+    pub beyond: Option<usize>,
 }
 
 /// A client's places in the plane's count and on the worker's list, for as long as it is there.
 #[derive(Debug)]
 pub struct Places {
-    admitted: Admitted,
+    _counted: Presence,
     _listed: Listed,
-}
-
-impl Places {
-    /// `max_client_conn`, when there were so many already.
-    pub fn beyond(&self) -> Option<usize> {
-        self.admitted.beyond
-    }
 }
 
 /// Takes a session off the worker's list, however it ended.
 #[derive(Debug)]
 struct Listed {
     worker: Rc<Worker>,
-    id: u64,
+    control: Rc<Control>,
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
         let mut sessions = self.worker.sessions.borrow_mut();
-        sessions.remove(&self.id);
+        sessions.remove(&self.control);
         if sessions.is_empty() && self.worker.stopping.get().is_some() {
             self.worker.emptied.notify_one();
         }

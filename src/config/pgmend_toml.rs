@@ -6,7 +6,7 @@ use super::error::{ConfigError, ConfigErrors};
 use super::pool_section::pool;
 use super::section::{Notes, Section};
 use super::{Config, Ending, values};
-use crate::auth::{QuerySettings, StoredSecret, pool_secret, read_key};
+use crate::auth::{QuerySettings, StoredSecret, pam, pool_secret, read_key};
 use crate::base::{NodeId, Secret};
 use crate::cluster::{Host, MaintainCommands, NodeSpec, SslMode};
 use crate::recovery::{Runner, Unlogged};
@@ -29,6 +29,7 @@ const METHODS: &[(&str, &str)] = &[
     ("md5", "md5"),
     ("password", "password"),
     ("cert", "cert"),
+    ("pam", "pam"),
     ("trust", "trust"),
 ];
 const LEVELS: &[(&str, &str)] =
@@ -226,6 +227,10 @@ pub fn apply_flags(spec: &mut NodeSpec, flags: &str) -> Result<(), String> {
 
 fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration, usize) {
     let method = section.choice("method", "scram-sha-256", METHODS).unwrap_or("scram-sha-256");
+    let pam_service = section.text_or("pam_service", pam::PamSettings::POSTGRESQL);
+    if !pam::is_service(&pam_service) {
+        section.error("pam_service", format!("expected the name of a file in PAM's folder, found \"{pam_service}\""));
+    }
     let settings = crate::auth::Settings {
         hba_file: section.path("hba_file", folder),
         default_method: method.to_owned(),
@@ -235,6 +240,7 @@ fn auth(section: Section<'_>, folder: &Path) -> (crate::auth::Settings, Duration
         ident_file: section.path("ident_file", folder),
         query: auth_query(&section),
         ldap_ca_file: section.path("ldap_ca_file", folder),
+        pam_service,
     };
     let timeout = section.duration("authentication_timeout", "60s");
     let max_logins = to_usize(section.integer("max_concurrent_logins", DEFAULT_LOGINS, 0, 100_000));

@@ -16,7 +16,8 @@ const DAY_S: i64 = 24 * 3600;
 pub fn remarks(config: &Config) -> Vec<(String, String)> {
     let mut remarks = Vec::new();
     let method = &config.auth.default_method;
-    let by_method = config.auth.hba_file.is_none() && method != "trust" && config.auth.query.is_none();
+    let by_secret = ["scram-sha-256", "md5", "password"].contains(&method.as_str());
+    let by_method = config.auth.hba_file.is_none() && by_secret && config.auth.query.is_none();
     if by_method && Secrets::check(&config.auth).is_ok_and(|users| users == 0) {
         let why = format!(
             "{method} needs secrets, and neither userlist_file nor pool_passwd_file holds one: nobody can log in"

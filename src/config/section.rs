@@ -110,7 +110,7 @@ impl<'a> Section<'a> {
     /// A text; `None` when it is absent or empty.
     pub fn text(&self, key: &'static str) -> Option<String> {
         let value = self.scalar(key, "a text", |value| match value {
-            DeValue::String(text) => Ok(text.to_string()),
+            DeValue::String(text) => without_nul(text),
             other => Err(shown(other)),
         });
         let value = value.filter(|text| !text.is_empty());
@@ -126,7 +126,7 @@ impl<'a> Section<'a> {
     /// A text that is never shown again; it may be empty.
     pub fn secret(&self, key: &'static str) -> crate::base::Secret {
         let value = self.scalar(key, "a text", |value| match value {
-            DeValue::String(text) => Ok(crate::base::Secret::new(text.to_string())),
+            DeValue::String(text) => without_nul(text).map(crate::base::Secret::new),
             _ => Err("something else".to_owned()),
         });
         self.list(key, if value.is_some() { "********" } else { "" });
@@ -136,7 +136,7 @@ impl<'a> Section<'a> {
     /// A text with a default that may be set to the empty text.
     pub fn text_maybe_empty(&self, key: &'static str, default: &str) -> String {
         let value = self.scalar(key, "a text", |value| match value {
-            DeValue::String(text) => Ok(text.to_string()),
+            DeValue::String(text) => without_nul(text),
             other => Err(shown(other)),
         });
         let value = value.unwrap_or_else(|| default.to_owned());
@@ -342,6 +342,11 @@ impl<'a> Section<'a> {
     fn wrong(&self, key: &str, line: usize, expected: &str, found: &DeValue<'_>) {
         self.notes.error(line, &self.full(key), format!("expected {expected}, found {}", shown(found)));
     }
+}
+
+/// Texts become names of files, words of the protocol and arguments, which all end at a NUL.
+fn without_nul(text: &str) -> Result<String, String> {
+    if text.contains('\0') { Err("one with a NUL character".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// A value in an error message.

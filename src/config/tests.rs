@@ -155,6 +155,18 @@ fn broken_syntax_and_missing_files_name_their_place() {
 }
 
 #[test]
+fn a_text_that_would_be_cut_off_at_a_nul_is_refused() {
+    for line in [
+        "[pool]\nreset_query = \"a\\u0000b\"",
+        "[auth]\nauth_user = \"\\u0000\"",
+        "[recovery]\nrecovery_password = \"\\u0000\"",
+    ] {
+        let told = errors(&format!("[[node]]\nhost = 'a'\n{line}\n"));
+        assert!(told.iter().any(|error| error.contains("expected a text, found one with a NUL character")), "{told:?}");
+    }
+}
+
+#[test]
 fn values_are_read_with_their_units() {
     let text = "[listen]\nunix_socket_permissions = '0700'\nunix_socket_directories = []\n[[node]]\nhost = '/tmp'\n\
                 flag = 'DISALLOW_TO_FAILOVER|ALWAYS_PRIMARY'\nsslmode = 'verify-full'\n[pool]\nquery_wait_timeout = 7\n\

@@ -7,6 +7,8 @@ mod attacks;
 mod auth;
 mod auth_certificates;
 mod auth_ldap;
+#[cfg(feature = "pam")]
+mod auth_pam;
 mod auth_query;
 mod auth_rules;
 mod crash;

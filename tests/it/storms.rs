@@ -1,5 +1,8 @@
 //! Logins in masses: whoever is in already goes on as before, and the servers are not overrun.
 
+use crate::support::pgmend::binary_for_postgres;
+use crate::support::process::wait_until;
+use crate::support::scratch::write_as_postgres;
 use crate::support::{Cluster, Config, Pgmend, Raw};
 use pgmend::wire::frontend;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -114,4 +117,33 @@ fn logins_to_servers_do_not_hold_the_other_clients_of_a_worker() {
     calm("passwords for servers", &quiet, &stormy, turns, hash);
     let open = cluster.sql(0, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'");
     assert!(open.parse::<u32>().is_ok_and(|n| n <= 51), "{open} server connections, 50 are allowed");
+}
+
+#[test]
+fn clients_without_number_leave_descriptors_for_those_who_serve() {
+    let cluster = Cluster::single();
+    // As where the system allows no more.
+    let real = binary_for_postgres(cluster.folder());
+    let kept = real.with_extension("real");
+    std::fs::rename(&real, &kept).expect("it is there");
+    let script = format!("#!/bin/sh\nulimit -n 256\nexec {} \"$@\"\n", kept.display());
+    write_as_postgres(&real, &script, "755");
+    let pgmend = Config::of(&cluster).start();
+    assert!(pgmend.log().contains("open files are enough for 128 clients only"), "{}", pgmend.log());
+    let mut early = Raw::connect(pgmend.config.port);
+    early.start(0, &[("user", "postgres"), ("database", "postgres")]);
+    assert_eq!(early.until_ready().last().map(|m| m.tag), Some(b'Z'));
+    let crowd: Vec<Raw> = (0..300).map(|_| Raw::connect(pgmend.config.port)).collect();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", pgmend.pid())).map_or(0, Iterator::count);
+    wait_until("the crowd is in", Duration::from_secs(20), || open() > 128);
+    // A server connection is opened for it, and operators are answered.
+    early.send(b"Q\0\0\0\x0dSELECT 1\0");
+    assert_eq!(early.until_ready().last().map(|m| m.tag), Some(b'Z'));
+    pgmend.cli(&["reconnect"]).must();
+    early.send(b"Q\0\0\0\x0dSELECT 1\0");
+    assert_eq!(early.until_ready().last().map(|m| m.tag), Some(b'Z'));
+    pgmend.cli(&["status"]).must();
+    assert!(!pgmend.log().contains("Too many open files"), "{}", pgmend.log());
+    drop(crowd);
+    wait_until("there is room again", Duration::from_secs(20), || pgmend.sql("SELECT 1").ok);
 }

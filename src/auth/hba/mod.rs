@@ -10,6 +10,7 @@ pub(super) mod words;
 use super::AuthError;
 use super::ident::{IdentMap, IdentMaps};
 use super::ldap::LdapSettings;
+use super::pam::PamSettings;
 use super::pattern::Pattern;
 use ipnet::IpNet;
 pub(super) use read::{Files, Surroundings, each_line};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 /// Rules of one file and those that it includes; real files have dozens.
 const MAX_RULES: usize = 10_000;
-const METHODS: &str = "trust, reject, password, md5, scram-sha-256, cert, peer, ldap";
+const METHODS: &str = "trust, reject, password, md5, scram-sha-256, cert, peer, ldap, pam";
 
 /// How a client proves who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub enum Method {
     Peer,
     /// Password in clear text, which an LDAP server judges.
     Ldap,
+    /// Password in clear text, which PAM judges.
+    Pam,
 }
 
 impl Method {
@@ -53,7 +56,13 @@ impl Method {
             "cert" => Ok(Method::Cert),
             "peer" => Ok(Method::Peer),
             "ldap" => Ok(Method::Ldap),
-            "gss" | "sspi" | "ident" | "pam" | "bsd" | "radius" | "oauth" => {
+            "pam" if cfg!(feature = "pam") => Ok(Method::Pam),
+            "pam" => {
+                Err("authentication method \"pam\" is not in this build of pgmend, which was made without the feature \
+                          `pam`: cargo build --release --features pam"
+                    .into())
+            }
+            "gss" | "sspi" | "ident" | "bsd" | "radius" | "oauth" => {
                 Err(format!("authentication method \"{name}\" is not supported by pgmend; supported are {METHODS}"))
             }
             other => Err(format!("unknown authentication method \"{other}\"; valid are {METHODS}")),
@@ -96,13 +105,16 @@ pub struct Demand {
     pub map: Option<Arc<IdentMap>>,
     /// For the method `ldap`.
     pub ldap: Option<Arc<LdapSettings>>,
+    /// For the method `pam`.
+    pub pam: PamSettings,
 }
 
 impl Demand {
     /// A method without options.
     pub fn of(method: Method) -> Demand {
         let client_cert = if method == Method::Cert { ClientCert::VerifyFull } else { ClientCert::Any };
-        Demand { method, client_cert, subject: Subject::CommonName, map: None, ldap: None }
+        let (subject, pam) = (Subject::CommonName, PamSettings::default());
+        Demand { method, client_cert, subject, map: None, ldap: None, pam }
     }
 
     /// Whether somebody whom the outside world calls `name` may be `user`, who is a member of `roles`.

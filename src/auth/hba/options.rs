@@ -28,6 +28,8 @@ pub(super) fn read(demand: &mut Demand, fields: &[Field], maps: &IdentMaps) -> R
             }
             _ if name.starts_with("ldap") && demand.method == Method::Ldap => ldap.set(name, value)?,
             _ if name.starts_with("ldap") => return Err(format!("option \"{name}\" goes with ldap only")),
+            _ if name.starts_with("pam") && demand.method == Method::Pam => demand.pam.set(name, value)?,
+            _ if name.starts_with("pam") => return Err(format!("option \"{name}\" goes with pam only")),
             _ => return Err(format!("option \"{name}\" is not supported")),
         }
     }

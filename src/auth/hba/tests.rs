@@ -41,7 +41,6 @@ fn the_first_rule_that_fits_decides() {
 fn errors_name_file_line_and_remedy() {
     for (line, why) in [
         ("local all all kerberos", "unknown authentication method \"kerberos\"; valid are trust, reject"),
-        ("local all all pam", "\"pam\" is not supported by pgmend"),
         ("host all all all gss", "\"gss\" is not supported by pgmend"),
         ("host all all all ident", "over TCP"),
         ("host all all all cert", "hostssl lines only"),
@@ -53,7 +52,7 @@ fn errors_name_file_line_and_remedy() {
         ("hostssl all all all cert clientname=X", "clientname=CN"),
         ("local all all md5 ldapserver=x", "goes with ldap only"),
         ("local all all ldap", "ldap needs ldapserver"),
-        ("local all all md5 pamservice=x", "option \"pamservice\" is not supported"),
+        ("local all all md5 pamservice=x", "option \"pamservice\" goes with pam only"),
         ("local all all md5 odd", "name=value"),
         ("hostgssenc all all all trust", "valid are local, host, hostssl, hostnossl"),
         ("host all all 10.0.0.1 trust", "not a mask"),
@@ -70,6 +69,32 @@ fn errors_name_file_line_and_remedy() {
     ] {
         let error = HbaRules::parse(&format!("# first\n{line}\n"), "hba.conf").unwrap_err().to_string();
         assert!(error.starts_with("hba.conf:2: ") && error.contains(why), "{line}: {error}");
+    }
+}
+
+#[test]
+fn pam_where_it_is_built_in_and_a_plain_word_where_not() {
+    let read = |options: &str| {
+        let rules = HbaRules::parse(&format!("local all all pam {options}"), "hba.conf");
+        let ask = Ask { tls: false, peer: None, user: "a", database: "b", roles: &[], replication: false };
+        rules.map(|rules| rules.decide(&ask).clone()).map_err(|error| error.to_string())
+    };
+    if !cfg!(feature = "pam") {
+        assert!(read("").unwrap_err().contains("--features pam"));
+        return;
+    }
+    let demand = read("pamservice=sso pam_use_hostname=1").unwrap();
+    let pam = PamSettings { service: Some("sso".into()), use_hostname: true };
+    assert_eq!((demand.method, demand.pam), (Method::Pam, pam));
+    assert_eq!(read("").unwrap().pam, PamSettings::default());
+    for (options, why) in [
+        ("pamservice=../x", "expected the name of a PAM service"),
+        ("pam_use_hostname=yes", "expected pam_use_hostname=0 or"),
+        ("pam_x=1", "\"pam_x\" is not supported"),
+        ("ldapserver=x", "goes with ldap only"),
+    ] {
+        let error = read(options).unwrap_err();
+        assert!(error.contains(why), "{options}: {error}");
     }
 }
 

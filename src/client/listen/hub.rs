@@ -6,7 +6,7 @@
 use super::Inbox;
 use crate::base::{NodeId, identifier};
 use crate::client::Worker;
-use crate::client::worker::Way;
+use crate::client::way::Way;
 use crate::cluster::{Listener, Warming};
 use crate::server::{self, Login, RouteId, ServerConn};
 use crate::wire::{backend, frame, frontend};

@@ -6,7 +6,7 @@ use super::session::Session;
 use crate::base::NodeId;
 use crate::client::control::Doing;
 use crate::client::fault::Fault;
-use crate::client::worker::Way;
+use crate::client::way::Way;
 use crate::net::Stream;
 use std::future::poll_fn;
 use std::task::{Context, Poll};

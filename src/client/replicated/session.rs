@@ -225,7 +225,6 @@ impl Session {
             login,
             slot: CancelSlot::unlisted(),
             control: self.control.clone(),
-            id: self.id,
         };
         let wanted = self.legs.first().map_or(&self.initial, |leg| leg.core.wanted()).clone();
         let mut leg = Leg::new(node, borrower, self.rules.clone(), wanted, &self.plane.statements);

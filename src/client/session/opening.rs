@@ -13,7 +13,8 @@ use crate::client::relay::Lent;
 use crate::client::replicated::{self, Newcomer};
 use crate::client::replication;
 use crate::client::startup::{self, Arrival, NewSession};
-use crate::client::worker::{Places, Way, Worker};
+use crate::client::way::Way;
+use crate::client::worker::{Entry, Worker};
 use crate::cluster::Newcomers;
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode, Pooled};
@@ -55,10 +56,10 @@ pub(super) async fn open(
     worker: Rc<Worker>,
     stream: Stream,
     control: Rc<Control>,
-    places: Places,
+    entry: Entry,
 ) -> Option<Box<Served>> {
     let NewSession { mut stream, user, database, parameters, minor, secret, .. } =
-        arrive(&worker, stream, &control, places.beyond()).await?;
+        arrive(&worker, stream, &control, entry.beyond).await?;
     let rules = worker.plane.settings.load().pool.rules(&user, &database);
     control.limits.set(Limits::of(&rules));
     let outcome = match worker.plane.tally.admit(&user, &database, &rules) {
@@ -73,7 +74,7 @@ pub(super) async fn open(
         }
     };
     match outcome {
-        Ok((kind, counted)) => Some(Box::new(Served { stream, kind, _counted: counted, _places: places })),
+        Ok((kind, counted)) => Some(Box::new(Served { stream, kind, _counted: counted, _places: entry.places })),
         Err(fault) => {
             farewell(&mut stream, &fault).await;
             None
@@ -134,7 +135,7 @@ async fn begin(
     let login = pool.share_login(login);
     let id = plane.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     control.drain.session.set(id);
-    let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control, id };
+    let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control };
     let (greeting, held) = match mode {
         PoolMode::Session if borrower.is_served_at_once() => {
             let pooled = borrower.lease_for(stream, &wanted).await?;

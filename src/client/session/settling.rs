@@ -61,7 +61,7 @@ impl Session {
         }
         self.core.set_bound(!reasons.is_empty(), &worker.plane.statements);
         pooled.conn.unsure = true;
-        pooled.conn.last_user = self.borrower.id;
+        pooled.conn.last_user = self.borrower.id();
         if reasons.is_empty() {
             self.pin = None;
             self.borrower.give_back(pooled, self.core.is_clean(), false);

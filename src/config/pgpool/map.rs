@@ -267,6 +267,7 @@ fn auth(values: &Values, files: &Files, notes: &mut Vec<(String, String)>) -> cr
         ident_file: None,
         query: None,
         ldap_ca_file: None,
+        pam_service: crate::auth::pam::PamSettings::PGPOOL.to_owned(),
     };
     if !values.boolean("enable_pool_hba") {
         let why = "off: the server alone decides, as it trusts pgmend's address; where it asks for a password, set \
