@@ -192,12 +192,7 @@ impl Stream {
     ///
     /// [`Stream::poll_readable`] is the same without the reading.
     #[inline]
-    pub fn poll_recv(
-        &mut self,
-        cx: &mut Context<'_>,
-        room: &mut [u8],
-        armed: &mut bool,
-    ) -> Poll<io::Result<usize>> {
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>, room: &mut [u8], armed: &mut bool) -> Poll<io::Result<usize>> {
         let length = room.len();
         loop {
             let mut received = None;

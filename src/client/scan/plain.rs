@@ -1,37 +1,27 @@
 //! The commonest statements told at a glance: one SELECT without calls, strings or quoted names.
 
 use super::lexer::{is_blank, is_word};
+use memchr::{memchr, memchr_iter, memchr2_iter};
 
-/// What a byte may mean in a plain statement.
-#[derive(Clone, Copy, PartialEq)]
-enum Byte {
-    /// Nothing that matters, wherever it stands.
-    Plain,
-    /// `i` or `p`: INTO and `pg_temp` begin with it.
-    Letter,
-    /// A comment begins with two of them.
-    Dash,
-    /// A parameter, or a quotation.
-    Dollar,
-    /// The end of the statement.
-    Semicolon,
-    /// It takes a closer look.
-    Other,
-}
+/// Nothing that matters, wherever it stands.
+const PLAIN: u8 = 0;
+/// A comment begins with two of them.
+const DASH: u8 = 1;
+/// A parameter, or a quotation.
+const DOLLAR: u8 = 2;
+/// It takes a closer look.
+const OTHER: u8 = 4;
 
-const BYTES: [Byte; 256] = {
-    let mut bytes = [Byte::Other; 256];
+const BYTES: [u8; 256] = {
+    let mut bytes = [OTHER; 256];
     let mut at = 0;
     while at < 256 {
-        let b = at as u8;
-        bytes[at] = match b {
-            b'i' | b'I' | b'p' | b'P' => Byte::Letter,
-            b'-' => Byte::Dash,
-            b'$' => Byte::Dollar,
-            b';' => Byte::Semicolon,
-            b' ' | b'\t' | b'\n' | b'\r' | b'_' | b'.' | b',' | b'=' | b'<' | b'>' | b'*' | b'+' => Byte::Plain,
-            b if b.is_ascii_alphanumeric() => Byte::Plain,
-            _ => Byte::Other,
+        bytes[at] = match at as u8 {
+            b'-' => DASH,
+            b'$' => DOLLAR,
+            b' ' | b'\t' | b'\n' | b'\r' | b'_' | b'.' | b',' | b';' | b'=' | b'<' | b'>' | b'*' | b'+' => PLAIN,
+            b if b.is_ascii_alphanumeric() => PLAIN,
+            _ => OTHER,
         };
         at += 1;
     }
@@ -40,31 +30,18 @@ const BYTES: [Byte; 256] = {
 
 /// True for a text that is one SELECT which leaves nothing, as far as that can be told from its bytes. False says nothing.
 pub(super) fn is_plain_select(sql: &[u8]) -> bool {
-    let begins = sql.get(..6).is_some_and(|word| word.eq_ignore_ascii_case(b"select"));
-    if !begins || sql.get(6).is_none_or(|b| is_word(*b)) {
+    if !begins_with(sql, b"select") || sql.get(6).is_none_or(|b| is_word(*b)) {
         return false;
     }
-    let mut rest = sql;
-    // Most bytes are plain: they are passed in a loop of a few instructions.
-    while let Some(at) = rest.iter().position(|b| byte(*b) != Byte::Plain) {
-        let Some((first, after)) = rest.get(at..).and_then(|special| special.split_first()) else { return false };
-        match byte(*first) {
-            Byte::Plain => {}
-            Byte::Letter if begins_with(after, b"nto") || begins_with(after, b"g_temp") => return false,
-            Byte::Letter => {}
-            Byte::Dash if after.first() != Some(&b'-') => {}
-            Byte::Dollar if after.first().is_some_and(u8::is_ascii_digit) => {}
-            Byte::Semicolon => return after.iter().all(|b| is_blank(*b)),
-            Byte::Dash | Byte::Dollar | Byte::Other => return false,
-        }
-        rest = after;
-    }
-    true
-}
-
-#[inline]
-fn byte(b: u8) -> Byte {
-    BYTES.get(usize::from(b)).copied().unwrap_or(Byte::Other)
+    // What kinds of bytes there are, without a branch for each.
+    let kinds = sql.iter().fold(PLAIN, |kinds, b| kinds | BYTES.get(usize::from(*b)).copied().unwrap_or(OTHER));
+    let rest = |at: usize| sql.get(at..).unwrap_or_default();
+    kinds & OTHER == 0
+        && (kinds & DASH == 0 || sql.windows(2).all(|two| two != b"--"))
+        && (kinds & DOLLAR == 0 || memchr_iter(b'$', sql).all(|at| sql.get(at + 1).is_some_and(u8::is_ascii_digit)))
+        && memchr(b';', sql).is_none_or(|at| rest(at + 1).iter().all(|b| is_blank(*b)))
+        && memchr2_iter(b'i', b'I', sql).all(|at| !begins_with(rest(at), b"into"))
+        && memchr2_iter(b'p', b'P', sql).all(|at| !begins_with(rest(at), b"pg_temp"))
 }
 
 #[inline]
