@@ -20,6 +20,7 @@ pub fn read(section: Section<'_>) -> Settings {
         wait_timeout: section.duration("wait_timeout", "10min"),
         run_timeout: section.duration("run_timeout", "1h"),
         automatic_failover: section.boolean("automatic_failover", false),
+        failover_confirm: section.duration("failover_confirm", "2s"),
         exits: exits(&section),
         prewarm: section.boolean("prewarm", true),
     };

@@ -27,14 +27,16 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two looks at the cluster.
 const LOOK: Duration = Duration::from_secs(1);
+/// After a change of the view that says something new it is looked at without waiting for that, but not more often.
+const LOOK_AT_ONCE: Duration = Duration::from_millis(50);
+/// Between two questions whether a lost primary answers.
+const ASK: Duration = Duration::from_millis(250);
 /// The setting of a healthy primary is read so often.
 const LEARN: Duration = Duration::from_secs(5);
 /// While a node comes back it is read at each look, for so long.
 const COMES_BACK: Duration = Duration::from_secs(15);
 /// After a failover that could not be done, until the next try.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
-/// A primary that answers within this is not lost.
-const CONFIRM: Duration = Duration::from_secs(2);
 /// A lost primary's machine is looked for so long.
 const FENCE_LOOK: Duration = Duration::from_secs(5);
 /// A server that does not obey has this long before it is killed.
@@ -51,18 +53,18 @@ struct Learning {
 }
 
 impl Learning {
-    fn is_due(&self) -> bool {
+    /// `coming`: those who come back now.
+    fn is_due(&mut self, coming: BTreeSet<u16>) -> bool {
+        if coming != self.coming {
+            (self.coming, self.since) = (coming, Some(Instant::now()));
+        }
         // One that streams and is never synchronous is not looked at each second for ever.
         let soon = !self.coming.is_empty() && self.since.is_some_and(|since| since.elapsed() < COMES_BACK);
-        soon || self.last.is_none_or(|at| at.elapsed() >= LEARN)
+        self.last.is_none_or(|at| at.elapsed() >= if soon { LOOK } else { LEARN })
     }
 
-    fn learnt(&mut self, coming: BTreeSet<u16>) {
-        let now = Instant::now();
-        if coming != self.coming {
-            self.since = Some(now);
-        }
-        (self.last, self.coming) = (Some(now), coming);
+    fn looked(&mut self) {
+        self.last = Some(Instant::now());
     }
 }
 
@@ -100,8 +102,13 @@ impl Maintenance {
     pub async fn guard(self, token: CancellationToken) {
         let mut learning = Learning::default();
         let mut not_before: Option<Instant> = None;
+        let mut changes = self.0.board.watch();
         loop {
-            if token.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
+            let next = async {
+                tokio::time::sleep(LOOK_AT_ONCE).await;
+                drop(tokio::time::timeout(LOOK - LOOK_AT_ONCE, changes.changed()).await);
+            };
+            if token.run_until_cancelled(next).await.is_none() {
                 return;
             }
             let upkeep = self.0.store.upkeep();
@@ -112,13 +119,12 @@ impl Maintenance {
                 continue;
             }
             match lost_primary(&view) {
-                None if view.primary.is_some() && learning.is_due() => match self.0.keep_names().await {
-                    Ok(()) => learning.learnt(self.0.coming_back()),
-                    Err(why) => {
-                        learning.learnt(BTreeSet::new());
+                None if view.primary.is_some() && learning.is_due(self.0.coming_back()) => {
+                    learning.looked();
+                    if let Err(why) = self.0.keep_names().await {
                         tracing::debug!(event = "failover.names_not_kept", why);
                     }
-                },
+                }
                 Some((epoch, lost)) if not_before.is_none_or(|at| Instant::now() >= at) => {
                     if let Err(why) = self.fail_over(&epoch, &lost).await {
                         tracing::error!(event = "failover.impossible", node = lost.id.0, "nobody is promoted: {why}");
@@ -207,15 +213,15 @@ fn lost_primary(view: &View) -> Option<(Epoch, Arc<NodeSpec>)> {
 
 impl Inner {
     async fn answers(&self, node: &NodeSpec) -> bool {
-        let began = Instant::now();
+        let (began, confirm) = (Instant::now(), (self.settings)().failover_confirm);
         loop {
             if self.connect(node).await.is_ok() {
                 return true;
             }
-            if began.elapsed() > CONFIRM {
+            if began.elapsed() >= confirm {
                 return false;
             }
-            tokio::time::sleep(LOOK / 4).await;
+            tokio::time::sleep(ASK.min(confirm)).await;
         }
     }
 
@@ -422,15 +428,15 @@ mod tests {
     #[test]
     fn who_comes_back_is_looked_at_soon() {
         let mut learning = Learning::default();
-        assert!(learning.is_due(), "nothing is known");
-        learning.learnt(BTreeSet::new());
-        assert!(!learning.is_due());
-        learning.learnt(BTreeSet::from([1]));
-        assert!(learning.is_due());
+        let (nobody, one) = (BTreeSet::new, || BTreeSet::from([1]));
+        assert!(learning.is_due(nobody()), "nothing is known");
+        learning.looked();
+        assert!(!learning.is_due(nobody()) && !learning.is_due(one()), "it has just been looked at");
+        learning.last = Instant::now().checked_sub(LOOK);
+        assert!(learning.is_due(one()) && !learning.is_due(nobody()) && learning.is_due(one()));
         learning.since = Instant::now().checked_sub(COMES_BACK);
-        assert!(!learning.is_due(), "it never comes");
-        learning.learnt(BTreeSet::from([1, 2]));
-        assert!(learning.is_due(), "another one");
+        assert!(!learning.is_due(one()), "it never comes");
+        assert!(learning.is_due(BTreeSet::from([1, 2])), "another one");
     }
 
     #[test]

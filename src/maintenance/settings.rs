@@ -30,6 +30,8 @@ pub struct Settings {
     pub run_timeout: Duration,
     /// `automatic_failover`: a lost primary is replaced, a lost standby is no longer waited for.
     pub automatic_failover: bool,
+    /// `failover_confirm`: a primary that is down by its health checks must not answer for so long again before it counts as lost.
+    pub failover_confirm: Duration,
     /// The operator's own commands.
     pub exits: Exits,
     /// `prewarm`: connections to the coming primary are opened beforehand.
@@ -50,6 +52,7 @@ impl Default for Settings {
             wait_timeout: Duration::from_secs(600),
             run_timeout: Duration::from_secs(3600),
             automatic_failover: false,
+            failover_confirm: Duration::from_secs(2),
             exits: Exits {
                 timeout: Duration::from_secs(20),
                 backup_timeout: Duration::from_secs(24 * 3600),

@@ -2,6 +2,7 @@
 //! says what it found, the node is not in routing, and the next recovery succeeds. Several records share a cluster.
 
 use crate::recovery::{assert_whole, first_stage_script, remote_start_script};
+use crate::support::postgres_programs::without_sync;
 use crate::support::process::run_for;
 use crate::support::{Cluster, Config, Pgmend, Ran, as_postgres, bin};
 use std::time::Duration;
@@ -42,6 +43,7 @@ fn dies_after(records: &[&str], prepare: impl FnOnce(&Cluster, &mut Config)) {
     let cluster = Cluster::pair();
     cluster.pgbench_tables("postgres", 1);
     let mut config = Config::of(&cluster);
+    without_sync(&cluster, &mut config);
     prepare(&cluster, &mut config);
     for record in records {
         cluster.kill9(1);

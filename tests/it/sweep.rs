@@ -2,6 +2,7 @@
 //! what it found, and finishes it or takes it back: one node writes, nothing acknowledged is lost, and the next order works.
 
 use crate::failover::automatic;
+use crate::support::postgres_programs::without_sync;
 use crate::support::process::{is_alive, wait_until};
 use crate::support::{Cluster, Config, Ledger, Pgmend};
 use crate::switchover::quick;
@@ -11,6 +12,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const DIES_AFTER: &str = "PGMEND_CRASH_AFTER_RECORD";
+/// Transactions that show that clients work: five of each.
+const ENOUGH: u64 = 20;
 /// More records than any of these jobs has.
 const MANY: usize = 60;
 
@@ -35,9 +38,13 @@ impl Bench {
             cluster.sql(id, "postgres", "ALTER SYSTEM SET synchronous_standby_names = 'pgmend_1'");
             cluster.sql(id, "postgres", "SELECT pg_reload_conf()");
         }
-        let config = more(&cluster);
+        let mut config = more(&cluster);
+        // What dies is noticed soon: there are many rounds, and nobody looks at how long that takes.
+        config.set("health", "health_check_period = \"300ms\"").set("health", "health_check_retry_delay = \"100ms\"");
+        config.set("maintenance", "failover_confirm = \"300ms\"");
+        without_sync(&cluster, &mut config);
         let pgmend = config.start();
-        let load = Ledger::start(&cluster, 0, &pgmend.door(), 4);
+        let load = Ledger::start_calm(&cluster, 0, &pgmend.door(), 4);
         assert!(pgmend.stop("-INT"));
         Bench { cluster, config, load }
     }
@@ -60,7 +67,7 @@ impl Bench {
         };
         let mut doomed = self.config.clone();
         let doomed = doomed.env(DIES_AFTER, &format!("{kind}#{number}")).start();
-        self.load.goes_on();
+        self.load.does(ENOUGH);
         let over = || {
             let names = of_it();
             names.len() < number && names.last().is_some_and(|name| name == "Done" || name == "Aborted")
@@ -92,7 +99,7 @@ impl Bench {
     /// Nothing runs any more, both nodes are in their places, and nothing of the work is left. Returns the node that writes.
     #[track_caller]
     fn whole(&self, pgmend: &Pgmend, what: &str) -> usize {
-        self.load.goes_on();
+        self.load.does(ENOUGH);
         let writer = settled(&self.cluster, pgmend, what);
         let other = 1 - writer;
         let names = || self.cluster.sql(writer, "postgres", "SHOW synchronous_standby_names");
@@ -248,7 +255,7 @@ fn rolling_update(bench: &Bench, kind: &str, number: usize) -> Option<String> {
     let _ = std::fs::remove_file(&patched);
     let Died { record, pgmend } = bench.dies(kind, number, order(&args), |_| ())?;
     wait_until("what was begun is settled", Duration::from_secs(60), || !pgmend.cli(&["jobs"]).out.contains("running"));
-    bench.load.goes_on();
+    bench.load.does(ENOUGH);
     let is_left = !upkeep(&bench.config)["rolling"].is_null();
     if is_left {
         pgmend.cli(&[&args[..], &["--resume"]].concat()).must();
@@ -301,11 +308,12 @@ fn failovers(comes_back: bool) {
         };
         let meanwhile = |bench: &Bench| {
             if comes_back {
-                bench.cluster.start(writer);
+                // Children of the dead one keep its shared memory for a moment.
+                wait_until("it starts again", Duration::from_secs(20), || bench.cluster.try_start(writer).ok);
             }
         };
         let Some(Died { record, pgmend }) = bench.dies("failover", number, lose, meanwhile) else { break };
-        bench.load.goes_on();
+        bench.load.does(ENOUGH);
         let ask = "SELECT pg_is_in_recovery()";
         let other = 1 - writer;
         let has_moved = bench.cluster.try_sql(other, "postgres", ask) == "f";

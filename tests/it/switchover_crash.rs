@@ -19,8 +19,7 @@ pub fn settled(cluster: &Cluster, pgmend: &Pgmend, what: &str) -> usize {
         let streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
         writer.is_some_and(|w| cluster.try_sql(w, "postgres", streams) == "1")
             && other.is_some()
-            && pgmend.node_status(0) == "up"
-            && pgmend.node_status(1) == "up"
+            && pgmend.node_statuses().iter().all(|status| status == "up")
             && !pgmend.cli(&["jobs"]).out.contains("running")
     });
     writer.expect("one writes")

@@ -1,5 +1,6 @@
 //! Real PostgreSQL servers: a primary and its standbys, in a story's folder.
 
+use super::direct;
 use super::process::{Ran, as_postgres, bin, is_alive, run, signal, wait_until};
 use super::scratch::{Scratch, free_port, write_as_postgres};
 use std::path::{Path, PathBuf};
@@ -44,10 +45,7 @@ impl Cluster {
     fn build(standbys: usize, hba: &str) -> Self {
         let scratch = Scratch::new();
         let data = scratch.path().join("node0");
-        run(as_postgres(bin("initdb"))
-            .args(["-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "-D"])
-            .arg(&data))
-        .must();
+        super::template::data_directory(&data);
         let port = free_port();
         let folder = scratch.path().display();
         append(
@@ -114,14 +112,16 @@ impl Cluster {
         self.scratch.path()
     }
 
+    #[track_caller]
     pub fn start(&self, id: usize) {
+        self.try_start(id).must();
+    }
+
+    pub fn try_start(&self, id: usize) -> Ran {
         let log = self.folder().join(format!("node{id}.log"));
-        run(as_postgres(bin("pg_ctl"))
-            .args(["start", "-w", "-t", "60", "-D"])
-            .arg(&self.nodes[id].data)
-            .arg("-l")
-            .arg(log))
-        .must();
+        let mut start = as_postgres(bin("pg_ctl"));
+        start.args(["start", "-w", "-t", "60", "-D"]).arg(&self.nodes[id].data).arg("-l").arg(log);
+        run(&mut start)
     }
 
     pub fn stop(&self, id: usize) {
@@ -159,17 +159,15 @@ impl Cluster {
     /// A statement straight to a node, over its Unix socket; the rows as psql prints them unaligned.
     #[track_caller]
     pub fn sql(&self, id: usize, database: &str, statement: &str) -> String {
-        psql(&self.folder().display().to_string(), self.nodes[id].port, "postgres", database, statement)
-            .must()
-            .out
-            .trim()
-            .into()
+        match direct::ask(self.folder(), self.nodes[id].port, database, statement) {
+            Ok(rows) => rows,
+            Err(why) => panic!("node {id}: {why}\n-- {statement}"),
+        }
     }
 
     /// As `sql`, empty when the server does not answer.
     pub fn try_sql(&self, id: usize, database: &str, statement: &str) -> String {
-        let ran = psql(&self.folder().display().to_string(), self.nodes[id].port, "postgres", database, statement);
-        if ran.ok { ran.out.trim().into() } else { String::new() }
+        direct::ask(self.folder(), self.nodes[id].port, database, statement).unwrap_or_default()
     }
 
     pub fn wait_streaming(&self, id: usize) {

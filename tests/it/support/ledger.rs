@@ -43,6 +43,9 @@ pub struct Closed {
     sent_entries: BTreeSet<Entry>,
 }
 
+/// A little rest between transactions, as applications have; else two cores measure their own crowd.
+const REST: Duration = Duration::from_millis(5);
+
 pub const TABLE: &str = "CREATE TABLE ledger (client int, seq bigint, salt int)";
 
 impl Ledger {
@@ -52,8 +55,18 @@ impl Ledger {
         Ledger::go_on(door, clients, 0)
     }
 
+    /// The same with clients that rest longer, for stories that wait for many other things and not for them.
+    pub fn start_calm(cluster: &Cluster, primary: usize, door: &Door, clients: u32) -> Ledger {
+        cluster.sql(primary, "postgres", TABLE);
+        Ledger::begin(door, clients, 0, REST * 6)
+    }
+
     /// The same on a table that is there; numbers begin at `from`.
     pub fn go_on(door: &Door, clients: u32, from: u64) -> Ledger {
+        Ledger::begin(door, clients, from, REST)
+    }
+
+    fn begin(door: &Door, clients: u32, from: u64, rest: Duration) -> Ledger {
         let (stop, done, longest_us) =
             (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let books = Arc::<Mutex<BTreeMap<u32, Book>>>::default();
@@ -66,7 +79,7 @@ impl Ledger {
                     let (halt, count, most, door, to) =
                         (halt.clone(), count.clone(), most.clone(), door.clone(), to.clone());
                     tokio::spawn(async move {
-                        let book = client(id, from, &door, &halt, &count, &most).await;
+                        let book = client((id, from), rest, &door, &halt, &count, &most).await;
                         to.lock().expect("no panic").insert(id, book);
                     })
                 });
@@ -76,16 +89,22 @@ impl Ledger {
             });
         });
         let ledger = Ledger { stop, done, longest_us, books, thread: Some(thread) };
-        ledger.goes_on();
+        ledger.does(20);
         ledger
     }
 
     /// Waits until a hundred more transactions were acknowledged.
     #[track_caller]
     pub fn goes_on(&self) {
+        self.does(100);
+    }
+
+    /// Waits until so many more transactions were acknowledged.
+    #[track_caller]
+    pub fn does(&self, more: u64) {
         let before = self.done.load(Ordering::Relaxed);
         wait_until("the ledger's clients go on", Duration::from_secs(40), || {
-            self.done.load(Ordering::Relaxed) >= before + 100
+            self.done.load(Ordering::Relaxed) >= before + more
         });
     }
 
@@ -149,7 +168,14 @@ impl Closed {
     }
 }
 
-async fn client(id: u32, from: u64, door: &Door, halt: &AtomicBool, done: &AtomicU64, most: &AtomicU64) -> Book {
+async fn client(
+    (id, from): (u32, u64),
+    rest: Duration,
+    door: &Door,
+    halt: &AtomicBool,
+    done: &AtomicU64,
+    most: &AtomicU64,
+) -> Book {
     let mut book = Book::default();
     let (text, mut seq) =
         (format!("host={} port={} user={} dbname={}", door.host, door.port, door.user, door.database), from);
@@ -181,8 +207,7 @@ async fn client(id: u32, from: u64, door: &Door, halt: &AtomicBool, done: &Atomi
                     break;
                 }
             }
-            // A little rest, as applications have; else two cores measure their own crowd.
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(rest).await;
         }
     }
     book

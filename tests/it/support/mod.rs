@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 pub mod cluster;
+pub mod direct;
 pub mod ledger;
 pub mod load;
 pub mod oracle;
@@ -17,6 +18,7 @@ pub mod process;
 pub mod raw;
 pub mod scratch;
 pub mod sshd;
+pub mod template;
 
 pub use cluster::Cluster;
 pub use ledger::Ledger;

@@ -284,6 +284,13 @@ impl Pgmend {
         status["nodes"][id]["status"].as_str().unwrap_or_default().to_ascii_lowercase()
     }
 
+    /// The same of all nodes.
+    pub fn node_statuses(&self) -> Vec<String> {
+        let status = self.status().unwrap_or_default();
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        nodes.iter().map(|n| n["status"].as_str().unwrap_or_default().to_ascii_lowercase()).collect()
+    }
+
     #[track_caller]
     pub fn wait_node(&self, id: usize, status: &str) {
         wait_until(&format!("node {id} is {status}"), Duration::from_secs(40), || self.node_status(id) == status);

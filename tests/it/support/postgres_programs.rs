@@ -6,6 +6,21 @@ use super::process::{as_postgres, bin, is_alive, run};
 use super::scratch::write_as_postgres;
 use std::path::{Path, PathBuf};
 
+/// Copies and rewinds leave it to the system when data reach the disk: it takes them seconds, and no story loses power. For
+/// stories that recover again and again.
+pub fn without_sync(cluster: &Cluster, config: &mut Config) {
+    let programs = cluster.folder().join("without-sync");
+    run(as_postgres("mkdir").arg(&programs)).must();
+    for name in ["pg_ctl", "pg_controldata", "pg_waldump"] {
+        run(as_postgres("ln").arg("-s").arg(bin(name)).arg(programs.join(name))).must();
+    }
+    for name in ["pg_basebackup", "pg_rewind"] {
+        let text = format!("#!/bin/sh\nexec {} --no-sync \"$@\"\n", bin(name).display());
+        write_as_postgres(&programs.join(name), &text, "755");
+    }
+    config.set("recovery", &format!("bin_directory = \"{}\"", programs.display()));
+}
+
 /// Switches pg_basebackup and node 1's commands by files in the cluster's folder.
 pub struct Switches {
     folder: PathBuf,
@@ -23,7 +38,7 @@ impl Switches {
         }
         let copy = format!(
             "#!/bin/bash\n[ -e {at}/copy-fails ] && {{ echo the copy is broken >&2; exit 1; }}\n\
-             [ -e {at}/copy-is-slow ] && slow=--max-rate=1M\nexec {} $slow \"$@\"\n",
+             [ -e {at}/copy-is-slow ] && slow=--max-rate=1M\nexec {} --no-sync $slow \"$@\"\n",
             bin("pg_basebackup").display()
         );
         write_as_postgres(&programs.join("pg_basebackup"), &copy, "755");
