@@ -37,6 +37,7 @@ mod remote;
 mod remote_failures;
 mod replicated;
 mod replicated_equality;
+mod replicated_lost;
 mod replicated_recovery;
 mod replication;
 mod routing_catalog;
