@@ -33,8 +33,9 @@ pub(super) struct Insert {
 pub(super) struct Places {
     /// Before the bracket that closes the list of columns, or where that list would stand.
     list: usize,
-    /// Behind the last value of each row, or of each SELECT of the query. Empty for DEFAULT VALUES.
-    rows: Vec<usize>,
+    /// Behind the last value of each row, or of each SELECT of the query; of a TABLE, that word, which gives way to a SELECT.
+    /// Empty for DEFAULT VALUES.
+    rows: Vec<Range<usize>>,
     /// `DEFAULT VALUES`, which gives way to a row.
     default_values: Option<Range<usize>>,
 }
@@ -73,7 +74,10 @@ impl Places {
             }
         };
         let mut edits = vec![Edit { at: self.list..self.list, with: list }];
-        edits.extend(self.rows.iter().map(|row| Edit { at: *row..*row, with: format!(", {values}") }));
+        edits.extend(self.rows.iter().map(|row| Edit {
+            at: row.clone(),
+            with: if row.is_empty() { format!(", {values}") } else { format!("SELECT *, {values} FROM") },
+        }));
         edits
     }
 }
@@ -118,8 +122,13 @@ pub(super) fn of(statement: &pb::InsertStmt, tokens: &Tokens) -> Option<Insert> 
     Some(insert)
 }
 
-/// INSERT of MERGE: known, but not rewritten.
-pub(super) fn merged(relation: &pb::RangeVar, clause: &pb::MergeWhenClause, tokens: &Tokens) -> Insert {
+/// INSERT of MERGE.
+pub(super) fn merged(
+    relation: &pb::RangeVar,
+    clause: &pb::MergeWhenClause,
+    places: Option<Places>,
+    tokens: &Tokens,
+) -> Insert {
     let columns: Vec<String> = clause
         .target_list
         .iter()
@@ -137,8 +146,38 @@ pub(super) fn merged(relation: &pb::RangeVar, clause: &pb::MergeWhenClause, toke
         star_of: None,
         given: given.filter_map(|(n, value)| given_at(n, value, tokens)).collect(),
         unordered: true,
-        places: None,
+        places,
     }
+}
+
+/// Where each INSERT of a MERGE takes another column, in their order; nothing where that is not certain. The tree does not
+/// say where they stand.
+pub(super) fn merge_places(merge: &pb::MergeStmt, within: &Range<usize>, tokens: &Tokens) -> Vec<Places> {
+    let is_insert = |clause: &NodeEnum| match clause {
+        NodeEnum::MergeWhenClause(clause) => clause.command_type == pb::CmdType::CmdInsert as i32,
+        _ => false,
+    };
+    let wanted = merge.merge_when_clauses.iter().filter_map(inner).filter(|clause| is_insert(clause)).count();
+    let words = tokens.after(within.start)..tokens.after(within.end);
+    let begins = words.filter(|at| tokens.is(*at, Token::Then) && tokens.is(at + 1, Token::Insert));
+    let places: Option<Vec<Places>> = begins.map(|at| merge_place(at + 1, tokens)).collect();
+    places.filter(|places| places.len() == wanted).unwrap_or_default()
+}
+
+/// `insert`: the number of that word.
+fn merge_place(insert: usize, tokens: &Tokens) -> Option<Places> {
+    let mut next = insert + 1;
+    let mut list = tokens.range(insert)?.end;
+    if tokens.opens(next) {
+        let close = tokens.closing(next)?;
+        list = tokens.range(close)?.start;
+        next = close + 1;
+    }
+    if tokens.is(next, Token::Default) {
+        return default_values(list, next, tokens);
+    }
+    let rows = row_ends(next, 1, tokens)?;
+    Some(Places { list, rows, default_values: None })
 }
 
 fn given_at(number: usize, value: &NodeEnum, tokens: &Tokens) -> Option<(usize, Given, Range<usize>)> {
@@ -185,7 +224,7 @@ fn rows(insert: &mut Insert, select: &pb::SelectStmt, head: Option<(usize, usize
 }
 
 /// The closing bracket of each row behind VALUES.
-fn row_ends(mut next: usize, rows: usize, tokens: &Tokens) -> Option<Vec<usize>> {
+fn row_ends(mut next: usize, rows: usize, tokens: &Tokens) -> Option<Vec<Range<usize>>> {
     while !tokens.is(next, Token::Values) {
         next = if tokens.opens(next) { tokens.closing(next)? + 1 } else { next + 1 };
         tokens.range(next)?;
@@ -197,7 +236,8 @@ fn row_ends(mut next: usize, rows: usize, tokens: &Tokens) -> Option<Vec<usize>>
             return None;
         }
         let close = tokens.closing(next)?;
-        ends.push(tokens.range(close)?.start);
+        let end = tokens.range(close)?.start;
+        ends.push(end..end);
         if !tokens.comma(close + 1) {
             break;
         }
@@ -215,8 +255,10 @@ fn query_items(insert: &mut Insert, select: &pb::SelectStmt, list: Option<usize>
     for leaf in &leaves {
         let last = leaf.target_list.last().and_then(inner);
         let end = match last {
-            Some(NodeEnum::ResTarget(last)) => usize::try_from(last.location).ok().and_then(|at| tokens.item_end(at)),
-            _ => None,
+            Some(NodeEnum::ResTarget(last)) if last.location >= 0 => {
+                usize::try_from(last.location).ok().and_then(|at| tokens.item_end(at)).map(|end| end..end)
+            }
+            _ => table_word(leaf, tokens),
         };
         let star = leaf.target_list.iter().filter_map(inner).any(is_star);
         widths.push((!star && !leaf.target_list.is_empty()).then_some(leaf.target_list.len()));
@@ -224,7 +266,7 @@ fn query_items(insert: &mut Insert, select: &pb::SelectStmt, list: Option<usize>
     }
     insert.width = widths.first().copied().flatten();
     insert.star_of = leaves.first().and_then(|leaf| star_of(leaf));
-    let ends: Option<Vec<usize>> = ends.into_iter().collect();
+    let ends: Option<Vec<Range<usize>>> = ends.into_iter().collect();
     if let (Some(list), Some(rows)) = (list, ends) {
         insert.places = Some(Places { list, rows, default_values: None });
     }
@@ -238,6 +280,17 @@ fn query_items(insert: &mut Insert, select: &pb::SelectStmt, list: Option<usize>
             insert.given.extend(given);
         }
     }
+}
+
+/// The first word of `TABLE other`, whose list of columns stands nowhere.
+fn table_word(select: &pb::SelectStmt, tokens: &Tokens) -> Option<Range<usize>> {
+    let [from] = select.from_clause.as_slice() else { return None };
+    let NodeEnum::RangeVar(relation) = inner(from)? else { return None };
+    let mut before = tokens.at(usize::try_from(relation.location).ok()?)?.checked_sub(1)?;
+    while tokens.opens(before) || tokens.is(before, Token::Only) {
+        before = before.checked_sub(1)?;
+    }
+    tokens.range(before).filter(|_| tokens.is(before, Token::Table))
 }
 
 fn collect_leaves<'a>(select: &'a pb::SelectStmt, leaves: &mut Vec<&'a pb::SelectStmt>) {

@@ -16,6 +16,9 @@
 //!    `set_config('pgmend.now', '2026-11-21 12:00:00.123456+00', true)` ([`NOW_SETTING`]). Without it the text fails on the server.
 //!    A text that only reads and stands outside of a transaction block may go to its node as it was written, without the setting.
 //!
+//!    When `numbers` of a step is not zero, its calls that make large objects read `pgmend.large_1` and so on
+//!    ([`number_setting`]), which must hold free numbers, the same on every node, new ones at each execution.
+//!
 //! A catalog is of one database, `search_path`, role and set of temporary tables ([`Class::Set`] of those asks for another), and is
 //! out of date after [`Class::Ddl`], [`Class::Discard`], and anything that may run code: calls that are `Unequal` by kind `Function`
 //! or `Opaque`.
@@ -23,13 +26,14 @@
 //! Not seen: operators, casts and aggregates of users whose functions are volatile. Parameters whose text is `now` are for who
 //! has them: [`may_be_moment`].
 //!
-//! Read `class`, `facts` (the one walk over a tree), `moments`, `insert`, then `plan`. `catalog` has the question.
+//! Read `class`, `facts`, `walk` (the one walk over a tree), `moments`, `insert`, then `plan`. `catalog` has the question.
 
 pub mod catalog;
 mod class;
 mod facts;
 mod functions;
 mod insert;
+mod large;
 mod moments;
 mod name;
 mod names;
@@ -39,12 +43,14 @@ mod plan;
 mod policy;
 mod tokens;
 mod tree;
+mod walk;
 
 #[cfg(test)]
 mod tests;
 
 pub use catalog::{Catalog, Wants};
 pub use class::{Block, Class, Isolation, Modes};
+pub use large::setting as number_setting;
 pub use moments::{SETTING as NOW_SETTING, may_be_moment};
 pub use name::Name;
 pub use parsed::{MAX_TEXT, Parsed, Unparsed};

@@ -2,6 +2,7 @@
 //!
 //! A rewritten expression would be named after `current_setting`; where that shows, the old name is added with `AS`.
 
+use super::large;
 use super::moments::{MomentWord, cast_literal, is_now, string, value_name};
 use pg_query::{NodeEnum, protobuf as pb};
 
@@ -21,7 +22,11 @@ fn figure(node: &NodeEnum, rewritten: bool) -> (Option<String>, bool) {
     match node {
         NodeEnum::FuncCall(call) => {
             let name = call.funcname.last().and_then(string).unwrap_or_default();
-            if is_now(call) { moment(name) } else { (Some(name.to_owned()), true) }
+            match name {
+                name if is_now(call) => moment(name),
+                _ if rewritten && large::is_renamed(call) => (Some("lo_create".into()), true),
+                name => (Some(name.to_owned()), true),
+            }
         }
         NodeEnum::SqlvalueFunction(value) => value_name(value).map_or((Some(String::new()), true), moment),
         NodeEnum::TypeCast(cast) => cast_name(cast, rewritten),

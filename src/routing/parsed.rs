@@ -1,11 +1,12 @@
 //! A text that has been read once: its statements with their facts. Cheap to clone, to be kept by its text.
 
 use super::catalog::Wants;
-use super::facts::{self, Facts};
+use super::facts::Facts;
 use super::functions;
 use super::name::Name;
 use super::policy::{Hints, Kind, Unequal};
 use super::tokens::Tokens;
+use super::walk;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -109,7 +110,7 @@ fn statements(sql: &str, tokens: &Tokens) -> Result<Vec<Facts>, Unparsed> {
         let own = range(raw.stmt_location, raw.stmt_len, sql).ok_or(Unparsed::Syntax)?;
         // Hints stand in front; behind, a comment would swallow what is added.
         let range = tokens.behind_semicolon(own.start)..tokens.last_end(own.end).unwrap_or(own.end);
-        statements.push(facts::of(node, range, sql, tokens));
+        statements.push(walk::gathered(node, range, sql, tokens));
     }
     Ok(statements)
 }

@@ -552,8 +552,9 @@ fn a_load_in_session_pooling_does_not_notice() {
     for _ in 0..10 {
         pgmend.cli(&["pause", "--drain"]).must();
         pgmend.cli(&["resume"]).must();
-        load.goes_on();
+        load.writes(|| cluster.pgbench_transactions(0), 64);
     }
+    load.goes_on();
     println!("longest wait: {:?}", load.longest());
     load.finish();
 }

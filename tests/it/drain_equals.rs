@@ -26,8 +26,9 @@ fn a_load_does_not_notice_that_all_its_servers_are_given_up() {
             for _ in 0..5 {
                 pgmend.cli(&["pause", "--drain"]).must();
                 pgmend.cli(&["resume"]).must();
-                load.goes_on();
+                load.writes(|| cluster.pgbench_transactions(0), 32);
             }
+            load.goes_on();
             println!("{mode:?} {protocol}: longest wait {:?}", load.longest());
             load.finish();
         }

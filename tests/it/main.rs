@@ -40,6 +40,7 @@ mod remote_failover;
 mod remote_failures;
 mod replicated;
 mod replicated_equality;
+mod replicated_lost;
 mod replicated_recovery;
 mod replication;
 mod routing_catalog;

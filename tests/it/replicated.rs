@@ -172,32 +172,6 @@ fn copy_goes_to_all_nodes_and_fails_on_all() {
     cluster.must_be_equal("postgres");
 }
 
-#[test]
-fn a_node_that_is_lost_is_detached_and_the_load_goes_on() {
-    loses(1, ["up", "down", "up"], [0, 2]);
-}
-
-#[test]
-fn the_main_node_is_lost_and_the_next_one_takes_its_place() {
-    loses(0, ["down", "up", "up"], [1, 2]);
-}
-
-fn loses(lost: usize, left: [&str; 3], equal: [usize; 2]) {
-    let cluster = Cluster::equals(3);
-    for id in 0..3 {
-        cluster.pgbench_tables_on(id, "postgres", 1);
-    }
-    let pgmend = native(&cluster);
-    let load = Load::start_with(&pgmend.door(), cluster.folder(), 8, &["--max-tries=100"]);
-    load.goes_on();
-    cluster.kill9(lost);
-    wait_until("the lost node is detached", Duration::from_secs(20), || statuses(&pgmend, 3) == left);
-    load.goes_on();
-    load.finish();
-    drop(pgmend);
-    assert_eq!(cluster.digest(equal[0], "postgres"), cluster.digest(equal[1], "postgres"));
-}
-
 /// What a driver does beyond pgbench, in both pooling modes; the nodes are compared at the end.
 const DRIVER: &str = r#"
 c = connect()

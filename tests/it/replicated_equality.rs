@@ -390,8 +390,23 @@ fn large_objects_have_the_same_number_on_all_nodes() {
     let comments =
         "SELECT string_agg(objoid::text, ',' ORDER BY objoid) FROM pg_description WHERE description = 'comment'";
     assert_eq!(cluster.sql(0, "postgres", comments), cluster.sql(1, "postgres", comments));
-    let refused = ask(&pgmend, "SELECT lo_creat(-1)");
+    // In SQL, too: alone, several at once, prepared and used again, and in a pipeline.
+    ask(&pgmend, "CREATE TABLE picture (id serial, data oid)").must();
+    ask(&pgmend, "SELECT lo_creat(-1)").must();
+    ask(&pgmend, "INSERT INTO picture (data) VALUES (lo_create(0)), (lo_from_bytea(0, 'abc'))").must();
+    let mut client = Client::of(&pgmend);
+    let insert = parse("s", "INSERT INTO picture (data) VALUES (lo_creat(-1))");
+    let twice = [bind("", "s"), execute("", 0), bind("", "s"), execute("", 0), sync()];
+    assert_eq!(client.tags(&[vec![insert], twice.to_vec()].concat()), "12C2CZ");
+    assert_eq!(client.tags(&twice), "2C2CZ");
+    assert_eq!(client.query("PREPARE p AS INSERT INTO picture (data) VALUES (lo_create(0))"), "CZ");
+    assert_eq!(client.query("EXECUTE p; EXECUTE p"), "CCZ");
+    assert_eq!(cluster.sql(0, "postgres", "SELECT count(*), count(DISTINCT data) FROM picture"), "8|8");
+    let refused = ask(&pgmend, "SELECT lo_creat(-1) FROM picture");
     assert!(refused.err.contains("number of the large object"), "{}", refused.err);
+    cluster.must_be_equal("postgres");
+    let numbers = "SELECT string_agg(oid::text, ',' ORDER BY oid) FROM pg_largeobject_metadata";
+    assert_eq!(cluster.sql(0, "postgres", numbers), cluster.sql(1, "postgres", numbers));
     assert_eq!(statuses(&pgmend), ["up", "up"]);
 }
 
@@ -416,4 +431,55 @@ fn moments_that_no_text_shows_are_noticed() {
     assert_eq!(client.query("ALTER TABLE c ALTER COLUMN id SET DEFAULT 0"), "CZ");
     assert_eq!(client.query("DELETE FROM p"), "CZ");
     cluster.must_be_equal("postgres");
+}
+
+/// PREPARE and EXECUTE of SQL: what is executed takes the same moment and the same numbers everywhere, whatever has become of
+/// its table since, and however it came.
+#[test]
+fn a_statement_prepared_by_sql_does_the_same_everywhere() {
+    let cluster = Cluster::equals(2);
+    let pgmend = config(&cluster).start();
+    ask(&pgmend, "CREATE TABLE t (id serial, x int, at timestamptz DEFAULT now(), said text)").must();
+    let mut client = Client::of(&pgmend);
+    assert_eq!(client.query("PREPARE p (int) AS INSERT INTO t (x) VALUES ($1)"), "CZ");
+    // A PREPARE that fails leaves the one that is there, and its needs.
+    assert_eq!(client.query("PREPARE p AS SELECT 1"), "(42P05)Z");
+    assert_eq!(client.query("EXECUTE p (1)"), "CZ");
+    assert_eq!(client.tags(&[parse("", "EXECUTE p (2)"), bind("", ""), execute("", 0), sync()]), "12CZ");
+    let prepare = parse("", "PREPARE q (timestamptz) AS INSERT INTO t (at) VALUES ($1)");
+    assert_eq!(client.tags(&[prepare, bind("", ""), execute("", 0), sync()]), "12CZ");
+    // The parameters have needs of their own.
+    assert_eq!(client.query("EXECUTE q (now())"), "CZ");
+    assert_eq!(client.query("EXECUTE q (clock_timestamp())"), "(0A000)Z");
+    assert_eq!(client.query("EXECUTE p (nextval('t_id_seq')::int)"), "CZ");
+    cluster.must_be_equal("postgres");
+    // The text that the servers have does not know of this default.
+    assert_eq!(client.query("ALTER TABLE t ADD COLUMN later timestamptz"), "CZ");
+    assert_eq!(client.query("ALTER TABLE t ALTER COLUMN later SET DEFAULT now()"), "CZ");
+    assert_eq!(client.query("EXECUTE p (3)"), "(0A000)Z");
+    assert_eq!(client.query("DEALLOCATE p"), "CZ");
+    assert_eq!(client.query("PREPARE p (int) AS INSERT INTO t (x) VALUES ($1)"), "CZ");
+    assert_eq!(client.query("EXECUTE p (3)"), "CZ");
+    assert_eq!(client.query("EXECUTE nobody"), "(26000)Z");
+    assert_eq!(cluster.sql(0, "postgres", "SELECT count(*), count(later) FROM t"), "5|1");
+    cluster.must_be_equal("postgres");
+}
+
+/// What commits in the middle takes its moment from the main node all the same, and leaves none to the next transaction.
+#[test]
+fn a_procedure_that_commits_is_given_the_same_moment_everywhere() {
+    let cluster = Cluster::equals(2);
+    let pgmend = config(&cluster).start();
+    ask(&pgmend, "CREATE TABLE t (at timestamptz, step int)").must();
+    let body = "BEGIN INSERT INTO t VALUES (at, 1); COMMIT; INSERT INTO t VALUES (at, 2); END";
+    ask(&pgmend, &format!("CREATE PROCEDURE twice(at timestamptz) LANGUAGE plpgsql AS '{body}'")).must();
+    let mut client = Client::of(&pgmend);
+    let call = |client: &mut Client| client.query("CALL twice(now())").replace('N', "");
+    assert_eq!(call(&mut client), "CZ");
+    let batch = [parse("", "CALL twice(now())"), bind("", ""), execute("", 0), sync()];
+    assert_eq!(client.tags(&batch).replace('N', ""), "12CZ");
+    assert_eq!(client.query("INSERT INTO t VALUES (now(), 3)"), "CZ");
+    assert_eq!(call(&mut client), "CZ");
+    cluster.must_be_equal("postgres");
+    assert_eq!(cluster.sql(1, "postgres", "SELECT count(*), count(DISTINCT at) FROM t"), "7|4");
 }

@@ -26,12 +26,15 @@ fn joins_under_load(mode: &str, pooling: &str, protocol: &str) {
     // Under snapshot isolation conflicts are serialization failures, which a client is to try again.
     let load = Load::start_with(&pgmend.door(), cluster.folder(), 8, &["-M", protocol, "--max-tries=10000"]);
     load.goes_on();
+    // Clients wait for each other's rows, recovery or not.
+    let before = load.longest();
     let report = pgmend.cli(&["recover", "1"]).must().all();
     assert!(report.contains("opened beforehand"), "nobody waits for a login to the new node: {report}");
     load.goes_on();
     let longest = load.longest();
     load.finish();
-    println!("{mode}, {pooling}: clients held {:?}, longest transaction {longest:?}", held(&report));
+    let held = held(&report);
+    println!("{mode}, {pooling}: clients held {held:?}, longest transaction {longest:?}, before it {before:?}");
     assert_eq!(pgmend.node_status(1), "up");
     assert!(cluster.sql(1, "postgres", "SELECT count(*) FROM pgbench_history") != "0");
     drop(pgmend);

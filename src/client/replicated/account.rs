@@ -53,6 +53,8 @@ pub struct Account {
     pub error: Option<ErrorFields>,
     /// The connection ended.
     pub lost: Option<String>,
+    /// Parameters that the server has reported: the bodies of ParameterStatus messages.
+    pub reports: Vec<Vec<u8>>,
     /// Messages for the client that say that a Parse, Bind or Close was done.
     pub made: usize,
     /// Rows may differ although nothing is wrong: they are counted and not summed.
@@ -173,7 +175,9 @@ impl Account {
                 }
             }
             b'N' if self.hushed && backend::parse_error(body).code == ACTIVE_TRANSACTION => {}
-            b'S' | b'A' | b'N' => out.extend_from_slice(whole),
+            b'S' if self.reports.len() < MAX_MARKS => self.reports.push(body.to_vec()),
+            b'S' => {}
+            b'A' | b'N' => out.extend_from_slice(whole),
             _ if own => {}
             b'1' if self.own_parses > 0 => self.own_parses -= 1,
             _ => {
@@ -211,9 +215,32 @@ impl Account {
     }
 }
 
+/// Of whole frames those that are no part of an answer: notices, notifications. The client gets them whatever becomes of the
+/// answer.
+pub fn asides(frames: &[u8]) -> Vec<u8> {
+    let (mut kept, mut rest) = (Vec::new(), frames);
+    while let Ok(Some(header)) = frame::peek(rest) {
+        let Some((whole, behind)) = rest.split_at_checked(header.total) else { break };
+        if matches!(header.tag, b'A' | b'N') {
+            kept.extend_from_slice(whole);
+        }
+        rest = behind;
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_part_of_an_answer_outlives_it() {
+        let notice = frames(|out| backend::notice_response(out, &ErrorFields::error("01000", "told")));
+        let notified = frames(|out| backend::raw(out, b'A', b"\0\0\0\x01channel\0\0"));
+        let tag = frames(|out| backend::command_complete(out, "COMMIT"));
+        assert_eq!(asides(&[tag.clone(), notice.clone(), notified.clone()].concat()), [notice, notified].concat());
+        assert_eq!(asides(&tag[..3]), b"");
+    }
 
     fn frames(build: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut out = Vec::new();

@@ -1,12 +1,12 @@
 //! A piece of the extended protocol: what its messages stand for, and its segments, each of which goes to one node or to all.
 
 use super::plan::with_moment;
-use super::session::{Session, Standing};
+use super::session::{Session, Standing, Told};
 use super::texts::{Age, How, Needs, Prepared, Step};
 use crate::client::fault::Fault;
 use crate::net::Stream;
 use crate::routing::may_be_moment;
-use crate::wire::backend::{self, ErrorFields};
+use crate::wire::backend;
 use crate::wire::{WireError, frame, frontend};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -84,7 +84,7 @@ pub struct Segment {
 }
 
 /// Cuts before and after each Execute that begins or ends a transaction or goes on with a portal that is not everywhere, and
-/// after one that may ask for COPY data. Pure.
+/// after one that may ask for COPY data or gets numbers for its large objects. Pure.
 pub fn segments(items: Vec<Item>) -> Vec<Segment> {
     let mut segments = Vec::new();
     let mut current: Vec<Item> = Vec::new();
@@ -92,14 +92,16 @@ pub fn segments(items: Vec<Item>) -> Vec<Segment> {
     let mut since_execute = 0;
     for item in items {
         let apart = item.far || item.runs.as_ref().is_some_and(|step| step.how.is_control());
-        let copies = item.runs.as_ref().is_some_and(|step| step.needs.copy_in);
+        // Each execution has large objects of its own, and what SQL prepares is known before it is used.
+        let ends = |step: &Rc<Step>| step.needs.copy_in || step.needs.numbers > 0 || !step.names.is_empty();
+        let last = item.runs.as_ref().is_some_and(ends);
         if apart {
             let own = current.split_off(current.len().saturating_sub(since_execute));
             segments.extend(segment(std::mem::replace(&mut current, own)));
         }
         since_execute = if item.runs.is_some() { 0 } else { since_execute + 1 };
         current.push(item);
-        if apart || copies {
+        if apart || last {
             segments.extend(segment(std::mem::take(&mut current)));
             since_execute = 0;
         }
@@ -121,7 +123,10 @@ fn segment(items: Vec<Item>) -> Option<Segment> {
     let lacks_unnamed = first_used.is_some_and(|used| first_made.is_none_or(|made| used < made));
     for item in items {
         match &item.binds {
-            Some(binds) if binds.how == How::All => step = step.together(binds),
+            // Names are made and used by who carries it out.
+            Some(binds) if binds.how == How::All => {
+                step = step.together(&Step { names: Vec::new(), ..Step::clone(binds) });
+            }
             Some(binds) if binds.how.is_control() => {
                 step = step.together(&Step::all(Needs { binds_control: true, ..Needs::default() }));
             }
@@ -150,11 +155,7 @@ struct Reading {
 
 impl Session {
     /// What the messages stand for, texts rewritten. The inner error is the client's.
-    pub(super) async fn read_batch(
-        &mut self,
-        client: &mut Stream,
-        frames: &[u8],
-    ) -> Result<Result<Vec<Item>, ErrorFields>, Fault> {
+    pub(super) async fn read_batch(&mut self, client: &mut Stream, frames: &[u8]) -> Told<Vec<Item>> {
         let mut items = Vec::new();
         let mut reading = Reading::default();
         let mut rest = frames;
@@ -192,7 +193,7 @@ impl Session {
         body: &[u8],
         item: &mut Item,
         reading: &mut Reading,
-    ) -> Result<Result<(), ErrorFields>, Fault> {
+    ) -> Told<()> {
         let parse = frontend::parse_names(body).map_err(broken)?;
         let prepared = match self.prepared(client, parse.name, parse.query_and_types).await? {
             Ok(prepared) => prepared,
@@ -206,14 +207,9 @@ impl Session {
     }
 
     /// A statement of this name, as it is planned now.
-    async fn prepared(
-        &mut self,
-        client: &mut Stream,
-        name: &[u8],
-        query_and_types: &[u8],
-    ) -> Result<Result<Prepared, ErrorFields>, Fault> {
+    async fn prepared(&mut self, client: &mut Stream, name: &[u8], query_and_types: &[u8]) -> Told<Prepared> {
         let query = query_and_types.split(|byte| *byte == 0).next().unwrap_or_default();
-        let age = self.age();
+        let age = age_of(self);
         let planned = match self.plan(client, query).await? {
             Ok(planned) => planned,
             Err(error) => return Ok(Err(error)),
@@ -248,7 +244,7 @@ impl Session {
         body: &[u8],
         item: &mut Item,
         reading: &mut Reading,
-    ) -> Result<Result<(), ErrorFields>, Fault> {
+    ) -> Told<()> {
         let bind = frontend::bind(body).map_err(broken)?;
         let step = match reading.made.get(bind.statement) {
             Some(step) => Some(step.clone()),
@@ -286,11 +282,7 @@ impl Session {
     }
 
     /// A statement of an earlier batch. Where definitions may have changed since, it is planned anew, as PostgreSQL does.
-    async fn known(
-        &mut self,
-        client: &mut Stream,
-        name: &[u8],
-    ) -> Result<Result<Option<Rc<Step>>, ErrorFields>, Fault> {
+    async fn known(&mut self, client: &mut Stream, name: &[u8]) -> Told<Option<Rc<Step>>> {
         let Some(old) = self.texts.find(name) else { return Ok(Ok(None)) };
         if self.standing == Standing::Failed || !self.is_outdated(old.age) {
             return Ok(Ok(Some(old.step.clone())));
@@ -352,10 +344,11 @@ impl Session {
         }
         Ok(())
     }
+}
 
-    fn age(&self) -> Age {
-        Age { creations: self.plane.statements.creations(), second: self.worker.now_s() }
-    }
+/// Of what is planned now.
+pub(super) fn age_of(session: &Session) -> Age {
+    Age { creations: session.plane.statements.creations(), second: session.worker.now_s() }
 }
 
 fn read_name(tag: u8, body: &[u8], item: &mut Item) -> Result<(), Fault> {

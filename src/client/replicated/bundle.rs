@@ -1,6 +1,7 @@
 //! The nodes of a session as one: their connections are granted as a bundle, and rounds of bytes go to one, to some or to
 //! all of them.
 
+use super::account::asides;
 use super::leg::Leg;
 use super::session::Session;
 use crate::base::NodeId;
@@ -27,6 +28,8 @@ pub enum Flow {
     Stream,
     /// It is held back until the others have agreed.
     Hold,
+    /// The same, and so are those of all the others.
+    Keep,
     /// It is not for the client.
     Drop,
 }
@@ -122,7 +125,9 @@ impl Session {
             let leased = self.lease(client, &all).await? && self.legs.iter().all(|leg| leg.pooled.is_some());
             // The wait may have been at the gate, and what was let go on meets other nodes than it came for.
             let live = self.worker.live_nodes();
-            if leased && live.len() == self.legs.len() && self.legs.iter().all(|leg| live.contains(&leg.node)) {
+            // A transaction goes on with the nodes on which it has begun: none is added to it.
+            let complete = live.len() == self.legs.len() || self.legs.iter().any(Leg::is_in_transaction);
+            if leased && complete && self.legs.iter().all(|leg| live.contains(&leg.node)) {
                 return Ok(());
             }
             self.refresh()?;
@@ -146,57 +151,112 @@ impl Session {
                 None => std::future::pending().await,
             }
         });
-        poll_fn(|cx| {
-            self.note_working();
-            // A commit that some nodes have carried out is brought to its end on all, whoever wants the session to end.
-            let end = self.control.check(cx, false).filter(|_| !self.committing);
-            if let Some(end) = end {
-                return Poll::Ready(Err(end.into()));
-            }
-            loop {
-                let mut all_done = true;
-                for place in which {
-                    let is_lead = lead.filter(|(of, _)| of == place);
-                    let may_read = is_lead.is_none_or(|_| !self.front.is_full());
-                    let Some(leg) = self.legs.get_mut(*place) else { continue };
-                    match leg.poll(cx, &self.plane.statements, may_read) {
-                        Poll::Ready(done) => done?,
-                        Poll::Pending => all_done = false,
-                    }
-                    match is_lead {
-                        Some((_, Flow::Stream)) => self.front.out().append(&mut leg.out),
-                        Some((_, Flow::Hold)) if leg.out.len() > HOLD && leg.account.marks.is_empty() => {
-                            self.front.out().append(&mut leg.out);
-                        }
-                        Some((_, Flow::Hold)) if leg.out.len() > MAX_HELD => {
-                            return Poll::Ready(Err(Fault::Limit(
-                                "the answer is too long to be held back until all nodes agree".into(),
-                            )));
-                        }
-                        Some((_, Flow::Hold)) => {}
-                        Some((_, Flow::Drop)) | None => leg.out.clear(),
-                    }
-                }
-                let was_full = self.front.is_full();
-                if let Poll::Ready(sent) = self.front.poll_send(client, cx)
-                    && !self.committing
-                {
-                    sent?;
-                }
-                if self.front.poll_fill(client, cx).is_ready() && self.front.closed {
-                    self.control.note_closed(self.worker.now_s());
-                }
-                if all_done {
-                    return Poll::Ready(Ok(true));
-                }
-                // What was held up by the client goes on as soon as it has taken enough.
-                if !was_full || self.front.is_full() {
-                    break;
-                }
-            }
-            if alarm.as_mut().poll(cx).is_ready() { Poll::Ready(Ok(false)) } else { Poll::Pending }
+        self.watching(which, |session, cx| match session.poll_round(client, cx, which, lead) {
+            Poll::Pending if alarm.as_mut().poll(cx).is_ready() => Poll::Ready(Ok(false)),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(done) => Poll::Ready(done.map(|()| true)),
         })
         .await
+    }
+
+    /// Polls what waits for the servers of these legs, and looks now and then whether their nodes are still in use: a frozen
+    /// machine neither answers nor closes anything, and its health check is what tells.
+    pub async fn watching<T>(
+        &mut self,
+        which: &[usize],
+        mut poll: impl FnMut(&mut Session, &mut Context<'_>) -> Poll<T>,
+    ) -> T {
+        let mut look = std::pin::pin!(tokio::time::sleep(LOOK));
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(done) = poll(self, cx) {
+                    return Poll::Ready(done);
+                }
+                std::task::ready!(look.as_mut().poll(cx));
+                look.as_mut().reset(Instant::now() + LOOK);
+                self.give_up_unreachable(which);
+            }
+        })
+        .await
+    }
+
+    fn poll_round(
+        &mut self,
+        client: &mut Stream,
+        cx: &mut Context<'_>,
+        which: &[usize],
+        lead: Option<(usize, Flow)>,
+    ) -> Poll<Result<(), Fault>> {
+        self.note_working();
+        // A commit that some nodes have carried out is brought to its end on all, whoever wants the session to end.
+        let end = self.control.check(cx, false).filter(|_| !self.committing);
+        if let Some(end) = end {
+            return Poll::Ready(Err(end.into()));
+        }
+        loop {
+            let mut all_done = true;
+            for place in which {
+                let is_lead = lead.filter(|(of, flow)| of == place || *flow == Flow::Keep);
+                let may_read = is_lead.is_none_or(|_| !self.front.is_full());
+                let Some(leg) = self.legs.get_mut(*place) else { continue };
+                match leg.poll(cx, &self.plane.statements, may_read) {
+                    Poll::Ready(done) => done?,
+                    Poll::Pending => all_done = false,
+                }
+                let reports = std::mem::take(&mut leg.account.reports);
+                if *place == 0 || is_lead.is_some_and(|(of, _)| of == *place) {
+                    reports.into_iter().for_each(|report| self.front.report(report));
+                }
+                match is_lead {
+                    Some((_, Flow::Stream)) => self.front.out().append(&mut leg.out),
+                    Some((_, Flow::Hold)) if leg.out.len() > HOLD && leg.account.marks.is_empty() => {
+                        self.front.out().append(&mut leg.out);
+                    }
+                    Some((_, Flow::Hold | Flow::Keep)) if leg.out.len() > MAX_HELD => {
+                        return Poll::Ready(Err(Fault::Limit(
+                            "the answer is too long to be held back until all nodes agree".into(),
+                        )));
+                    }
+                    Some((_, Flow::Hold | Flow::Keep)) => {}
+                    Some((_, Flow::Drop)) | None => {
+                        // What is the same on all nodes the main node tells.
+                        if *place == 0 && !leg.out.is_empty() {
+                            self.front.out().extend_from_slice(&asides(&leg.out));
+                        }
+                        leg.out.clear();
+                    }
+                }
+            }
+            let was_full = self.front.is_full();
+            if let Poll::Ready(sent) = self.front.poll_send(client, cx)
+                && !self.committing
+            {
+                sent?;
+            }
+            if self.front.poll_fill(client, cx).is_ready() && self.front.closed {
+                self.control.note_closed(self.worker.now_s());
+            }
+            if all_done {
+                return Poll::Ready(Ok(()));
+            }
+            // What was held up by the client goes on as soon as it has taken enough.
+            if !was_full || self.front.is_full() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Servers whose node was taken out of use because it cannot be reached count as lost. One that an operator has taken
+    /// out answers, and ends what it began.
+    fn give_up_unreachable(&mut self, which: &[usize]) {
+        let view = self.plane.board.view();
+        let is_gone =
+            |id: NodeId| view.node(id).is_none_or(|node| !node.status.is_live() && node.reachable == Some(false));
+        for place in which {
+            if let Some(leg) = self.legs.get_mut(*place).filter(|leg| !leg.is_done() && is_gone(leg.node)) {
+                leg.give_up("its node cannot be reached and is out of use");
+            }
+        }
     }
 
     /// Asks a node something of pgmend's own; the rows as text. In a transaction it is part of it.

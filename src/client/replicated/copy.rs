@@ -10,7 +10,6 @@ use crate::client::fault::Fault;
 use crate::net::Stream;
 use crate::wire::backend::{self, ErrorFields};
 use crate::wire::frontend;
-use std::future::poll_fn;
 use std::task::Poll;
 
 /// Bytes that wait for the slowest node before no more is read of the client.
@@ -27,11 +26,12 @@ impl Session {
         }
         // A Sync before the data means nothing to PostgreSQL: the answer to the next one ends the batch.
         self.copied = self.extended;
+        let all: Vec<usize> = (0..self.legs.len()).collect();
         let mut stray = None;
         let mut ended = false;
         while !ended {
             let mut frames = Vec::new();
-            match poll_fn(|cx| self.poll_copy(client, cx)).await? {
+            match self.watching(&all, |session, cx| session.poll_copy(client, cx)).await? {
                 Piece::Data(data, last) => (frames, ended) = (data, last),
                 Piece::Other(tag) => {
                     (stray, ended) = (Some(unexpected(tag)), true);

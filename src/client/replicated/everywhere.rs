@@ -2,10 +2,10 @@
 //! then their answers are compared.
 
 use super::bundle::Flow;
+use super::large;
 use super::level;
 use super::session::{Session, Standing};
 use super::texts::{Needs, Sequence};
-use super::transaction::NOW;
 use super::verdict::{self, Said, Undo, Verdict};
 use crate::base::NodeId;
 use crate::client::fault::Fault;
@@ -39,6 +39,18 @@ impl<'a> Work<'a> {
         Work { frames, needs, in_transaction, in_parts: false, hushed: false }
     }
 
+    /// Takes back what was set for it alone.
+    fn resets(&self) -> Vec<String> {
+        let mut resets = Vec::new();
+        if !self.in_transaction && self.needs.now {
+            resets.push("RESET pgmend.now".to_owned());
+        }
+        if !self.in_transaction {
+            resets.extend((1..=self.needs.numbers).map(large::reset));
+        }
+        resets
+    }
+
     /// What it does cannot be undone once a node has done it.
     fn is_final(&self) -> bool {
         !self.in_transaction && !self.needs.harmless
@@ -63,6 +75,11 @@ impl Session {
     pub(super) async fn everywhere(&mut self, client: &mut Stream, work: Work<'_>) -> Result<Outcome, Fault> {
         let outcome = self.carry_out(client, work).await;
         self.committing = false;
+        if self.standing == Standing::None {
+            // What it took for now was for it alone.
+            self.now = None;
+            self.legs.iter_mut().for_each(|leg| leg.has_now = false);
+        }
         if matches!(outcome, Ok(Outcome::Undone(_))) {
             // Some nodes may have taken numbers, and others not.
             self.to_level.extend(work.needs.sequences.iter().cloned());
@@ -87,9 +104,15 @@ impl Session {
             Ok(inside) => inside,
             Err(error) => return Ok(Outcome::Undone(Box::new(error))),
         };
+        let numbers = match self.draw(client, work.needs.numbers).await? {
+            Ok(numbers) => numbers,
+            Err(error) => return Ok(Outcome::Undone(Box::new(error))),
+        };
+        let set: Vec<String> = (1..).zip(numbers).map(|(nth, n)| large::set(nth, n, work.in_transaction)).collect();
         let checked = checked(work.needs);
-        let after: Vec<String> = checked.iter().map(level::state).collect();
-        if let Some(error) = self.on_main(client, &work, &after).await? {
+        let resets = work.resets().into_iter();
+        let after: Vec<String> = resets.chain(checked.iter().map(level::state)).collect();
+        if let Some(error) = self.on_main(client, &work, &set, &after).await? {
             let own = self.legs.first().and_then(|main| main.account.error.as_ref());
             if own != Some(&error) || work.in_parts && error.code == INVALID_TERMINATION {
                 return Ok(Outcome::Undone(Box::new(error)));
@@ -100,7 +123,7 @@ impl Session {
             return Ok(Outcome::Failed);
         }
         let others: Vec<usize> = (1..self.legs.len()).collect();
-        self.send_others(&work, &after);
+        self.send_others(&work, &set, &after);
         if work.is_final() {
             self.finally(client, &others).await?;
         } else if !work.in_transaction {
@@ -125,15 +148,18 @@ impl Session {
         &mut self,
         client: &mut Stream,
         work: &Work<'_>,
+        set: &[String],
         after: &[String],
     ) -> Result<Option<ErrorFields>, Fault> {
-        let before = self.before_main(work);
-        let asks_now = before.iter().any(|sql| sql == NOW);
+        let mut before = self.before_main(work);
+        before.extend_from_slice(set);
+        let now = now_of_main(work.in_transaction);
+        let asked_now = before.iter().position(|sql| *sql == now);
         let Some(main) = self.legs.first_mut() else { return Err(lost("no node is in use")) };
         main.send(&before, work.frames, 1, after);
         main.account.expect(work.needs);
         main.account.hushed = work.hushed;
-        main.has_now |= asks_now;
+        main.has_now |= asked_now.is_some();
         // What commits by itself is brought to its end on all nodes, as a commit is.
         self.committing = work.is_final();
         let round = self.round(client, &[0], Some((0, Flow::Hold)), None).await;
@@ -149,15 +175,14 @@ impl Session {
         let Some(main) = self.legs.first() else { return Err(lost("no node is in use")) };
         self.made = main.account.made;
         self.last_place = 0;
-        if asks_now {
-            let at = before.iter().position(|sql| sql == NOW).unwrap_or_default();
+        if let Some(at) = asked_now {
             let value = main.account.own.get(at).and_then(|rows| rows.first()?.first()?.clone());
             self.now = value.map(|v| String::from_utf8_lossy(&v).into_owned());
         }
         if main.account.lost.is_some() {
             return self.main_lost(work).await.map(Some);
         }
-        let ignorant = self.now.is_none() && asks_now;
+        let ignorant = self.now.is_none() && asked_now.is_some();
         let ends = |error: &&ErrorFields| match work.in_transaction {
             true => {
                 verdict::is_of_the_moment(&error.code) || ignorant || work.in_parts && error.code == INVALID_TERMINATION
@@ -190,7 +215,8 @@ impl Session {
             before.push(self.begin_text());
         }
         if work.needs.now && !main.has_now {
-            before.push(self.now.as_deref().map_or(NOW.to_owned(), set_now));
+            let known = self.now.as_deref().map(|now| set_now(now, work.in_transaction));
+            before.push(known.unwrap_or_else(|| now_of_main(work.in_transaction)));
         }
         for sequence in work.needs.sequences.iter().filter(|s| work.in_transaction && !self.locked.contains(&s.oid)) {
             before.push(level::lock(sequence));
@@ -198,7 +224,7 @@ impl Session {
         before
     }
 
-    fn send_others(&mut self, work: &Work<'_>, after: &[String]) {
+    fn send_others(&mut self, work: &Work<'_>, set: &[String], after: &[String]) {
         let begin = self.begin_text();
         let now = self.now.clone();
         for leg in self.legs.iter_mut().skip(1) {
@@ -210,9 +236,10 @@ impl Session {
                 && !leg.has_now
                 && let Some(now) = &now
             {
-                before.push(set_now(now));
+                before.push(set_now(now, work.in_transaction));
                 leg.has_now = true;
             }
+            before.extend_from_slice(set);
             leg.send(&before, work.frames, 1, after);
             leg.account.expect(work.needs);
         }
@@ -278,9 +305,18 @@ fn checked(needs: &Needs) -> &[Sequence] {
     if needs.copy_in || needs.only_bound { &[] } else { &needs.sequences }
 }
 
-fn set_now(now: &str) -> String {
+/// What commits by itself has no transaction for whose time a setting could stand: it stands until it is reset.
+fn set_now(now: &str, local: bool) -> String {
     // Made by the main node of digits and signs; quoted all the same.
-    format!("SELECT pg_catalog.set_config('pgmend.now', {}, true)", crate::base::literal(now))
+    format!("SELECT pg_catalog.set_config('pgmend.now', {}, {local})", crate::base::literal(now))
+}
+
+/// What the main node takes for now, as all nodes shall.
+fn now_of_main(local: bool) -> String {
+    format!(
+        "SELECT pg_catalog.set_config('pgmend.now', pg_catalog.to_char(pg_catalog.now() AT TIME ZONE 'UTC', \
+         'YYYY-MM-DD HH24:MI:SS.US') || '+00', {local})"
+    )
 }
 
 fn lost(why: &str) -> Fault {

@@ -156,13 +156,12 @@ impl Session {
 
     /// What goes to all nodes.
     async fn change(&mut self, client: &mut Stream, step: &Step, frames: &[u8], alone: bool) -> Result<bool, Fault> {
-        let needs = match &step.names {
-            Some((name, true)) => self.texts.needs_of(name),
-            Some((name, false)) => {
-                self.texts.prepared_by_sql(name.clone(), step.needs.clone());
-                Needs { harmless: step.needs.harmless, ..Needs::default() }
+        let needs = match self.needs_of(client, step).await? {
+            Ok(needs) => needs,
+            Err(error) => {
+                self.fail(client, &error).await?;
+                return Ok(false);
             }
-            None => step.needs.clone(),
         };
         let is_first = self.standing == Standing::None;
         let in_transaction = match step.placement {
@@ -184,7 +183,9 @@ impl Session {
             self.roll_back(client).await?;
             outcome = self.everywhere(client, Work { in_transaction: false, ..work }).await?;
         }
-        self.follow(client, outcome, &needs).await
+        let went_on = self.follow(client, outcome, &needs).await?;
+        self.note_named(&step.names, went_on);
+        Ok(went_on)
     }
 
     /// What PostgreSQL refuses outside of a transaction block; what the query or pipeline has done before is undone with it.
@@ -307,7 +308,8 @@ impl Session {
             // No transaction is open: the server warns.
             return self.on_one(client, frames, needs).await;
         }
-        let clean = match self.commit(client, frames, needs, Flow::Hold).await? {
+        let keeps = keeps && self.standing == Standing::Open;
+        let clean = match self.commit(client, frames, needs, (keeps, Flow::Hold)).await? {
             Ok(clean) => clean,
             Err(error) => {
                 self.standing = Standing::None;

@@ -13,6 +13,9 @@ use tokio::io::AsyncWrite;
 /// Unsent bytes at which no more of an answer is taken: the back pressure.
 const HIGH: usize = 256 * 1024;
 
+/// Parameters that servers report; PostgreSQL has some fifteen, and extensions may have their own.
+const MAX_PARAMETERS: usize = 1000;
+
 /// What a client sends while COPY data is awaited.
 #[derive(Debug)]
 pub enum Piece {
@@ -31,12 +34,41 @@ pub struct Front {
     unflushed: bool,
     /// The client has closed its direction.
     pub closed: bool,
+    /// What the client knows of its parameters, by name.
+    told: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What servers have reported since.
+    reported: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Front {
     /// Where answers are written.
     pub fn out(&mut self) -> &mut Vec<u8> {
         &mut self.out
+    }
+
+    /// A server has reported a parameter: the body of its message. Of several nodes each does, and what is undone is reported
+    /// back: the client is told what has changed in the end, where PostgreSQL tells it, before ReadyForQuery.
+    pub fn report(&mut self, body: Vec<u8>) {
+        let mut parts = body.split(|byte| *byte == 0);
+        if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            set(&mut self.reported, name.to_vec(), value.to_vec());
+        }
+    }
+
+    /// Tells the client what has changed of its parameters.
+    pub fn tell_reported(&mut self) {
+        for (name, value) in std::mem::take(&mut self.reported) {
+            if self.told.iter().all(|told| told.0 != name || told.1 != value) {
+                backend::raw(&mut self.out, b'S', &[name.as_slice(), b"\0", &value, b"\0"].concat());
+                set(&mut self.told, name, value);
+            }
+        }
+    }
+
+    /// ReadyForQuery.
+    pub fn ready(&mut self, status: u8) {
+        self.tell_reported();
+        backend::ready_for_query(&mut self.out, status);
     }
 
     /// An ErrorResponse for the client.
@@ -138,5 +170,35 @@ impl Front {
                 return Ok(Piece::Data(taken, true));
             }
         }
+    }
+}
+
+/// The last value counts.
+fn set(all: &mut Vec<(Vec<u8>, Vec<u8>)>, name: Vec<u8>, value: Vec<u8>) {
+    if let Some((_, old)) = all.iter_mut().find(|(known, _)| *known == name) {
+        *old = value;
+    } else if all.len() < MAX_PARAMETERS {
+        all.push((name, value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_told_when_it_has_changed_in_the_end() {
+        let mut front = Front::default();
+        let told = |front: &mut Front, reports: &[&str]| {
+            reports.iter().for_each(|zone| front.report(format!("TimeZone\0{zone}\0").into_bytes()));
+            front.tell_reported();
+            std::mem::take(front.out())
+        };
+        assert_eq!(told(&mut front, &["UTC"]), b"S\0\0\0\x11TimeZone\0UTC\0");
+        assert_eq!(told(&mut front, &["UTC"]), b"", "another node says the same");
+        assert_eq!(told(&mut front, &["Asia/Tokyo", "UTC"]), b"", "it was undone");
+        assert_eq!(told(&mut front, &["GMT"]), b"S\0\0\0\x11TimeZone\0GMT\0");
+        front.report(b"no value".to_vec());
+        assert_eq!(told(&mut front, &[]), b"");
     }
 }

@@ -1,12 +1,14 @@
 //! Large objects whose number the server would choose, each node another one: the fast-path calls of `libpq`
-//! (`lo_creat`, and `lo_create` of 0) get a number from pgmend, the same on all nodes.
+//! (`lo_creat`, and `lo_create` of 0) get a number from pgmend, the same on all nodes, and so do such calls in SQL, which
+//! read it from a setting.
 //!
 //! Numbers are drawn by chance among those that are free on the main node. Two transactions that draw the same one meet
 //! at the unique index of `pg_largeobject_metadata`, on the main node first: nothing has to be locked for it.
 
-use super::session::{Session, Standing};
+use super::session::{Session, Standing, Told};
 use crate::client::fault::Fault;
 use crate::net::Stream;
+use crate::routing::number_setting;
 use crate::wire::backend::{self, ErrorFields};
 use crate::wire::frame;
 use std::borrow::Cow;
@@ -17,7 +19,7 @@ const LO_CREAT: u32 = 957;
 const LO_CREATE: u32 = 715;
 /// Numbers below are PostgreSQL's own (`FirstNormalObjectId`).
 const FIRST: u32 = 16_384;
-/// Numbers that are drawn at once.
+/// Numbers that are drawn beyond those that are wanted.
 const DRAWN: usize = 16;
 
 /// A FunctionCall's parts, as far as they are of interest.
@@ -87,11 +89,7 @@ fn numbered(call: &Call<'_>, number: u32) -> Vec<u8> {
 
 impl Session {
     /// A function call as all nodes get it. The inner error is the client's.
-    pub(super) async fn with_number<'a>(
-        &mut self,
-        client: &mut Stream,
-        whole: &'a [u8],
-    ) -> Result<Result<Cow<'a, [u8]>, ErrorFields>, Fault> {
+    pub(super) async fn with_number<'a>(&mut self, client: &mut Stream, whole: &'a [u8]) -> Told<Cow<'a, [u8]>> {
         let call = whole.get(frame::HEADER..).and_then(read).filter(leaves_number);
         let Some(call) = call.filter(|_| self.standing != Standing::Failed) else {
             return Ok(Ok(Cow::Borrowed(whole)));
@@ -101,29 +99,53 @@ impl Session {
         {
             return Ok(Err(error));
         }
-        let mut random = [0; DRAWN * 4];
+        let number = match self.draw(client, 1).await? {
+            Ok(numbers) => numbers.first().copied().unwrap_or_default(),
+            Err(error) => return Ok(Err(error)),
+        };
+        Ok(Ok(Cow::Owned(numbered(&call, number))))
+    }
+
+    /// So many numbers that are free on the main node. The inner error is the client's.
+    pub(super) async fn draw(&mut self, client: &mut Stream, count: usize) -> Told<Vec<u32>> {
+        if count == 0 {
+            return Ok(Ok(Vec::new()));
+        }
+        let mut random = vec![0; (DRAWN + count) * 4];
         getrandom::fill(&mut random).map_err(|e| Fault::Limit(format!("no random numbers: {e}")))?;
-        let rows = match self.ask_main(client, free_of(&random)).await? {
+        let rows = match self.ask_main(client, free_of(&random, count)).await? {
             Ok(rows) => rows,
             Err(error) => return Ok(Err(error)),
         };
-        let number = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
-        Ok(number.map(|number| Cow::Owned(numbered(&call, number))).ok_or_else(|| {
-            ErrorFields::error("55000", "no free number was found for a large object").with_hint("Try it again.")
-        }))
+        let numbers: Vec<u32> = rows.iter().filter_map(|row| row.first()?.as_deref()?.parse().ok()).collect();
+        Ok(if numbers.len() == count {
+            Ok(numbers)
+        } else {
+            Err(ErrorFields::error("55000", "no free number was found for a large object").with_hint("Try it again."))
+        })
     }
 }
 
-/// The first of the numbers that is free. They fit into a signed integer: applications keep them in such columns.
-fn free_of(random: &[u8]) -> String {
+/// Tells the nth rewritten call of a statement its number.
+pub(super) fn set(nth: usize, number: u32, local: bool) -> String {
+    format!("SELECT pg_catalog.set_config('{}', '{number}', {local})", number_setting(nth))
+}
+
+/// Takes that back.
+pub(super) fn reset(nth: usize) -> String {
+    format!("RESET {}", number_setting(nth))
+}
+
+/// The first of the numbers that are free. They fit into a signed integer: applications keep them in such columns.
+fn free_of(random: &[u8], count: usize) -> String {
     let drawn = random.as_chunks::<4>().0.iter().map(|bytes| {
         let number = u32::from_be_bytes(*bytes) >> 1;
         format!("({})", number.max(FIRST))
     });
     let drawn = drawn.collect::<Vec<_>>().join(", ");
     format!(
-        "SELECT d.n FROM (VALUES {drawn}) d(n) WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata m \
-         WHERE m.oid = d.n::pg_catalog.oid) LIMIT 1"
+        "SELECT DISTINCT d.n FROM (VALUES {drawn}) d(n) WHERE NOT EXISTS (SELECT FROM \
+         pg_catalog.pg_largeobject_metadata m WHERE m.oid = d.n::pg_catalog.oid) LIMIT {count}"
     )
 }
 
@@ -176,7 +198,7 @@ mod tests {
 
     #[test]
     fn numbers_are_no_own_ones_of_postgresql_and_not_negative() {
-        let sql = free_of(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]);
+        let sql = free_of(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff], 1);
         assert!(sql.contains("(16384), (2147483647)"), "{sql}");
     }
 }

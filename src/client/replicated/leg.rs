@@ -252,20 +252,32 @@ impl Leg {
         }
         let count = self.account.take(&self.answer, &mut self.out)?;
         self.answer.drain(..count);
+        if let Some(end) =
+            self.account.error.as_ref().filter(|error| matches!(error.severity.as_str(), "FATAL" | "PANIC"))
+        {
+            // It closes the connection, sooner or later.
+            let why = end.message.clone();
+            self.give_up(&why);
+        }
         Ok(moved)
     }
 
-    fn lose(&mut self, error: &io::Error) -> bool {
+    /// Nothing more is awaited of its server.
+    pub fn give_up(&mut self, why: &str) {
         if let Some(pooled) = &mut self.pooled {
             pooled.conn.broken = true;
         }
+        self.account.lost.get_or_insert_with(|| why.to_owned());
+    }
+
+    fn lose(&mut self, error: &io::Error) -> bool {
         let why = match (&self.account.error, error.kind()) {
             // The server has said why it ends.
             (Some(said), _) if said.severity == "FATAL" => said.message.clone(),
             (_, io::ErrorKind::UnexpectedEof) => "the server closed the connection".into(),
             _ => error.to_string(),
         };
-        self.account.lost = Some(why);
+        self.give_up(&why);
         true
     }
 

@@ -3,8 +3,8 @@
 use super::bundle::Asked;
 use super::everywhere::connection_lost;
 use super::level::qualified;
-use super::session::{Session, Standing};
-use super::texts::{Age, How, Needs, Placement, Planned, Sequence, Step};
+use super::session::{Session, Standing, Told};
+use super::texts::{Age, BySql, How, Named, Needs, Placement, Planned, Sequence, Step};
 use crate::auth::scram::ScramVerifier;
 use crate::client::fault::Fault;
 use crate::client::scan::Traces;
@@ -45,11 +45,7 @@ pub struct Books(HashMap<(String, String, ParamSet), Book>);
 
 impl Session {
     /// What a text comes to; the inner error is the client's.
-    pub(super) async fn plan(
-        &mut self,
-        client: &mut Stream,
-        text: &[u8],
-    ) -> Result<Result<Rc<Planned>, ErrorFields>, Fault> {
+    pub(super) async fn plan(&mut self, client: &mut Stream, text: &[u8]) -> Told<Rc<Planned>> {
         let shared = self.may_share();
         if shared && let Some(known) = self.book(|book| book.texts.get(text).cloned()) {
             return Ok(Ok(known));
@@ -132,12 +128,7 @@ impl Session {
     }
 
     /// The catalog with what the text wants to know. In a failed transaction nothing can be asked, nor is it of use.
-    async fn catalog_for(
-        &mut self,
-        client: &mut Stream,
-        parsed: &Parsed,
-        shared: bool,
-    ) -> Result<Result<Catalog, ErrorFields>, Fault> {
+    async fn catalog_for(&mut self, client: &mut Stream, parsed: &Parsed, shared: bool) -> Told<Catalog> {
         let mut catalog = if shared { self.book(|book| book.catalog.clone()) } else { Catalog::default() };
         let lacks = catalog.lacks(parsed.wants());
         let Some(question) = lacks.question().filter(|_| self.standing != Standing::Failed) else {
@@ -168,11 +159,7 @@ impl Session {
     }
 
     /// Asks the main node, or the one that takes its place when it is lost meanwhile; in a transaction that is its end.
-    pub(super) async fn ask_main(
-        &mut self,
-        client: &mut Stream,
-        question: String,
-    ) -> Result<Result<Vec<Vec<Option<String>>>, ErrorFields>, Fault> {
+    pub(super) async fn ask_main(&mut self, client: &mut Stream, question: String) -> Told<Vec<Vec<Option<String>>>> {
         // A connection may have ended unnoticed on each of them; and then the others are asked.
         for _ in 0..=self.legs.len() {
             while self.legs.first().is_none_or(|leg| leg.pooled.is_none()) {
@@ -244,31 +231,45 @@ impl Session {
         let text = if let How::Begin { text } = &how { text.as_str() } else { text };
         let sequences =
             step.locks.iter().map(|lock| Sequence { oid: lock.oid, name: qualified(&lock.schema, &lock.name) });
+        let needs = Needs {
+            now: step.uses_now,
+            numbers: step.numbers,
+            sequences: sequences.collect(),
+            // A cursor brings rows in the order in which they lie.
+            blind: !step.unequal.is_empty() || matches!(step.class, Class::Fetch(_)),
+            copy_in: step.class == Class::CopyIn,
+            harmless: is_harmless(&step.class),
+            finishes: step.class == Class::FinishPrepared,
+            ..Needs::default()
+        };
+        let names = named(&step.class, original, text, &needs);
         Step {
             text: text.as_bytes().to_vec(),
-            needs: Needs {
-                now: step.uses_now,
-                sequences: sequences.collect(),
-                // A cursor brings rows in the order in which they lie.
-                blind: !step.unequal.is_empty() || matches!(step.class, Class::Fetch(_) | Class::Execute(_)),
-                copy_in: step.class == Class::CopyIn,
-                harmless: is_harmless(&step.class),
-                finishes: step.class == Class::FinishPrepared,
-                binds_control: false,
-                only_bound: false,
-                again: false,
-                own_parses: 0,
+            needs: match step.class {
+                Class::Prepare(_) => Needs { harmless: true, ..Needs::default() },
+                _ => needs,
             },
             placement: placement(&step.class, step.block),
             notices,
             warns_late: false,
-            names: match &step.class {
-                Class::Prepare(name) => Some((name.clone(), false)),
-                Class::Execute(name) => Some((name.clone(), true)),
-                _ => None,
-            },
+            names,
             how,
         }
+    }
+}
+
+/// What a statement does to those that SQL prepares.
+fn named(class: &Class, written: &str, sent: &str, needs: &Needs) -> Vec<Named> {
+    let (written, sent) = (written.as_bytes().to_vec(), sent.as_bytes().to_vec());
+    match class {
+        Class::Prepare(name) => {
+            let prepared = BySql { written, sent, needs: Needs { harmless: false, ..needs.clone() } };
+            vec![Named::Prepares(name.clone(), Rc::new(prepared))]
+        }
+        Class::Execute(name) => vec![Named::Executes(name.clone())],
+        Class::Deallocate(name) => vec![Named::Deallocates(name.clone())],
+        Class::Discard { all: true } => vec![Named::Deallocates(None)],
+        _ => Vec::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! A client's life where pgmend keeps several nodes equal: one piece of work after the other, each on one node or on all.
 
+use super::account::asides;
 use super::front::Front;
 use super::leg::Leg;
 use super::settings::Settings;
@@ -12,17 +13,15 @@ use crate::client::control::{Control, Doing};
 use crate::client::core::Rules;
 use crate::client::fault::Fault;
 use crate::client::lease::Borrower;
-use crate::client::leftovers;
 use crate::client::params;
 use crate::client::pins::Pinned;
 use crate::client::plane::Plane;
-use crate::client::scan::Traces;
-use crate::client::session::{LASTING, greeting};
+use crate::client::session::greeting;
 use crate::client::worker::Worker;
 use crate::cluster::Mode;
 use crate::net::Stream;
 use crate::pool::{PoolKey, PoolMode};
-use crate::server::{Login, ParamSet, SimpleError};
+use crate::server::{Login, ParamSet};
 use crate::wire::backend::{self, ErrorFields};
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -30,6 +29,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
+
+/// What can fail for the client alone: the inner error is its answer, and the session goes on.
+pub(super) type Told<T> = Result<Result<T, ErrorFields>, Fault>;
 
 /// Who the client is, and how it came.
 pub struct Newcomer {
@@ -121,13 +123,13 @@ pub struct Session {
     pub(super) mode: PoolMode,
     /// Something of its own stands on its servers (a temporary table, say).
     pub(super) bound: bool,
-    pin: Option<Pinned>,
-    max_pins: usize,
-    key: PoolKey,
-    login: Rc<Login>,
+    pub(super) pin: Option<Pinned>,
+    pub(super) max_pins: usize,
+    pub(super) key: PoolKey,
+    pub(super) login: Rc<Login>,
     rules: Rules,
-    initial: ParamSet,
-    id: u64,
+    pub(super) initial: ParamSet,
+    pub(super) id: u64,
     _listing: Listing,
 }
 
@@ -203,12 +205,12 @@ impl Session {
         let first = session.legs.first().map_or(NodeId(0), |leg| leg.node);
         let leg = session.new_leg(first)?;
         let reported = greeting(&leg.borrower, stream, &session.initial).await?;
-        let out = session.front.out();
         for (name, value) in reported.iter() {
-            backend::parameter_status(out, name, value);
+            session.front.report([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
         }
-        backend::backend_key_data(out, session.slot.pid, &session.slot.key);
-        backend::ready_for_query(out, b'I');
+        session.front.tell_reported();
+        backend::backend_key_data(session.front.out(), session.slot.pid, &session.slot.key);
+        session.front.ready(b'I');
         poll_fn(|cx| session.front.poll_send(stream, cx)).await?;
         Ok(session)
     }
@@ -321,28 +323,12 @@ impl Session {
         }
     }
 
-    /// Asked by a drain to give the servers up: does so when all that they know of the client can be carried.
-    async fn give_up(&mut self) -> Result<(), Fault> {
-        self.control.drain.asked.set(false);
-        self.control.set_doing(Doing::Moving);
-        let reasons = self.take_leave().await?;
-        if reasons.is_empty() {
-            self.control.drain.clear();
-            self.legs.iter_mut().for_each(|leg| leg.give_back(true));
-            self.control.set_doing(Doing::Away);
-        } else {
-            self.control.drain.fix(reasons.join(", "), self.rounds, self.worker.now_s());
-            self.control.set_doing(Doing::Bound);
-        }
-        Ok(())
-    }
-
     /// The client's request is answered: an internal transaction ends, the client is told where it stands, and servers go
     /// back where nothing keeps them.
     pub(super) async fn finish(&mut self, client: &mut Stream) -> Result<(), Fault> {
         self.end_internal(client).await?;
         self.level_late(client).await?;
-        backend::ready_for_query(self.front.out(), self.standing.status());
+        self.front.ready(self.standing.status());
         if self.standing == Standing::None {
             self.texts.forget_portals();
             self.settle().await?;
@@ -374,9 +360,14 @@ impl Session {
                 leg.poll_idle(cx, &self.plane.statements)?;
             }
             if let Some(main) = self.legs.first_mut() {
-                self.front.out().append(&mut main.out);
+                self.front.out().extend_from_slice(&asides(&std::mem::take(&mut main.out)));
+                std::mem::take(&mut main.account.reports).into_iter().for_each(|report| self.front.report(report));
+                self.front.tell_reported();
             }
-            self.legs.iter_mut().skip(1).for_each(|leg| leg.out.clear());
+            for leg in self.legs.iter_mut().skip(1) {
+                leg.out.clear();
+                leg.account.reports.clear();
+            }
             loop {
                 if let Poll::Ready(sent) = self.front.poll_send(client, cx) {
                     sent?;
@@ -433,88 +424,5 @@ impl Session {
     /// The name of the database as the client knows it.
     pub(super) fn database(&self) -> &str {
         &self.key.database
-    }
-
-    /// After a transaction: what it has left on the servers goes with the client, or binds it to them.
-    async fn settle(&mut self) -> Result<(), Fault> {
-        let traces = self.legs.iter().fold(Traces::NONE, |all, leg| all.with(leg.core.traces()));
-        if !traces.touches(LASTING) && self.pin.is_none() {
-            self.let_go(traces != Traces::NONE);
-            return Ok(());
-        }
-        let reasons = self.take_leave().await?;
-        if reasons.is_empty() || self.mode == PoolMode::Session {
-            self.pin = None;
-            self.let_go(true);
-            return Ok(());
-        }
-        match &self.pin {
-            Some(pin) => pin.update(reasons),
-            None => {
-                let pid = self.legs.iter().find_map(|leg| leg.pooled.as_ref()).map_or(0, |p| p.conn.pid);
-                self.pin = Some(self.plane.pins.pin(&self.key, pid, reasons, self.max_pins).map_err(Fault::Pins)?);
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks the first server what the client has left on it (the others have the same): settings go with the client from
-    /// now on; the rest is why it cannot leave.
-    async fn take_leave(&mut self) -> Result<Vec<String>, Fault> {
-        let traces = self.legs.iter().fold(Traces::NONE, |all, leg| all.with(leg.core.traces()));
-        let (worker, database, user) = (self.worker.clone(), self.key.database.clone(), self.login.user.clone());
-        // In session pooling, or bound, it may have left something long ago.
-        let all = self.pin.is_some() || self.mode == PoolMode::Session;
-        // Where one has ended unnoticed, the next one knows the same.
-        let mut lost = None;
-        let left = loop {
-            let Some(leg) = self.legs.iter_mut().find(|leg| leg.pooled.is_some()) else { return Ok(Vec::new()) };
-            let custom: Vec<String> = leg.core.custom().cloned().collect();
-            let Some(pooled) = leg.pooled.as_mut() else { return Ok(Vec::new()) };
-            let asked = leftovers::after(&worker, &database, &user, &mut pooled.conn, traces, all, custom).await;
-            self.front.out().append(&mut pooled.conn.asides);
-            match asked {
-                Ok(Some(left)) => break left,
-                Ok(None) => return Ok(Vec::new()),
-                Err(SimpleError::Lost(why)) => {
-                    leg.close();
-                    if self.legs.iter().all(|leg| leg.pooled.is_none()) {
-                        return Err(Fault::ServerLost(why));
-                    }
-                    lost = Some(why);
-                }
-                Err(SimpleError::Refused(error)) => return Ok(vec![format!("unknown: {}", error.message)]),
-            }
-        };
-        let reasons = left.reasons();
-        if let Some(why) = lost.filter(|_| !reasons.is_empty()) {
-            // What it has left there is gone on one of them.
-            return Err(Fault::ServerLost(why));
-        }
-        let wanted = worker.intern(leftovers::wanted(&self.initial, &left.settings));
-        for leg in &mut self.legs {
-            leg.core.forget_traces();
-            leg.core.set_wanted(wanted.clone(), &self.plane.statements);
-            leg.core.set_bound(!reasons.is_empty(), &self.plane.statements);
-            if let Some(pooled) = &mut leg.pooled {
-                pooled.conn.applied = wanted.clone();
-                pooled.conn.unsure = true;
-                pooled.conn.last_user = self.id;
-            }
-        }
-        self.bound = !reasons.is_empty();
-        Ok(reasons)
-    }
-
-    /// Servers go back, in transaction pooling; in session pooling they stay with the client.
-    fn let_go(&mut self, forget: bool) {
-        for leg in &mut self.legs {
-            if forget {
-                leg.core.forget_traces();
-            }
-            if self.mode == PoolMode::Transaction {
-                leg.give_back(false);
-            }
-        }
     }
 }

@@ -4,8 +4,8 @@ use crate::wire::backend::ErrorFields;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-/// Statements prepared by SQL whose needs are remembered of one client.
-const MAX_BY_SQL: usize = 1000;
+/// Statements that one client may have prepared by SQL.
+pub const MAX_BY_SQL: usize = 1000;
 
 /// Where a statement goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +72,8 @@ pub enum Placement {
 pub struct Needs {
     /// The moment that all nodes take for now.
     pub now: bool,
+    /// How many large objects it makes whose numbers pgmend draws.
+    pub numbers: usize,
     /// Sequences that only one transaction may use at a time.
     pub sequences: Vec<Sequence>,
     /// Its rows may differ from node to node, as the operator lets it through.
@@ -92,6 +94,49 @@ pub struct Needs {
     pub own_parses: usize,
 }
 
+impl Needs {
+    /// What two that go together need.
+    pub fn together(mut self, other: &Needs) -> Needs {
+        let known: Vec<u32> = self.sequences.iter().map(|s| s.oid).collect();
+        self.sequences.extend(other.sequences.iter().filter(|s| !known.contains(&s.oid)).cloned());
+        Needs {
+            now: self.now || other.now,
+            numbers: self.numbers.max(other.numbers),
+            sequences: self.sequences,
+            blind: self.blind || other.blind,
+            copy_in: self.copy_in || other.copy_in,
+            harmless: self.harmless && other.harmless,
+            finishes: self.finishes || other.finishes,
+            binds_control: self.binds_control || other.binds_control,
+            only_bound: false,
+            again: false,
+            own_parses: self.own_parses + other.own_parses,
+        }
+    }
+}
+
+/// PREPARE, EXECUTE and DEALLOCATE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// A statement gets a name.
+    Prepares(String, Rc<BySql>),
+    /// It is carried out.
+    Executes(String),
+    /// It loses its name; `None`: all do.
+    Deallocates(Option<String>),
+}
+
+/// What a PREPARE stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BySql {
+    /// The PREPARE as the client has written it.
+    pub written: Vec<u8>,
+    /// As the servers have got it.
+    pub sent: Vec<u8>,
+    /// What each EXECUTE needs.
+    pub needs: Needs,
+}
+
 /// One statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -99,8 +144,8 @@ pub struct Step {
     pub how: How,
     /// As it is sent.
     pub text: Vec<u8>,
-    /// The statement that SQL prepares by this name, or executes (`true`).
-    pub names: Option<(String, bool)>,
+    /// What it does to the statements that SQL prepares, in order.
+    pub names: Vec<Named>,
     /// What it needs.
     pub needs: Needs,
     /// Whether it runs in a transaction of pgmend's own.
@@ -117,7 +162,7 @@ impl Step {
         Step {
             how: How::One,
             text: Vec::new(),
-            names: None,
+            names: Vec::new(),
             needs: Needs { harmless: true, ..Needs::default() },
             placement: Placement::Either,
             notices: Vec::new(),
@@ -132,6 +177,7 @@ impl Step {
 
     /// Two that go together: what one of them needs, both get.
     pub fn together(self, other: &Step) -> Step {
+        let names = [self.names, other.names.clone()].concat();
         let how = match (&self.how, &other.how) {
             (How::Refused(_), _) => self.how.clone(),
             (_, How::Refused(_)) => other.how.clone(),
@@ -141,27 +187,13 @@ impl Step {
             (_, How::One) => How::One,
             (_, How::Begin { .. } | How::End { .. } | How::Savepoint) => How::All,
         };
-        let mut sequences = self.needs.sequences;
-        let known: Vec<u32> = sequences.iter().map(|s| s.oid).collect();
-        sequences.extend(other.needs.sequences.iter().filter(|s| !known.contains(&s.oid)).cloned());
-        let needs = Needs {
-            now: self.needs.now || other.needs.now,
-            sequences,
-            blind: self.needs.blind || other.needs.blind,
-            copy_in: self.needs.copy_in || other.needs.copy_in,
-            harmless: self.needs.harmless && other.needs.harmless,
-            finishes: self.needs.finishes || other.needs.finishes,
-            binds_control: self.needs.binds_control || other.needs.binds_control,
-            only_bound: false,
-            again: false,
-            own_parses: self.needs.own_parses + other.needs.own_parses,
-        };
+        let needs = self.needs.together(&other.needs);
         // What is bound and carried out is warned of once.
         let mut notices = self.notices;
         notices.extend(other.notices.iter().filter(|one| !notices.contains(one)).cloned().collect::<Vec<_>>());
         let placement = self.placement.max(other.placement);
         let warns_late = self.warns_late || other.warns_late;
-        Step { how, needs, placement, notices, warns_late, ..Step::nothing() }
+        Step { how, needs, placement, notices, warns_late, names, ..Step::nothing() }
     }
 }
 
@@ -200,8 +232,8 @@ pub struct Texts {
     statements: HashMap<Vec<u8>, Prepared>,
     portals: HashMap<Vec<u8>, Rc<Step>>,
     portions: HashSet<Vec<u8>>,
-    /// What statements need that SQL has prepared.
-    by_sql: HashMap<String, Needs>,
+    /// Statements that SQL has prepared, and when they were planned.
+    by_sql: HashMap<String, (Rc<BySql>, Age)>,
 }
 
 impl Texts {
@@ -257,16 +289,26 @@ impl Texts {
         self.statements.values().map(|prepared| &prepared.body)
     }
 
-    /// PREPARE has made a statement with these needs.
-    pub fn prepared_by_sql(&mut self, name: String, needs: Needs) {
-        if self.by_sql.len() < MAX_BY_SQL {
-            self.by_sql.insert(name, needs);
+    /// True when no more names can be remembered.
+    pub fn has_room_for(&self, name: &str) -> bool {
+        self.by_sql.len() < MAX_BY_SQL || self.by_sql.contains_key(name)
+    }
+
+    /// PREPARE and DEALLOCATE have been carried out.
+    pub fn note_named(&mut self, names: &[Named], age: Age) {
+        for named in names {
+            match named {
+                Named::Prepares(name, prepared) => drop(self.by_sql.insert(name.clone(), (prepared.clone(), age))),
+                Named::Deallocates(Some(name)) => drop(self.by_sql.remove(name)),
+                Named::Deallocates(None) => self.by_sql.clear(),
+                Named::Executes(_) => {}
+            }
         }
     }
 
-    /// What an EXECUTE of this name needs. Of a name that is not known the worst is taken for granted.
-    pub fn needs_of(&self, name: &str) -> Needs {
-        self.by_sql.get(name).cloned().unwrap_or(Needs { blind: true, ..Needs::default() })
+    /// The statement that SQL has prepared under this name.
+    pub fn by_sql(&self, name: &str) -> Option<(Rc<BySql>, Age)> {
+        self.by_sql.get(name).cloned()
     }
 }
 

@@ -1,11 +1,11 @@
 //! A transaction over several nodes: its begin, its snapshot, its end. The others commit first and the main node last, so
 //! that whoever waits for a lock on the main node finds everything done when he gets it.
 
-use super::account::Mark;
+use super::account::{Mark, asides};
 use super::bundle::Flow;
 use super::everywhere::connection_lost;
 use super::leg::Leg;
-use super::session::{Session, Standing};
+use super::session::{Session, Standing, Told};
 use super::snapshots::{Group, Inside};
 use super::texts::Needs;
 use crate::base::NodeId;
@@ -18,10 +18,6 @@ use crate::wire::frontend;
 const SPOIL: &str = "SELECT \"pgmend: the transaction has failed on another node\"";
 /// Takes the snapshot of a repeatable read transaction.
 const SNAPSHOT: &str = "SELECT pg_catalog.current_setting('transaction_read_only')";
-/// What the main node takes for now, as all nodes shall.
-pub const NOW: &str = "SELECT pg_catalog.set_config('pgmend.now', pg_catalog.to_char(pg_catalog.now() \
-    AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00', true)";
-
 /// How a transaction ended on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Ended {
@@ -52,7 +48,7 @@ impl Session {
     }
 
     /// Snapshot isolation: begins on all nodes and takes the snapshot while nobody commits.
-    pub(super) async fn take_snapshot(&mut self, client: &mut Stream) -> Result<Result<(), ErrorFields>, Fault> {
+    pub(super) async fn take_snapshot(&mut self, client: &mut Stream) -> Told<()> {
         if self.has_snapshot || !self.isolates() {
             return Ok(Ok(()));
         }
@@ -119,7 +115,7 @@ impl Session {
         let mut commit = Vec::new();
         frontend::query(&mut commit, "COMMIT");
         // The client gets nothing of it but an error.
-        let clean = match self.commit(client, &commit, &Needs::default(), Flow::Drop).await? {
+        let clean = match self.commit(client, &commit, &Needs::default(), (true, Flow::Drop)).await? {
             Ok(clean) => clean,
             Err(error) => {
                 self.front.error(&error);
@@ -132,14 +128,15 @@ impl Session {
     }
 
     /// Sends what ends the transaction: to the others, then to the main node. The main node's answer goes to the client
-    /// as `flow` says; true: without an error. The error is one that the client must be told besides.
+    /// as `flow` says; true: without an error. The error is one that the client must be told besides. `keeps`: what was done
+    /// is to be kept; if not, a server that is lost has undone it.
     pub(super) async fn commit(
         &mut self,
         client: &mut Stream,
         frames: &[u8],
         needs: &Needs,
-        flow: Flow,
-    ) -> Result<Result<bool, ErrorFields>, Fault> {
+        (keeps, flow): (bool, Flow),
+    ) -> Told<bool> {
         let open = self.legs_where(Leg::is_in_transaction);
         let Some((main, others)) = open.split_first() else { return Ok(Ok(true)) };
         let _inside = match self.enter_commits(self.isolates() && self.has_snapshot).await {
@@ -165,7 +162,10 @@ impl Session {
         // If the main node is lost in the middle, another one tells the client of its commit; if it was not asked to commit,
         // the one that has refused says why.
         let answers = match ends.first() {
-            Some((_, Ended::Unknown(_))) => ends.iter().find(|(_, end)| *end == Ended::Committed),
+            Some((_, Ended::Unknown(_))) => ends
+                .iter()
+                .find(|(_, end)| *end == Ended::Committed)
+                .or_else(|| ends.iter().find(|(_, end)| !matches!(end, Ended::Unknown(_)))),
             Some((_, Ended::Withheld)) => ends.get(1),
             first => first,
         };
@@ -178,7 +178,7 @@ impl Session {
             }
             self.answer_of(*place, flow);
         }
-        let settled = self.settle_ends(&ends).await;
+        let settled = self.settle_ends(&ends, keeps).await;
         self.close_lost();
         Ok(settled.map(|()| clean))
     }
@@ -208,8 +208,8 @@ impl Session {
                 leg.account.expect(needs);
             }
         }
-        let spare = others.first().map(|place| (*place, Flow::Hold));
-        self.round(client, others, spare, None).await?;
+        // Any of them may have to answer for the main node.
+        self.round(client, others, others.first().map(|place| (*place, Flow::Keep)), None).await?;
         let mut ends: Vec<(usize, Ended)> = others.iter().map(|place| (*place, self.ended(*place))).collect();
         let withheld = !others.is_empty() && others.iter().all(|place| self.has_refused(*place));
         if let Some(leg) = self.legs.get_mut(main) {
@@ -239,9 +239,10 @@ impl Session {
     pub(super) fn answer_of(&mut self, place: usize, flow: Flow) {
         let Some(leg) = self.legs.get_mut(place) else { return };
         match flow {
-            Flow::Hold | Flow::Stream => self.front.out().append(&mut leg.out),
+            Flow::Hold | Flow::Keep | Flow::Stream => self.front.out().append(&mut leg.out),
             Flow::Drop => {
-                // Not the tag, but what is wrong.
+                // Not the tag, but what is wrong, and what else has happened.
+                self.front.out().extend_from_slice(&asides(&leg.out));
                 if let Some(error) = leg.account.error.clone() {
                     crate::wire::backend::error_response(self.front.out(), &error);
                 }
@@ -265,7 +266,7 @@ impl Session {
 
     /// Who has not ended as the main node did has gone astray. If the main node is lost in the middle, those that have
     /// committed are right: the client gets its commit.
-    async fn settle_ends(&mut self, ends: &[(usize, Ended)]) -> Result<(), ErrorFields> {
+    async fn settle_ends(&mut self, ends: &[(usize, Ended)], keeps: bool) -> Result<(), ErrorFields> {
         let Some(main) = ends.first() else { return Ok(()) };
         let committed = ends.iter().any(|(_, end)| *end == Ended::Committed);
         let right = match &main.1 {
@@ -280,6 +281,7 @@ impl Session {
                 Ended::Committed if right => continue,
                 Ended::NotCommitted(_) if !right => continue,
                 Ended::Withheld => continue,
+                Ended::Unknown(_) if !keeps => continue,
                 Ended::Committed => "it has committed what the main node has not".to_owned(),
                 Ended::NotCommitted(why) => format!("it has not committed what others have: {why}"),
                 Ended::Unknown(why) => format!("it was lost during a commit: {why}"),
@@ -288,6 +290,9 @@ impl Session {
         }
         let all_unknown =
             !committed && !ends.iter().any(|(_, end)| matches!(end, Ended::NotCommitted(_) | Ended::Withheld));
+        if all_unknown && !keeps {
+            return Err(connection_lost());
+        }
         if all_unknown {
             // Nobody knows; to detach everybody would help nobody. The health checks find out who lives.
             return Err(ErrorFields::error("08007", "the connection to every node was lost during the commit")

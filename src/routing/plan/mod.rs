@@ -51,6 +51,8 @@ pub struct Step {
     pub rewritten: Option<String>,
     /// What is sent reads `pgmend.now`.
     pub uses_now: bool,
+    /// So many settings with the numbers of large objects are read by what is sent.
+    pub numbers: usize,
     /// What must be locked before it.
     pub locks: Vec<LockOn>,
     /// What of it cannot be made equal.

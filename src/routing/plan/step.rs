@@ -120,7 +120,9 @@ impl Building<'_> {
                 let lock = LockOn { oid: sequence.oid, schema: sequence.schema.clone(), name: sequence.name.clone() };
                 self.locks.push(lock);
                 let inserts = &self.facts.inserts;
-                if self.facts.writes && (inserts.is_empty() || inserts.iter().any(|insert| insert.unordered)) {
+                // The parameters of an EXECUTE are computed once.
+                let rows = self.facts.writes && !matches!(self.facts.class, Class::Execute(_));
+                if rows && (inserts.is_empty() || inserts.iter().any(|insert| insert.unordered)) {
                     self.unequal(Kind::Order, "the order in which rows take numbers");
                 }
             }
@@ -136,7 +138,7 @@ impl Building<'_> {
             "lo_import" => call.arguments > 1,
             _ => call.number.is_some_and(|number| number != 0),
         };
-        if !numbered {
+        if !numbered && !call.drawn {
             self.unequal(Kind::LargeObject, format!("{}()", call.name.name));
         }
     }
@@ -255,6 +257,7 @@ impl Building<'_> {
             range: facts.range.clone(),
             rewritten,
             uses_now,
+            numbers: facts.numbers,
             locks: self.locks,
             unequal: self.unequal,
         };

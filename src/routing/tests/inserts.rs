@@ -85,8 +85,19 @@ fn defaults_of_the_moment_are_written_down() {
         ),
         (
             "MERGE INTO t USING plain p ON t.a = p.a WHEN MATCHED THEN UPDATE SET at = DEFAULT WHEN NOT MATCHED THEN INSERT (a) VALUES (p.a)",
+            "Write; lock t_id_seq; Order: the numbering of the rows inserted into t",
+            r#"MERGE INTO t USING plain p ON t.a = p.a WHEN MATCHED THEN UPDATE SET at = ((NOW)) WHEN NOT MATCHED THEN INSERT (a, "at", "day") VALUES (p.a, ((NOW)), ((NOW::date)))"#,
+        ),
+        (
+            "MERGE INTO t USING plain p ON t.a = p.a WHEN NOT MATCHED AND p.b > (1) THEN INSERT OVERRIDING USER VALUE VALUES (1, CASE WHEN p.b THEN p.a END) WHEN NOT MATCHED AND true THEN INSERT DEFAULT VALUES WHEN NOT MATCHED THEN DO NOTHING",
+            "Write; lock t_id_seq; Order: the numbering of the rows inserted into t",
+            r#"MERGE INTO t USING plain p ON t.a = p.a WHEN NOT MATCHED AND p.b > (1) THEN INSERT ("id", "a", "at", "day") OVERRIDING USER VALUE VALUES (1, CASE WHEN p.b THEN p.a END, ((NOW)), ((NOW::date))) WHEN NOT MATCHED AND true THEN INSERT ("at", "day") VALUES (((NOW)), ((NOW::date))) WHEN NOT MATCHED THEN DO NOTHING"#,
+        ),
+        (
+            // The words of a clause stand somewhere else, too.
+            "MERGE INTO t USING plain p ON t.a = p.a WHEN MATCHED AND CASE WHEN true THEN insert END THEN DELETE WHEN NOT MATCHED THEN INSERT (a) VALUES (p.a)",
             "Write; lock t_id_seq; Default: column t.at; Default: column t.day; Order: the numbering of the rows inserted into t",
-            "MERGE INTO t USING plain p ON t.a = p.a WHEN MATCHED THEN UPDATE SET at = ((NOW)) WHEN NOT MATCHED THEN INSERT (a) VALUES (p.a)",
+            "",
         ),
         (
             "WITH x AS (INSERT INTO t (a) VALUES (1) RETURNING id) SELECT * FROM x",
@@ -200,8 +211,13 @@ fn values_and_columns_keep_their_places() {
         ),
         (
             "INSERT INTO t (a) TABLE plain",
-            "Write; lock t_id_seq; Default: column t.at; Default: column t.day; Order: the numbering of the rows inserted into t",
-            "",
+            "Write; lock t_id_seq; Order: the numbering of the rows inserted into t",
+            r#"INSERT INTO t (a, "at", "day") SELECT *, ((NOW)), ((NOW::date)) FROM plain"#,
+        ),
+        (
+            "INSERT INTO t TABLE ONLY (plain) UNION ALL SELECT 1, 2, 3",
+            "Write",
+            r#"INSERT INTO t ("id", "a", "b", "at", "day") SELECT *, ((NOW)), ((NOW::date)) FROM ONLY (plain) UNION ALL SELECT 1, 2, 3, ((NOW)), ((NOW::date))"#,
         ),
         (
             "INSERT INTO t (a) VALUES (1) UNION VALUES (2)",

@@ -42,9 +42,23 @@ fn what_may_differ_is_named() {
         ("ALTER TABLE t ADD COLUMN n serial", "Ddl; Order: the numbering of rows that are there already", ""),
         (
             "SELECT lo_creat(-1), lo_create(0), lo_create(77), lo_from_bytea(0, 'x'), lo_import('/x', 5)",
-            "ReadAll; LargeObject: lo_creat(); LargeObject: lo_create(); LargeObject: lo_from_bytea()",
-            "",
+            "ReadAll",
+            r#"SELECT pg_catalog.lo_create(pg_catalog.current_setting('pgmend.large_1')::oid) AS "lo_creat", lo_create(pg_catalog.current_setting('pgmend.large_2')::oid), lo_create(77), lo_from_bytea(pg_catalog.current_setting('pgmend.large_3')::oid, 'x'), lo_import('/x', 5)"#,
         ),
+        (
+            "INSERT INTO plain (a, b) VALUES (1, pg_catalog.lo_creat(x'60000'::int)), (2, lo_creat(-1))",
+            "Write",
+            "INSERT INTO plain (a, b) VALUES (1, pg_catalog.lo_create(pg_catalog.current_setting('pgmend.large_1')::oid)), \
+             (2, pg_catalog.lo_create(pg_catalog.current_setting('pgmend.large_2')::oid))",
+        ),
+        // One number is not enough where there may be many rows, nor a constant where there is none.
+        ("INSERT INTO plain (a) SELECT lo_create(0) FROM v", "Write; Clock: view v; LargeObject: lo_create()", ""),
+        ("UPDATE plain SET a = lo_create(0)", "Write; LargeObject: lo_create()", ""),
+        ("SELECT lo_create($1), x FROM lo_create(0) x", "ReadAll; LargeObject: lo_create()", ""),
+        ("EXECUTE p (lo_create(0))", r#"Execute("p"); LargeObject: lo_create()"#, ""),
+        ("EXECUTE p (nextval('s'))", r#"Execute("p"); lock s"#, ""),
+        ("EXECUTE p (random())", r#"Execute("p"); Random: random()"#, ""),
+        ("EXECUTE p ('now', 'a text of now')", r#"Execute("p"); Literal: a literal that may name a moment"#, ""),
         ("DO $$ BEGIN END $$", "Write; Opaque: DO", ""),
         ("CALL proc(1)", r#"Write; Function: "proc""#, ""),
         ("INSERT INTO far VALUES (1)", "Write; Opaque: foreign table far", ""),

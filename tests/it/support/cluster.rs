@@ -156,6 +156,17 @@ impl Cluster {
         signal(self.pid(id).expect("the server runs"), name);
     }
 
+    /// Freezes a server with all its processes, as when its machine stands still: nothing is answered, and nothing closed.
+    pub fn freeze(&self, id: usize) {
+        let postmaster = self.pid(id).expect("the server runs");
+        // First of all the one that makes others.
+        signal(postmaster, "-STOP");
+        let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"));
+        for child in children.expect("the kernel tells a process's children").split_whitespace() {
+            signal(child.parse().expect("a number"), "-STOP");
+        }
+    }
+
     /// A statement straight to a node, over its Unix socket; the rows as psql prints them unaligned.
     #[track_caller]
     pub fn sql(&self, id: usize, database: &str, statement: &str) -> String {
@@ -186,6 +197,11 @@ impl Cluster {
     /// A file in a node's data directory, of user postgres.
     pub fn write(&self, id: usize, name: &str, text: &str, mode: &str) -> PathBuf {
         write_as_postgres(&self.nodes[id].data.join(name), text, mode)
+    }
+
+    /// Transactions of pgbench that a node holds.
+    pub fn pgbench_transactions(&self, id: usize) -> u64 {
+        self.sql(id, "postgres", "SELECT count(*) FROM pgbench_history").parse().expect("a number")
     }
 
     /// pgbench's tables in a database, straight on the primary.

@@ -86,6 +86,13 @@ impl Load {
         assert!(!last.contains(" 0.0 tps"), "the load stands still: {last}");
     }
 
+    /// Waits until the clients have written so many more rows, as a node tells: sooner than by their own reports.
+    #[track_caller]
+    pub fn writes(&self, count: impl Fn() -> u64, more: u64) {
+        let before = count();
+        wait_until("the load writes", Duration::from_secs(20), || count() >= before + more);
+    }
+
     /// Ends the load; fails the story when any client had an error or had to leave. Returns the seconds it ran.
     #[track_caller]
     pub fn finish(mut self) -> usize {
