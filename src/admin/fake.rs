@@ -3,7 +3,7 @@
 use super::{Admin, BoxFuture, CommandError, Daemon, MaintenancePort, NodePort, RecoveryPort, StopMode, TrafficPort};
 use crate::base::NodeId;
 use crate::client::Pause;
-use crate::cluster::{Board, DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Role, Scope, SslMode, View};
+use crate::cluster::{Board, DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Role, Scope, View};
 use crate::maintenance::{Judgement, Plan, Planned, Verdict};
 use crate::workflow::{JobSnapshot, Outcome, Progress};
 use std::sync::{Arc, Mutex};
@@ -139,19 +139,11 @@ impl Daemon for Fake {
 fn node(id: u16, status: NodeStatus, role: Role, weight: f64) -> NodeView {
     NodeView {
         spec: Arc::new(NodeSpec {
-            id: NodeId(id),
             host: Host("/tmp".into()),
             port: 5432 + id,
-            data_directory: None,
             weight,
-            application_name: format!("pgmend_{id}"),
             allow_failover: id != 2,
-            always_primary: false,
-            start_command: None,
-            stop_command: None,
-            status_command: None,
-            sslmode: SslMode::Disable,
-            maintain: crate::cluster::MaintainCommands::default(),
+            ..NodeSpec::sample(id)
         }),
         status,
         role,

@@ -7,6 +7,7 @@ mod command;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod http;
+mod node_words;
 pub mod pcp;
 mod pool_commands;
 mod ports;

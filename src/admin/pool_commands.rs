@@ -1,8 +1,8 @@
 //! Pgpool-II's own statements in ordinary sessions: `SHOW POOL_NODES` and its kin, in the layout of 4.3.5.
 
-use super::Admin;
+use super::{Admin, node_words};
 use crate::client::{Answer, PoolCommands};
-use crate::cluster::{NodeView, Role, View};
+use crate::cluster::{NodeView, View};
 use std::sync::Arc;
 
 /// Answers them from what `Admin` knows. All times are UTC.
@@ -137,60 +137,29 @@ impl Words {
 }
 
 fn pool_nodes(view: &View) -> Answer {
-    let total: f64 = view.nodes.iter().map(weight).sum();
-    answer(&NODE_COLUMNS, view.nodes.iter().map(|node| node_row(view, node, total)).collect())
+    answer(&NODE_COLUMNS, view.nodes.iter().map(|node| node_row(view, node)).collect())
 }
 
-fn node_row(view: &View, node: &NodeView, total: f64) -> Vec<String> {
-    let is_primary = view.primary == Some(node.spec.id);
-    let share = if total > 0.0 { weight(node) / total } else { 0.0 };
+fn node_row(view: &View, node: &NodeView) -> Vec<String> {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     vec![
         node.spec.id.to_string(),
         node.spec.host.0.clone(),
         node.spec.port.to_string(),
         node.status.to_string(),
-        match node.reachable {
-            Some(true) => "up",
-            Some(false) => "down",
-            None => "unknown",
-        }
-        .to_owned(),
-        format!("{share:.6}"),
-        match (view.mode.replicates(), is_primary) {
-            (true, true) => "main",
-            (true, false) => "replica",
-            (false, true) => "primary",
-            (false, false) => "standby",
-        }
-        .to_owned(),
-        match (view.mode.replicates(), node.role) {
-            (_, Role::Unknown) => "unknown",
-            (true, Role::Primary) => {
-                if is_primary {
-                    "main"
-                } else {
-                    "replica"
-                }
-            }
-            (false, Role::Primary) => "primary",
-            (_, Role::Standby) => "standby",
-        }
-        .to_owned(),
+        node_words::process(node).to_owned(),
+        format!("{:.6}", node_words::share(view, node)),
+        node_words::role(view, node).to_owned(),
+        node_words::role_of_server(view, node).to_owned(),
         // Statements are not counted per node.
         "0".to_owned(),
         // Every statement goes to the primary.
-        is_primary.to_string(),
+        (view.primary == Some(node.spec.id)).to_string(),
         node.delay_bytes.unwrap_or_default().to_string(),
         text(&node.replication_state),
         text(&node.sync_state),
         utc(node.changed_at_s),
     ]
-}
-
-/// A weight that is no number or negative counts as none.
-fn weight(node: &NodeView) -> f64 {
-    if node.spec.weight.is_finite() { node.spec.weight.max(0.0) } else { 0.0 }
 }
 
 fn parameters(listed: Vec<(String, String, String)>) -> Answer {

@@ -93,19 +93,31 @@ impl Attach for KeeperAttach {
 }
 
 /// Operators' attach and detach.
-pub struct KeeperPort(pub Keeper);
+pub struct KeeperPort {
+    /// Does it.
+    pub keeper: Keeper,
+    /// Knows which nodes are in maintenance: these stay out.
+    pub maintenance: Maintenance,
+}
 
 impl NodePort for KeeperPort {
     fn attach(&self, node: NodeId, accept_data: bool, reason: String) -> BoxFuture<Result<(), String>> {
-        let keeper = self.0.clone();
+        let (keeper, kept_out) = (self.keeper.clone(), self.maintenance.kept_out(node));
         let attach = async move {
-            if accept_data { keeper.attach_accepted(node, &reason).await } else { keeper.attach(node, &reason).await }
+            if let Some(why) = kept_out {
+                return Err(why);
+            }
+            let attached = match accept_data {
+                true => keeper.attach_accepted(node, &reason).await,
+                false => keeper.attach(node, &reason).await,
+            };
+            attached.map_err(|e| e.to_string())
         };
-        Box::pin(async move { attach.await.map_err(|e| e.to_string()) })
+        Box::pin(attach)
     }
 
     fn detach(&self, node: NodeId, reason: String) -> BoxFuture<Result<(), String>> {
-        let keeper = self.0.clone();
+        let keeper = self.keeper.clone();
         Box::pin(async move { keeper.detach(node, &reason).await.map_err(|e| e.to_string()) })
     }
 }

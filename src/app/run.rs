@@ -257,7 +257,7 @@ async fn serve(parts: Parts) -> Result<(), String> {
         links,
         shared: shared.into(),
     });
-    let nodes = Arc::new(KeeperPort(keeper.clone()));
+    let nodes = Arc::new(KeeperPort { keeper: keeper.clone(), maintenance: maintenance.clone() });
     tokio::spawn(maintenance.clone().watch(control.child_token()));
     tokio::spawn(maintenance.clone().guard(control.child_token()));
     let recoveries = Arc::new(RecoveryJobs { recovery, jobs: jobs.clone(), maintenance: maintenance.clone() });

@@ -127,6 +127,16 @@ impl Buffer {
 
     /// Reads once. 0 bytes: the peer has closed.
     pub fn poll_fill<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_fill_by(|room| {
+            let mut buf = ReadBuf::new(room);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf))?;
+            Poll::Ready(Ok(buf.filled().len()))
+        })
+    }
+
+    /// The same by a function that reads into what room there is.
+    #[inline]
+    pub fn poll_fill_by(&mut self, read: impl FnOnce(&mut [u8]) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if self.data.is_empty() {
             self.data = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER]);
         }
@@ -134,9 +144,7 @@ impl Buffer {
             self.compact();
         }
         let Some(room) = self.data.get_mut(self.end..) else { return Poll::Ready(Ok(0)) };
-        let mut buf = ReadBuf::new(room);
-        ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
-        let count = buf.filled().len();
+        let count = ready!(read(room))?;
         self.end += count;
         Poll::Ready(Ok(count))
     }

@@ -74,22 +74,19 @@ impl Borrower {
 
     /// The same; where the wait is not the usual one for a place in a busy pool, `watch` may end it, and so may a cancel.
     pub async fn lease_watching(&self, wanted: &ParamSet, watch: &mut Watch<'_>) -> Result<Box<Pooled>, Fault> {
-        if let Some(pooled) = self.at_hand(wanted) {
-            return Ok(pooled);
-        }
         self.control.activity.set(Activity::waiting());
-        if let Way::Open(route) = self.way()
+        let (way, since_s) = (self.way(), self.worker.now_s());
+        if let Way::Open(route) = &way
             && let Some(pooled) = self.pool.take(route.id)
         {
-            return self.ready(pooled, wanted, &route).await;
+            return self.ready(pooled, wanted, route).await;
         }
         let limit = match self.pool.shared.rules().wait_timeout {
             Duration::ZERO => FOREVER,
             limit => limit,
         };
         // The usual wait, in a busy pool: for the next connection that comes back. It needs no timer and no watch.
-        let since_s = self.worker.now_s();
-        let first = match self.way() {
+        let first = match way {
             Way::Open(route) => match self.place(route.id, limit, watch).await? {
                 Grant::Conn(pooled) if self.leads_to(&route, &pooled) => {
                     return self.ready(pooled, wanted, &route).await;

@@ -86,7 +86,7 @@ impl Lane {
             } else {
                 self.out.get(self.out_at..).unwrap_or_default()
             };
-            let count = std::task::ready!(Pin::new(&mut *stream).poll_write(cx, bytes))?;
+            let count = std::task::ready!(stream.poll_send(cx, bytes))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -107,9 +107,18 @@ impl Lane {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads if there is something; without it nobody keeps a buffer. Ready(0): the peer closed.
-    pub fn poll_receive(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let filled = self.input.poll_fill(stream, cx);
+    /// Reads if there is something; without it nobody keeps a buffer. Ready(0): the peer closed. `armed`: see
+    /// [`Stream::poll_recv`].
+    pub fn poll_receive(
+        &mut self,
+        stream: &mut Stream,
+        armed: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if !self.input.is_held() {
+            std::task::ready!(stream.poll_readable(cx, armed))?;
+        }
+        let filled = self.input.poll_fill_by(|room| stream.poll_recv(cx, room, armed));
         // The buffer that was lent to an idle connection goes to the next one.
         if filled.is_pending() && self.input.is_empty() {
             self.release();
@@ -118,6 +127,8 @@ impl Lane {
     }
 }
 
+/// Batches moved for one client before the others of its thread have their turn.
+pub const MAX_TURNS: usize = 32;
 /// Lanes kept per thread for those who have something on its way.
 const MAX_SPARE: usize = 256;
 static EMPTY: Lane = Lane { input: Buffer::new(), out: Vec::new(), out_at: 0, direct: 0, unflushed: false };
@@ -156,8 +167,16 @@ impl Lent {
     }
 
     /// As [`Lane::poll_receive`].
-    pub fn poll_receive(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let received = (**self).poll_receive(stream, cx);
+    pub fn poll_receive(
+        &mut self,
+        stream: &mut Stream,
+        armed: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.0.is_none() {
+            std::task::ready!(stream.poll_readable(cx, armed))?;
+        }
+        let received = (**self).poll_receive(stream, armed, cx);
         if received.is_pending() {
             self.release();
         }
@@ -209,12 +228,16 @@ pub struct Exchange {
     pub client_closed: bool,
     free: bool,
     worked: bool,
+    /// The runtime has the task's waker for the server's socket.
+    server_armed: bool,
 }
 
 /// Everything that an exchange works on.
 pub struct Relay<'a> {
     /// The client's socket.
     pub client: &'a mut Stream,
+    /// The runtime has the task's waker for it.
+    pub client_armed: &'a mut bool,
     /// Client to server.
     pub up: &'a mut Lane,
     /// Server to client.
@@ -232,7 +255,7 @@ pub struct Relay<'a> {
 impl Relay<'_> {
     /// Moves bytes until nothing moves. Ready when the exchange is over.
     pub fn poll(&mut self, state: &mut Exchange, cx: &mut Context<'_>) -> Poll<Result<Ended, Fault>> {
-        loop {
+        for _ in 0..MAX_TURNS {
             if let Some(ended) = self.turn_up(state, cx)? {
                 return Poll::Ready(Ok(ended));
             }
@@ -251,6 +274,9 @@ impl Relay<'_> {
                 return Poll::Pending;
             }
         }
+        // Others have their turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// True when a transaction that ended may be the last of this exchange.
@@ -341,7 +367,7 @@ impl Relay<'_> {
     fn receive(&mut self, state: &mut Exchange, cx: &mut Context<'_>) -> Result<bool, Fault> {
         let mut moved = false;
         if !state.client_closed && self.up.direct == 0 && !self.up.input.is_full() && self.wants_client(state) {
-            match self.up.poll_receive(self.client, cx) {
+            match self.up.poll_receive(self.client, self.client_armed, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     state.client_closed = true;
                     moved = true;
@@ -351,7 +377,7 @@ impl Relay<'_> {
             }
         }
         if self.down.direct == 0 && !self.down.input.is_full() && self.wants_server(state) {
-            match self.down.poll_receive(&mut self.server.stream, cx) {
+            match self.down.poll_receive(&mut self.server.stream, &mut state.server_armed, cx) {
                 Poll::Ready(Ok(0)) => return Err(self.server_lost(&io::ErrorKind::UnexpectedEof.into())),
                 Poll::Ready(Err(e)) => return Err(self.server_lost(&e)),
                 Poll::Ready(Ok(_)) => moved = true,

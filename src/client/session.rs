@@ -15,7 +15,7 @@ use super::fault::Fault;
 use super::lease::Borrower;
 use super::listen::Subscription;
 use super::pins::Pinned;
-use super::relay::{Ended, Exchange, Lent, Relay, Until};
+use super::relay::{Ended, Exchange, Lent, MAX_TURNS, Relay, Until};
 use super::replicated;
 use super::scan::Traces;
 use super::tally::Counted;
@@ -118,6 +118,8 @@ struct Session {
     mode: PoolMode,
     up: Lent,
     down: Lent,
+    /// The runtime has the session's waker for the client's socket.
+    armed: bool,
     /// The server connection that stays with the client between transactions, and why, if it is an exception.
     held: Option<Box<Pooled>>,
     pin: Option<Pinned>,
@@ -224,11 +226,11 @@ impl Session {
 
     /// Waits for work, sending what is left of the last answer. An idle client holds no buffer here.
     async fn next(&mut self, client: &mut Stream) -> Result<Front, Fault> {
-        let Session { up, down, core, borrower, subscription, .. } = self;
+        let Session { up, down, armed, core, borrower, subscription, .. } = self;
         borrower.control.activity.set(Activity::idle(borrower.worker.now_s()));
         core.rest();
         poll_fn(|cx| {
-            loop {
+            for _ in 0..MAX_TURNS {
                 hear(subscription.as_deref(), down, cx)?;
                 if let Poll::Ready(Err(_)) = down.poll_send(client, cx) {
                     return Poll::Ready(Err(Fault::ClientGone));
@@ -252,11 +254,14 @@ impl Session {
                     Front::More => {}
                     front => return Poll::Ready(Ok(front)),
                 }
-                match std::task::ready!(up.poll_receive(client, cx)) {
+                match std::task::ready!(up.poll_receive(client, armed, cx)) {
                     Ok(0) | Err(_) => return Poll::Ready(Err(Fault::ClientGone)),
                     Ok(_) => borrower.control.activity.set(Activity::idle(borrower.worker.now_s())),
                 }
             }
+            // Others have their turn.
+            cx.waker().wake_by_ref();
+            Poll::Pending
         })
         .await
     }
@@ -281,7 +286,7 @@ impl Session {
         state: &mut Exchange,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Ended, Fault>> {
-        let Session { up, down, core, borrower, mode, pin, subscription, .. } = self;
+        let Session { up, down, armed, core, borrower, mode, pin, subscription, .. } = self;
         let (worker, control) = (&*borrower.worker, &*borrower.control);
         let clean = core.is_clean();
         if let Some(end) = control.check(cx, clean) {
@@ -296,7 +301,8 @@ impl Session {
             PoolMode::Transaction | PoolMode::Statement => Until::Transaction,
         };
         let (server, statements) = (&mut pooled.conn, &worker.plane.statements);
-        let mut relay = Relay { client, up: &mut *up, down: &mut *down, server, core, statements, until };
+        let (up, down) = (&mut **up, &mut **down);
+        let mut relay = Relay { client, client_armed: armed, up, down, server, core, statements, until };
         let mut outcome = relay.poll(state, cx);
         if outcome.is_pending() && control.drain.asked.get() && relay.is_at_boundary(state) {
             outcome = Poll::Ready(Ok(Ended::Boundary));

@@ -54,6 +54,9 @@ impl Worker {
     }
 
     fn warm_up(self: &Rc<Self>, wish: &Arc<Warming>) {
+        if !wish.for_clients {
+            return wish.begin(0);
+        }
         let works = if self.plane.board.view().mode.replicates() { self.several(wish) } else { self.primary(wish) };
         let mut left = MOST;
         let works: Vec<Work> = works

@@ -27,4 +27,4 @@ pub use quiet::{Holdup, MAX_HOLDUPS, OpenServers, Quiet, Remains, Report, Seat, 
 pub use stalls::{Stalled, Stalls};
 pub use status::{NodeStatus, Observation, transition};
 pub use view::{DataState, Epoch, NodeView, Role, View};
-pub use warm::{Warm, Warmer, Warming, Warmth};
+pub use warm::{Listener, Warm, Warmer, Warming, Warmth};

@@ -94,3 +94,26 @@ impl NodeSpec {
         format!("{}({})", self.host.0, self.port)
     }
 }
+
+#[cfg(test)]
+impl NodeSpec {
+    /// A node for unit tests, which set what matters to them: `h(5432)`, streaming under the name `pgmend_<id>`, with no data
+    /// directory and no commands.
+    pub fn sample(id: u16) -> NodeSpec {
+        NodeSpec {
+            id: NodeId(id),
+            host: Host("h".into()),
+            port: 5432,
+            data_directory: None,
+            weight: 1.0,
+            application_name: format!("pgmend_{id}"),
+            allow_failover: true,
+            always_primary: false,
+            start_command: None,
+            stop_command: None,
+            status_command: None,
+            sslmode: SslMode::Disable,
+            maintain: MaintainCommands::default(),
+        }
+    }
+}

@@ -1,9 +1,11 @@
-//! Connections to the coming primary, opened before it is one: who wants them, and how many there are.
+//! Connections to the coming primary, opened before it is one: who wants them, and how many there are. Likewise those that
+//! listen for clients: they listen there before the first client goes on.
 
 use super::Board;
 use crate::base::NodeId;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A wish for connections to a node that will be the primary soon. Workers answer it.
 #[derive(Debug)]
@@ -12,6 +14,8 @@ pub struct Warming {
     pub node: NodeId,
     /// Grows with each wish.
     pub number: u64,
+    /// Connections for clients are wished for; else only those that listen.
+    pub for_clients: bool,
     workers: AtomicUsize,
     asked: AtomicUsize,
     open: AtomicUsize,
@@ -19,9 +23,9 @@ pub struct Warming {
     why: Mutex<Option<String>>,
     /// It is the primary now, though the view does not say so yet.
     promoted: AtomicBool,
-    /// Listeners for clients that stand ready, and those that listen there.
-    ready: AtomicUsize,
-    listening: AtomicUsize,
+    /// Listeners that stand ready there or could not be made ready, and those that listen there or have given up; by number.
+    ready: Mutex<BTreeSet<u64>>,
+    listening: Mutex<BTreeSet<u64>>,
 }
 
 /// How far it is.
@@ -51,7 +55,7 @@ impl Warming {
 
     /// One could not be opened.
     pub fn failed(&self, why: String) {
-        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        *locked(&self.why) = Some(why);
         self.failed.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -60,14 +64,14 @@ impl Warming {
         self.promoted.load(Ordering::Acquire)
     }
 
-    /// A listener for clients is connected.
-    pub fn listener_ready(&self) {
-        self.ready.fetch_add(1, Ordering::AcqRel);
+    /// This listener is connected, or cannot be.
+    pub fn listener_ready(&self, number: u64) {
+        locked(&self.ready).insert(number);
     }
 
     /// It listens, or is lost: nobody waits for it any more.
-    pub fn listener_done(&self) {
-        self.listening.fetch_add(1, Ordering::AcqRel);
+    pub fn listener_done(&self, number: u64) {
+        locked(&self.listening).insert(number);
     }
 }
 
@@ -77,6 +81,9 @@ pub(super) struct WarmPlace {
     now: Mutex<Option<Arc<Warming>>>,
     last: AtomicU64,
     workers: AtomicUsize,
+    /// Listeners that there are, and the number of the last.
+    listeners: Mutex<BTreeSet<u64>>,
+    last_listener: AtomicU64,
 }
 
 /// A wish in force; dropping it takes it back, and what was opened and not used is closed.
@@ -94,7 +101,7 @@ impl Warm {
         let workers = w.workers.load(Ordering::Acquire) >= self.board.warm.workers.load(Ordering::Acquire);
         let (open, failed) = (w.open.load(Ordering::Acquire), w.failed.load(Ordering::Acquire));
         let settled = workers && open + failed >= w.asked.load(Ordering::Acquire);
-        Warmth { open, failed, why: w.why.lock().unwrap_or_else(PoisonError::into_inner).clone(), settled }
+        Warmth { open, failed, why: locked(&w.why).clone(), settled }
     }
 }
 
@@ -105,15 +112,20 @@ impl Warm {
         self.board.tell();
     }
 
-    /// Every listener that stood ready listens there.
+    /// Every listener that there is stands ready, or has said that it cannot.
+    pub fn listeners_ready(&self) -> bool {
+        locked(&self.board.warm.listeners).is_subset(&locked(&self.warming.ready))
+    }
+
+    /// Every listener that there is listens there, or has given up.
     pub fn all_listen(&self) -> bool {
-        self.warming.listening.load(Ordering::Acquire) >= self.warming.ready.load(Ordering::Acquire)
+        locked(&self.board.warm.listeners).is_subset(&locked(&self.warming.listening))
     }
 }
 
 impl Drop for Warm {
     fn drop(&mut self) {
-        let mut now = self.board.warm.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = locked(&self.board.warm.now);
         if now.as_ref().is_some_and(|n| n.number == self.warming.number) {
             *now = None;
         }
@@ -132,7 +144,32 @@ impl Drop for Warmer {
     }
 }
 
+/// Somebody who listens for clients; dropping it ends that.
+#[derive(Debug)]
+pub struct Listener {
+    board: Arc<Board>,
+    /// Among all listeners.
+    pub number: u64,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        locked(&self.board.warm.listeners).remove(&self.number);
+    }
+}
+
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Board {
+    /// Somebody listens for clients from now on, and answers wishes.
+    pub fn listener(self: &Arc<Self>) -> Listener {
+        let number = self.warm.last_listener.fetch_add(1, Ordering::AcqRel) + 1;
+        locked(&self.warm.listeners).insert(number);
+        Listener { board: self.clone(), number }
+    }
+
     /// A worker answers wishes from now on.
     pub fn warmer(self: &Arc<Self>) -> Warmer {
         self.warm.workers.fetch_add(1, Ordering::AcqRel);
@@ -141,26 +178,36 @@ impl Board {
 
     /// Wishes for connections to a node; the last wish counts.
     pub fn warm(self: &Arc<Self>, node: NodeId) -> Warm {
+        self.wish(node, true)
+    }
+
+    /// Wishes for those that listen only.
+    pub fn warm_listeners(self: &Arc<Self>, node: NodeId) -> Warm {
+        self.wish(node, false)
+    }
+
+    fn wish(self: &Arc<Self>, node: NodeId, for_clients: bool) -> Warm {
         let warming = Arc::new(Warming {
             node,
             number: self.warm.last.fetch_add(1, Ordering::AcqRel) + 1,
+            for_clients,
             workers: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             failed: AtomicUsize::new(0),
             why: Mutex::new(None),
             promoted: AtomicBool::new(false),
-            ready: AtomicUsize::new(0),
-            listening: AtomicUsize::new(0),
+            ready: Mutex::default(),
+            listening: Mutex::default(),
         });
-        *self.warm.now.lock().unwrap_or_else(PoisonError::into_inner) = Some(warming.clone());
+        *locked(&self.warm.now) = Some(warming.clone());
         self.tell();
         Warm { board: self.clone(), warming }
     }
 
     /// The wish in force.
     pub fn warming(&self) -> Option<Arc<Warming>> {
-        self.warm.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.warm.now).clone()
     }
 }
 
@@ -168,16 +215,42 @@ impl Board {
 mod tests {
     use crate::base::NodeId;
     use crate::cluster::{Board, View};
+    use std::sync::Arc;
 
-    #[test]
-    fn settled_when_every_worker_has_answered_and_opened() {
-        let board = Board::new(View {
+    fn board() -> Arc<Board> {
+        Board::new(View {
             generation: 1,
             mode: crate::cluster::Mode::default(),
             epoch: None,
             primary: None,
             nodes: Vec::new(),
-        });
+        })
+    }
+
+    #[test]
+    fn whoever_listens_for_clients_is_waited_for_until_it_listens_or_gives_up_or_goes() {
+        let board = board();
+        let (one, two, three) = (board.listener(), board.listener(), board.listener());
+        let warm = board.warm_listeners(NodeId(1));
+        let wish = board.warming().unwrap();
+        assert!(!wish.for_clients && !warm.listeners_ready());
+        [&one, &two, &three].iter().for_each(|listener| wish.listener_ready(listener.number));
+        assert!(warm.listeners_ready() && !warm.all_listen());
+        let version = board.version();
+        warm.promoted();
+        assert!(wish.is_promoted() && board.version() > version);
+        wish.listener_done(one.number);
+        wish.listener_done(one.number);
+        drop(one);
+        assert!(!warm.all_listen(), "who was counted and has gone does not stand for another");
+        wish.listener_done(two.number);
+        drop(three);
+        assert!(warm.all_listen());
+    }
+
+    #[test]
+    fn settled_when_every_worker_has_answered_and_opened() {
+        let board = board();
         let workers = [board.warmer(), board.warmer()];
         let version = board.version();
         let warm = board.warm(NodeId(1));
@@ -193,12 +266,6 @@ mod tests {
         let warmth = warm.look();
         assert_eq!((warmth.open, warmth.failed, warmth.settled), (2, 1, true));
         assert!(warm.all_listen(), "there is nobody who would");
-        wish.listener_ready();
-        let version = board.version();
-        warm.promoted();
-        assert!(wish.is_promoted() && board.version() > version && !warm.all_listen());
-        wish.listener_done();
-        assert!(warm.all_listen());
         drop((warm, workers));
         assert!(board.warming().is_none());
     }

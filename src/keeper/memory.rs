@@ -98,7 +98,7 @@ pub fn initial_view(nodes: &[NodeSpec], mode: Mode, memory: &dyn Memory, now_s: 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::cluster::{Host, SslMode};
+    use crate::cluster::Host;
     use std::sync::Mutex;
 
     /// A memory in a variable.
@@ -131,21 +131,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn spec(id: u16, port: u16) -> NodeSpec {
-        NodeSpec {
-            id: NodeId(id),
-            host: Host("127.0.0.1".into()),
-            port,
-            data_directory: None,
-            weight: 1.0,
-            application_name: format!("pgmend_{id}"),
-            allow_failover: true,
-            always_primary: false,
-            start_command: None,
-            stop_command: None,
-            status_command: None,
-            sslmode: SslMode::Disable,
-            maintain: crate::cluster::MaintainCommands::default(),
-        }
+        NodeSpec { host: Host("127.0.0.1".into()), port, ..NodeSpec::sample(id) }
     }
 
     fn saved(states: &[NodeStatus]) -> Remembered {

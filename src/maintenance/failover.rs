@@ -20,6 +20,7 @@ use crate::keeper::FAILED_REASON;
 use crate::server::sql::Sql;
 use crate::workflow::{Failure, Outcome};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 const LOOK: Duration = Duration::from_secs(1);
 /// The setting of a healthy primary is read so often.
 const LEARN: Duration = Duration::from_secs(5);
+/// While a node comes back it is read at each look, for so long.
+const COMES_BACK: Duration = Duration::from_secs(15);
 /// After a failover that could not be done, until the next try.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// A primary that answers within this is not lost.
@@ -36,6 +39,32 @@ const CONFIRM: Duration = Duration::from_secs(2);
 const FENCE_LOOK: Duration = Duration::from_secs(5);
 /// A server that does not obey has this long before it is killed.
 const IMMEDIATE: Duration = Duration::from_secs(5);
+
+/// When the setting of a healthy primary is read next: soon, while a node comes back, for until it is known to have everything
+/// nobody could take over.
+#[derive(Debug, Default)]
+struct Learning {
+    last: Option<Instant>,
+    /// Those who come back, and since when they are waited for.
+    coming: BTreeSet<u16>,
+    since: Option<Instant>,
+}
+
+impl Learning {
+    fn is_due(&self) -> bool {
+        // One that streams and is never synchronous is not looked at each second for ever.
+        let soon = !self.coming.is_empty() && self.since.is_some_and(|since| since.elapsed() < COMES_BACK);
+        soon || self.last.is_none_or(|at| at.elapsed() >= LEARN)
+    }
+
+    fn learnt(&mut self, coming: BTreeSet<u16>) {
+        let now = Instant::now();
+        if coming != self.coming {
+            self.since = Some(now);
+        }
+        (self.last, self.coming) = (Some(now), coming);
+    }
+}
 
 /// A standby that could be asked.
 #[derive(Clone, Debug)]
@@ -69,7 +98,7 @@ pub(super) fn elect(survivors: &[Survivor], set: Option<&SyncNames>) -> Result<A
 impl Maintenance {
     /// Watches over the cluster until the token is cancelled.
     pub async fn guard(self, token: CancellationToken) {
-        let mut learnt: Option<Instant> = None;
+        let mut learning = Learning::default();
         let mut not_before: Option<Instant> = None;
         loop {
             if token.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
@@ -83,12 +112,13 @@ impl Maintenance {
                 continue;
             }
             match lost_primary(&view) {
-                None if view.primary.is_some() && learnt.is_none_or(|at| at.elapsed() >= LEARN) => {
-                    learnt = Some(Instant::now());
-                    if let Err(why) = self.0.keep_names().await {
+                None if view.primary.is_some() && learning.is_due() => match self.0.keep_names().await {
+                    Ok(()) => learning.learnt(self.0.coming_back()),
+                    Err(why) => {
+                        learning.learnt(BTreeSet::new());
                         tracing::debug!(event = "failover.names_not_kept", why);
                     }
-                }
+                },
                 Some((epoch, lost)) if not_before.is_none_or(|at| Instant::now() >= at) => {
                     if let Err(why) = self.fail_over(&epoch, &lost).await {
                         tracing::error!(event = "failover.impossible", node = lost.id.0, "nobody is promoted: {why}");
@@ -227,6 +257,13 @@ impl Inner {
         self.eligible_again(&sql, &now).await
     }
 
+    /// Nodes in routing that may still lack acknowledged commits.
+    fn coming_back(&self) -> BTreeSet<u16> {
+        let (view, ineligible) = (self.board.view(), self.store.upkeep().ineligible);
+        let live = view.nodes.iter().filter(|n| n.status.is_live() && Some(n.spec.id) != view.primary);
+        live.map(|n| n.spec.id.0).filter(|id| ineligible.contains(id)).collect()
+    }
+
     /// Who is synchronous, or streams where nobody is waited for, has all acknowledged commits.
     async fn eligible_again(&self, sql: &Sql, now: &SyncNames) -> Result<(), String> {
         let ineligible = self.store.upkeep().ineligible;
@@ -251,6 +288,8 @@ impl Inner {
 impl Run {
     /// The lost primary writes nothing any more: armed, and ended where it hangs. Elsewhere the epoch keeps clients away.
     pub(super) async fn fence(&mut self) -> Result<(), Failure> {
+        // Beside all that follows: clients wait, and their connections and listeners are ready when they go on.
+        self.warm = Some(self.stand_ready());
         let Some(old) = self.old.clone() else {
             self.told
                 .lines
@@ -321,6 +360,7 @@ impl Run {
 
     /// Nobody was promoted: the lost one is what it was, should it come back.
     pub(super) async fn undo_fence(&mut self) -> Option<String> {
+        self.warm = None;
         if !matches!(self.promotion, Promotion::NotAsked | Promotion::Impossible) {
             return None;
         }
@@ -350,25 +390,9 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::NodeId;
-    use crate::cluster::{Host, MaintainCommands, SslMode};
 
     fn survivor(id: u16, received: u64, eligible: bool) -> Survivor {
-        let spec = NodeSpec {
-            id: NodeId(id),
-            host: Host("h".into()),
-            port: 1,
-            data_directory: None,
-            weight: 1.0,
-            application_name: format!("n{id}"),
-            allow_failover: true,
-            always_primary: false,
-            start_command: None,
-            stop_command: None,
-            status_command: None,
-            sslmode: SslMode::Disable,
-            maintain: MaintainCommands::default(),
-        };
+        let spec = NodeSpec { application_name: format!("n{id}"), ..NodeSpec::sample(id) };
         Survivor { spec: Arc::new(spec), received: Lsn(received), eligible }
     }
 
@@ -393,6 +417,20 @@ mod tests {
         assert_eq!(elected(std::slice::from_ref(&two), Some("n1")), None);
         assert_eq!(elected(&both, None), None, "nobody knows who was synchronous");
         assert_eq!(elected(&[], Some("")), None);
+    }
+
+    #[test]
+    fn who_comes_back_is_looked_at_soon() {
+        let mut learning = Learning::default();
+        assert!(learning.is_due(), "nothing is known");
+        learning.learnt(BTreeSet::new());
+        assert!(!learning.is_due());
+        learning.learnt(BTreeSet::from([1]));
+        assert!(learning.is_due());
+        learning.since = Instant::now().checked_sub(COMES_BACK);
+        assert!(!learning.is_due(), "it never comes");
+        learning.learnt(BTreeSet::from([1, 2]));
+        assert!(learning.is_due(), "another one");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! and `after`; then `begin` and `finish` (the maintenance of one node, with `comeback`) and `rolling` (of all). `server` is one
 //! server under our control; `sync` with `sync_names` owns `synchronous_standby_names`, `standby_slots` owns `synchronized_standby_slots`,
 //! `strict` lets commits wait for a standby; `nested` starts the jobs; `failover` is what is done without an order; `verdict` is the cluster in one word,
-//! `exits` are the operator's own commands, `crash`, `resolve` (the table) and `resume` are what the next daemon does.
+//! with `rooms` on their disks, `exits` are the operator's own commands, `crash`, `resolve` (the table) and `resume` are what the next daemon does.
 
 mod after;
 mod begin;
@@ -26,6 +26,7 @@ mod prepare;
 mod resolve;
 mod resume;
 mod rolling;
+mod rooms;
 mod run;
 mod server;
 mod settings;
@@ -189,7 +190,7 @@ pub trait Rebuild: Send + Sync {
 
 /// Begins planned work; clones share it.
 #[derive(Clone)]
-pub struct Maintenance(Arc<Inner>);
+pub struct Maintenance(Arc<Inner>, rooms::Rooms);
 
 /// What planned work stands on.
 pub struct Surroundings {
@@ -216,7 +217,7 @@ type Inner = Surroundings;
 impl Maintenance {
     /// A handle; nothing runs yet.
     pub fn new(surroundings: Surroundings) -> Maintenance {
-        Maintenance(Arc::new(surroundings))
+        Maintenance(Arc::new(surroundings), rooms::Rooms::default())
     }
 
     /// True while planned work runs.

@@ -42,7 +42,13 @@ impl Maintenance {
         parent: Option<u64>,
     ) -> Result<u64, Refused> {
         let (from, to) = choose(&self.0.board.view(), options.to)?;
-        let data = json!({ "from": from.id.0, "to": to.id.0, "stay_down": stay_down });
+        let data = json!({
+            "from": from.id.0,
+            "to": to.id.0,
+            "stay_down": stay_down,
+            // The next daemon keeps the promise if this one dies.
+            "strict": options.strict,
+        });
         let job = self.job(SWITCHOVER, to.id, data)?;
         let mut work = Run::new(self.0.clone(), job.clone(), options, from, to);
         work.stay_down = stay_down;

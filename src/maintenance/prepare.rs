@@ -4,7 +4,7 @@ use super::look::{SHORT, text};
 use super::run::{Promotion, Run};
 use super::standby_slots::{self, StandbySlots};
 use super::sync_names::SyncNames;
-use crate::cluster::NodeStatus;
+use crate::cluster::{NodeStatus, Warm};
 use crate::server::sql::{Sql, SqlError, literal};
 use crate::workflow::Failure;
 use serde_json::json;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const CHECKPOINT: Duration = Duration::from_secs(600);
 /// Bound on opening connections to the coming primary.
 const WARM: Duration = Duration::from_secs(20);
+/// Bound on those that listen for clients.
+const LISTENERS: Duration = Duration::from_secs(3);
 /// Bound on the archiver's last segment.
 const ARCHIVE: Duration = Duration::from_secs(20);
 /// Between two looks.
@@ -210,10 +212,7 @@ impl Run {
 
     /// What would fail after the switch fails now.
     pub(super) async fn warm_up(&mut self) -> Result<(), Failure> {
-        if !self.limits.prewarm {
-            return Ok(());
-        }
-        let warm = self.inner.board.warm(self.to.id);
+        let warm = self.stand_ready();
         let began = Instant::now();
         loop {
             let seen = warm.look();
@@ -222,7 +221,8 @@ impl Run {
                     .detail(seen.why.unwrap_or_default())
                     .hint("its pg_hba.conf and its limits must let in what the primary's let in"));
             }
-            if seen.settled {
+            // A listener that cannot be made ready in time is no reason to leave the primary where it is.
+            if seen.settled && (warm.listeners_ready() || began.elapsed() > LISTENERS) {
                 self.job.output(&format!("{} connections to node {} are open", seen.open, self.to.id));
                 break;
             }
@@ -233,6 +233,13 @@ impl Run {
         }
         self.warm = Some(warm);
         Ok(())
+    }
+
+    /// Who listens for clients does so on the coming primary before they go on there; and connections for the clients
+    /// themselves, where they are wished for.
+    pub(super) fn stand_ready(&self) -> Warm {
+        let board = &self.inner.board;
+        if self.limits.prewarm { board.warm(self.to.id) } else { board.warm_listeners(self.to.id) }
     }
 
     /// Names of standbys in routing other than the two.

@@ -9,6 +9,7 @@ use super::run::{Promotion, Run, Window};
 use super::server::Server;
 use super::stages::{FAILOVER_ROWS, ROWS, Stage};
 use super::standby_slots::StandbySlots;
+use super::strict::GIVEN_UP;
 use super::sync_names::SyncNames;
 use super::{Inner, SwitchOptions};
 use crate::base::NodeId;
@@ -33,6 +34,9 @@ pub(super) struct Journalled {
     from: Option<NodeId>,
     to: Option<NodeId>,
     stay_down: bool,
+    /// `--strict`, and whether it was given up already.
+    strict: bool,
+    strict_given_up: bool,
     /// The last stage that was entered.
     stage: String,
     timeline: u32,
@@ -69,6 +73,8 @@ impl Journalled {
             from: node("from"),
             to: node("to"),
             stay_down: first.get("stay_down").and_then(Value::as_bool).unwrap_or(false),
+            strict: first.get("strict").and_then(Value::as_bool).unwrap_or(false),
+            strict_given_up: journal.records.iter().any(|r| r.name == GIVEN_UP),
             stage,
             timeline: u32::try_from(number("timeline")).unwrap_or(0),
             system_identifier: number("system_identifier"),
@@ -313,6 +319,11 @@ async fn resumed(
     let mut run = Run::new(inner, job, SwitchOptions::default(), from, to);
     run.stay_down = journalled.stay_down;
     run.resumed = true;
+    // Its watch begins anew with the release, and with it the bound of the wait.
+    run.options.strict = journalled.strict && !journalled.strict_given_up;
+    if journalled.strict_given_up {
+        run.failed("strict was given up before pgmend was started again; commits were on one server only".to_owned());
+    }
     run.prepared.slots.clone_from(&journalled.slots);
     run.prepared.sync_names.clone_from(&journalled.sync_names);
     run.prepared.marked.clone_from(&journalled.marked);
@@ -366,7 +377,7 @@ mod tests {
         let records = vec![
             record(
                 "Requested",
-                json!({ "kind": "switchover", "node": 1, "data": { "from": 0, "to": 1, "stay_down": true } }),
+                json!({ "kind": "switchover", "node": 1, "data": { "from": 0, "to": 1, "stay_down": true, "strict": true } }),
             ),
             record("Prepare", json!({})),
             record(
@@ -376,7 +387,12 @@ mod tests {
             ),
             record("Stop", json!({})),
         ];
+        let mut later = records.clone();
+        later.push(record(GIVEN_UP, json!({})));
         let read = Journalled::of(&JournalFile { job: 4, records });
+        let later = Journalled::of(&JournalFile { job: 4, records: later });
+        assert_eq!((read.strict, read.strict_given_up), (true, false));
+        assert_eq!((later.strict, later.strict_given_up, later.stage.as_str()), (true, true, "Stop"));
         assert_eq!((read.from, read.to, read.stay_down, read.prepared), (Some(NodeId(0)), Some(NodeId(1)), true, true));
         assert_eq!((read.stage.as_str(), read.timeline, read.system_identifier), ("Stop", 3, 9));
         assert_eq!((read.slots, read.old_slots), (vec!["pgmend_0".to_owned()], vec!["pgmend_1".to_owned()]));

@@ -1,6 +1,7 @@
 //! `rolling-update --run CMD`: every server is patched, one after the other: the standbys, then the primary moves, then the
 //! old primary; if wanted it moves back. A failure stops it where it is, and it can be resumed.
 
+use super::server::Server;
 use super::stages::Step;
 use super::{Inner, LongTransactions, Maintenance, Rebuilding, SwitchOptions};
 use crate::base::NodeId;
@@ -12,8 +13,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
+
+/// Bound on the stop of a server that was started in the middle of its maintenance.
+const STOP: Duration = Duration::from_secs(60);
+/// Who lets a connection in within this is not stopped.
+const ANSWERS: Duration = Duration::from_secs(3);
 
 /// How a rolling update is wished.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +154,8 @@ impl Rolling {
             self.job.note(format!("node {id} goes into maintenance"));
             let told = self.maintenance.nested_begin(node, &self.job, stop).await?;
             self.tell(&told);
+        } else {
+            self.out_of_service(node, stop).await?;
         }
         self.command(node, stop).await?;
         self.job.note(format!("node {id} comes back"));
@@ -155,6 +163,40 @@ impl Rolling {
         self.tell(&told);
         self.kept.done.insert(id.0);
         self.keep()
+    }
+
+    /// It was begun before, and whatever may have happened since: the command finds it out of routing, armed and stopped.
+    async fn out_of_service(&self, node: &Arc<NodeSpec>, stop: &CancellationToken) -> Result<(), Failure> {
+        let id = node.id;
+        let bad = |why: String| {
+            Failure::new(format!("node {id} is noted as in maintenance and could not be made ready for it"))
+                .detail(why)
+                .hint(format!("nothing was run; `pgmend maintenance finish {id}` brings the node back"))
+        };
+        if self.inner().board.view().node(id).is_some_and(|n| n.status.is_live()) {
+            let reason = format!("in maintenance since job {}", self.job.id());
+            self.inner().keeper.take_out(id, &reason).await.map_err(|e| bad(e.to_string()))?;
+        }
+        let server = match Server::find(self.inner(), node, self.job.id()).await {
+            Ok(server) => server,
+            // A command that failed may have left half of a data directory.
+            Err(why) if !node::answers(node, ANSWERS).await => {
+                self.job.output(&format!("node {id} does not answer, and cannot be looked at: {why}"));
+                return Ok(());
+            }
+            Err(why) => return Err(bad(why)),
+        };
+        server.arm().await.map_err(|e| bad(e.to_string()))?;
+        if !server.runs().await.map_err(|e| bad(e.to_string()))? {
+            return Ok(());
+        }
+        self.job.output(&format!("node {id} was started by somebody meanwhile, and is stopped again"));
+        let lines = self.inner().lines_of(&self.job);
+        match server.stop_by(Instant::now() + STOP, lines, stop).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(bad(format!("it still runs after {STOP:?}"))),
+            Err(error) => Err(bad(error.to_string())),
+        }
     }
 
     fn tell(&mut self, told: &str) {
@@ -198,7 +240,7 @@ impl Rolling {
     }
 
     /// At the node's machine where there is a way, else here; a template of the node takes it where it wants.
-    fn child(&self, node: &NodeSpec, command: &str, limit: std::time::Duration) -> Child {
+    fn child(&self, node: &NodeSpec, command: &str, limit: Duration) -> Child {
         let line = node.maintain.run_command.as_deref().unwrap_or(command);
         let mark = format!("{}:{}", self.inner().store.directory().display(), self.job.id());
         let order = Order::of(self.job.id(), Some((super::MARK, mark.clone())));

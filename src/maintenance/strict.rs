@@ -1,7 +1,8 @@
 //! `--strict`: from the promotion on no commit is acknowledged that is on one server only.
 //!
 //! The coming primary names its standbys before it is promoted, also those that do not stream yet: PostgreSQL itself lets
-//! commits wait, and reads go on. A name that never comes would keep them waiting for ever, so the wait has a bound.
+//! commits wait, and reads go on. A name that never comes would keep them waiting for ever, so the wait has a bound. Where the
+//! daemon dies meanwhile, PostgreSQL keeps commits waiting, and the next daemon takes the watch over, with the bound anew.
 
 use super::look::SHORT;
 use super::run::{Run, milliseconds};
@@ -10,10 +11,12 @@ use super::{Judgement, Reason, Surroundings};
 use crate::base::NodeId;
 use crate::cluster::{NodeSpec, NodeStatus};
 use crate::server::sql::{Sql, SqlError};
-use std::sync::Arc;
+use crate::workflow::JobHandle;
 use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
+/// In the journal, so that nobody begins the wait again.
+pub(super) const GIVEN_UP: &str = "Strict.GivenUp";
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -32,9 +35,10 @@ pub(super) struct Watch(AbortOnDropHandle<Kept>);
 
 impl Watch {
     /// Must be begun on the new primary, when it is one.
-    pub fn begin(inner: &Arc<Surroundings>, primary: &Arc<NodeSpec>, names: SyncNames, within: Duration) -> Watch {
-        let (inner, primary) = (inner.clone(), primary.clone());
-        Watch(AbortOnDropHandle::new(tokio::spawn(async move { watch(&inner, &primary, &names, within).await })))
+    pub fn begin(run: &Run, names: SyncNames) -> Watch {
+        let (inner, primary, job, within) =
+            (run.inner.clone(), run.to.clone(), run.job.clone(), run.limits.strict_timeout);
+        Watch(AbortOnDropHandle::new(tokio::spawn(async move { watch(&inner, &primary, &job, &names, within).await })))
     }
 
     pub async fn ended(self) -> Kept {
@@ -42,7 +46,7 @@ impl Watch {
     }
 }
 
-async fn watch(inner: &Surroundings, primary: &NodeSpec, names: &SyncNames, within: Duration) -> Kept {
+async fn watch(inner: &Surroundings, primary: &NodeSpec, job: &JobHandle, names: &SyncNames, within: Duration) -> Kept {
     let (began, mut sql) = (Instant::now(), None);
     loop {
         if sql.is_none() {
@@ -56,6 +60,10 @@ async fn watch(inner: &Surroundings, primary: &NodeSpec, names: &SyncNames, with
             }
         }
         if began.elapsed() >= within {
+            // A journal that cannot be written keeps no commit waiting any longer.
+            if let Err(error) = job.record(GIVEN_UP, serde_json::Value::Null) {
+                job.output(&error.to_string());
+            }
             return Kept::GivenUp(give_up(inner, sql.as_ref(), names, within).await);
         }
         tokio::time::sleep(POLL).await;
@@ -91,8 +99,7 @@ impl Run {
     /// From the release on: clients may write, and their commits wait.
     pub(super) fn begin_strict(&mut self) {
         if let Some(names) = self.prepared.wanted.as_ref().filter(|_| self.options.strict) {
-            let names = self.strict_names(names);
-            self.strict = Some(Watch::begin(&self.inner, &self.to, names, self.limits.strict_timeout));
+            self.strict = Some(Watch::begin(self, self.strict_names(names)));
         }
     }
 

@@ -178,27 +178,13 @@ fn line(node: &NodeView, view: &View, free: Option<u64>) -> NodeLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{DataState, Epoch, Host, MaintainCommands, Mode, NodeSpec, SslMode};
+    use crate::cluster::{DataState, Epoch, Mode, NodeSpec};
     use crate::store::NodeUpkeep;
     use std::sync::Arc;
 
     fn node(id: u16, status: NodeStatus, role: Role) -> NodeView {
         NodeView {
-            spec: Arc::new(NodeSpec {
-                id: NodeId(id),
-                host: Host("h".into()),
-                port: 5432,
-                data_directory: None,
-                weight: 1.0,
-                application_name: format!("pgmend_{id}"),
-                allow_failover: true,
-                always_primary: false,
-                start_command: None,
-                stop_command: None,
-                status_command: None,
-                sslmode: SslMode::Disable,
-                maintain: MaintainCommands::default(),
-            }),
+            spec: Arc::new(NodeSpec::sample(id)),
             status,
             role,
             reachable: Some(status == NodeStatus::Up),

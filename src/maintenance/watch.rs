@@ -2,8 +2,7 @@
 
 use super::verdict::{Verdict, verdict};
 use super::{FAILOVER, Maintenance, ROLLING, SWITCHOVER};
-use crate::cluster::NodeSpec;
-use crate::node::is_this_machine;
+use crate::base::NodeId;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -11,16 +10,23 @@ use tokio_util::sync::CancellationToken;
 const SETTLED: Duration = Duration::from_millis(500);
 
 impl Maintenance {
-    /// The cluster in one word, and why. Reads no server; looks how much room there is where data lie on this machine.
+    /// The cluster in one word, and why. Waits for no server; how much room there is where data lie elsewhere is what was heard
+    /// last.
     pub fn verdict(&self) -> Verdict {
         let view = self.0.board.view();
         let switching = [SWITCHOVER, FAILOVER].iter().any(|kind| self.0.jobs.running(kind).is_some());
-        let disks: Vec<Option<u64>> = view.nodes.iter().map(|n| free_bytes(&n.spec)).collect();
+        let disks: Vec<Option<u64>> = view.nodes.iter().map(|n| self.1.of(&n.spec)).collect();
         let mut verdict = verdict(&view, &self.0.store.upkeep(), switching, &disks);
         if let Some(id) = self.0.jobs.running(ROLLING) {
             verdict.remarks.push(format!("a rolling update is running: job {id}"));
         }
         verdict
+    }
+
+    /// Why an operator may not attach this node; `None`: he may.
+    pub fn kept_out(&self, node: NodeId) -> Option<String> {
+        let is_noted = self.0.store.upkeep().nodes.contains_key(&node.0);
+        is_noted.then(|| format!("it is in maintenance; `pgmend maintenance finish {node}` brings it back"))
     }
 
     /// Automatic promotion and detaching, off or on again.
@@ -62,13 +68,4 @@ impl Maintenance {
             }
         }
     }
-}
-
-/// Room where a node's data are, when they are on this machine. Names that would have to be resolved are not.
-fn free_bytes(spec: &NodeSpec) -> Option<u64> {
-    let numeric = spec.host.0.parse::<std::net::IpAddr>().is_ok();
-    let here = spec.host.is_local() || spec.host.0 == "localhost" || (numeric && is_this_machine(&spec.host.0));
-    let directory = spec.data_directory.as_ref().filter(|_| here)?;
-    let room = nix::sys::statvfs::statvfs(directory).ok()?;
-    room.blocks_available().checked_mul(room.fragment_size())
 }

@@ -25,6 +25,9 @@ const RESERVE: Duration = Duration::from_secs(2);
 const PROMOTED_WITHIN: Duration = Duration::from_secs(120);
 /// Listeners that stand ready need a round trip; beyond this clients do not wait for them.
 const LISTENED: Duration = Duration::from_millis(100);
+/// In a failover nothing could be made ready beforehand: listeners and clients' connections have this long, from the promotion
+/// on.
+const READY_WHEN_LOST: Duration = Duration::from_secs(1);
 /// Between two looks at them.
 const LISTEN_LOOK: Duration = Duration::from_millis(1);
 /// After a rehearsal clients go on within this, and are counted.
@@ -352,12 +355,19 @@ impl Run {
     }
 
     /// Who listens for clients does so there before the first of them can notify anybody.
-    async fn listened_to(&self) {
+    async fn listened_to(&mut self) {
         let Some(warm) = &self.warm else { return };
-        let began = Instant::now();
+        let (began, within) = (Instant::now(), if self.lost { READY_WHEN_LOST } else { LISTENED });
         warm.promoted();
-        while !warm.all_listen() && began.elapsed() < LISTENED {
+        while !(warm.all_listen() && (!self.lost || warm.look().settled)) && began.elapsed() < within {
             tokio::time::sleep(LISTEN_LOOK).await;
+        }
+        if !warm.all_listen() {
+            tracing::warn!(event = "maintenance.listener_late", job = self.job.id(), node = self.to.id.0);
+            self.told.lines.push(format!(
+                "who listens for clients did not reach node {} within {within:?}: notifications of the first moment may be missed",
+                self.to.id
+            ));
         }
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! A read from a plain stream is exactly one `recv`; nothing is buffered here.
 
-use nix::sys::socket::{MsgFlags, recv};
+use rustix::net::{RecvFlags, SendFlags};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -61,6 +61,15 @@ impl Stream {
         match self {
             Stream::Tcp(socket) => socket.poll_read_ready(cx),
             Stream::Unix(socket) => socket.poll_read_ready(cx),
+            Stream::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ready when the socket says that it takes something; always for TLS.
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(socket) => socket.poll_write_ready(cx),
+            Stream::Unix(socket) => socket.poll_write_ready(cx),
             Stream::Tls(_) => Poll::Ready(Ok(())),
         }
     }
@@ -174,6 +183,92 @@ impl Stream {
             Stream::Tcp(_) => Stream::from_std(StdStream::Tcp(descriptor.into())),
             Stream::Unix(_) => Stream::from_std(StdStream::Unix(descriptor.into())),
             Stream::Tls(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "TLS in TLS")),
+        }
+    }
+
+    /// As a read, for who reads from one task only: `armed` says that the runtime still has that task's waker from an earlier
+    /// call, so that it need not be given again, which costs a lock. False at the beginning and in every new task. 0 bytes:
+    /// the peer has closed.
+    ///
+    /// [`Stream::poll_readable`] is the same without the reading.
+    #[inline]
+    pub fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut [u8],
+        armed: &mut bool,
+    ) -> Poll<io::Result<usize>> {
+        let length = room.len();
+        loop {
+            let mut received = None;
+            let mut receive = |result: io::Result<usize>| match result {
+                // Less than there was room for: nothing is left, and the runtime is told so without another call.
+                Ok(count) if count > 0 && count < length => {
+                    received = Some(count);
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                other => other,
+            };
+            let tried = match self {
+                Stream::Tcp(socket) => socket.try_io(Interest::READABLE, || receive(recv_now(socket.as_fd(), room))),
+                Stream::Unix(socket) => socket.try_io(Interest::READABLE, || receive(recv_now(socket.as_fd(), room))),
+                Stream::Tls(session) => {
+                    let mut buf = ReadBuf::new(room);
+                    ready!(Pin::new(&mut session.io).poll_read(cx, &mut buf))?;
+                    return Poll::Ready(Ok(buf.filled().len()));
+                }
+            };
+            match (received, tried) {
+                (Some(count), _) | (None, Ok(count)) => {
+                    // What made the socket readable took the waker.
+                    *armed = false;
+                    return Poll::Ready(Ok(count));
+                }
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                (None, Err(_)) if *armed => return Poll::Pending,
+                (None, Err(_)) => {}
+            }
+            ready!(self.poll_armed(cx, armed))?;
+        }
+    }
+
+    /// Ready when a read may give something; always of TLS. Who has no memory to read into asks this first.
+    #[inline]
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>, armed: &mut bool) -> Poll<io::Result<()>> {
+        let readable = match self {
+            Stream::Tcp(socket) => socket.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Stream::Unix(socket) => socket.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Stream::Tls(_) => true,
+        };
+        match (readable, *armed) {
+            (true, _) => Poll::Ready(Ok(())),
+            (false, true) => Poll::Pending,
+            (false, false) => self.poll_armed(cx, armed),
+        }
+    }
+
+    /// Leaves the waker with the runtime if there is nothing.
+    fn poll_armed(&mut self, cx: &mut Context<'_>, armed: &mut bool) -> Poll<io::Result<()>> {
+        // A task that has used up its turn is told to come again, and leaves no waker.
+        let leaves_waker = tokio::task::coop::has_budget_remaining();
+        let ready = self.poll_read_ready(cx);
+        *armed = ready.is_pending() && leaves_waker;
+        ready
+    }
+
+    /// Writes what goes at once. A TLS session may hold it until it is flushed.
+    #[inline]
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let sent = match self {
+                Stream::Tcp(socket) => socket.try_io(Interest::WRITABLE, || send_now(socket.as_fd(), bytes)),
+                Stream::Unix(socket) => socket.try_io(Interest::WRITABLE, || send_now(socket.as_fd(), bytes)),
+                Stream::Tls(session) => return Pin::new(&mut session.io).poll_write(cx, bytes),
+            };
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_write_ready(cx))?,
+                done => return Poll::Ready(done),
+            }
         }
     }
 
@@ -311,14 +406,27 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// One `recv`. The sockets are nonblocking; `WouldBlock` is passed on.
+fn recv_now(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    let (count, _) = rustix::net::recv(socket, buf, RecvFlags::empty())?;
+    Ok(count)
+}
+
+/// One `send`; a peer that has gone is an error and no signal.
+fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
+}
+
 /// One `recv` that leaves the bytes where they are. The sockets are nonblocking; `WouldBlock` is passed on.
 fn peek(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
-    recv(socket.as_raw_fd(), buf, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).map_err(io::Error::from)
+    let (count, _) = rustix::net::recv(socket, buf, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+    Ok(count)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
@@ -335,6 +443,55 @@ mod tests {
         drop(a);
         assert_eq!(b.peek_first_byte().await.unwrap(), None);
         assert_eq!(b.peer(), Peer { address: None, port: 0 });
+    }
+
+    #[tokio::test]
+    async fn a_waker_that_was_left_once_is_enough_until_it_is_called() {
+        let (mut a, b) = UnixStream::pair().unwrap();
+        let mut b = Stream::from(b);
+        let (mut armed, mut room) = (false, [0u8; 4]);
+        // Shorter than the room, as long as it, and longer.
+        for (sent, parts) in [("abc", vec![3]), ("abcd", vec![4]), ("abcdef", vec![4, 2]), ("", vec![0])] {
+            // What is left of a full read is found to be nothing; then the task is known.
+            for _ in 0..2 {
+                let waits = poll_fn(|cx| Poll::Ready(b.poll_recv(cx, &mut room, &mut armed).is_pending())).await;
+                assert!(waits && armed);
+            }
+            let write = async {
+                tokio::task::yield_now().await;
+                match sent {
+                    "" => a.shutdown().await.unwrap(),
+                    sent => a.write_all(sent.as_bytes()).await.unwrap(),
+                }
+            };
+            let read = async {
+                let mut got = Vec::new();
+                while got.len() < parts.len() {
+                    got.push(poll_fn(|cx| b.poll_recv(cx, &mut room, &mut armed)).await.unwrap());
+                    assert!(!armed);
+                }
+                got
+            };
+            let waited = tokio::time::timeout(std::time::Duration::from_secs(10), async { tokio::join!(write, read) });
+            assert_eq!(waited.await.unwrap().1, parts);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_go_at_once_is_waited_for() {
+        let (mut a, b) = UnixStream::pair().unwrap();
+        let mut b = Stream::from(b);
+        let bytes = vec![7u8; 4 << 20];
+        let send = async {
+            let mut at = 0;
+            while at < bytes.len() {
+                at += poll_fn(|cx| b.poll_send(cx, &bytes[at..])).await.unwrap();
+            }
+            drop(b);
+        };
+        let mut got = Vec::new();
+        let (_, read) = tokio::join!(send, a.read_to_end(&mut got));
+        assert_eq!((read.unwrap(), got == bytes), (bytes.len(), true));
     }
 
     #[tokio::test]

@@ -1,13 +1,33 @@
 //! A data directory of this machine: what is in it, emptying it with its links kept, the settings of a streaming standby.
 
 use super::{ControlData, Lines, NodeError, Owner, Programs, process};
-use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Entries looked at when the size is measured, so that a huge directory costs bounded time.
 const MAX_ENTRIES: usize = 200_000;
+
+/// A sum over all files below these places, and whether they all were seen. What vanishes meanwhile counts for nothing.
+fn sum(mut todo: Vec<PathBuf>, bytes: fn(&std::fs::Metadata) -> u64) -> (u64, bool) {
+    let (mut total, mut seen) = (0_u64, 0_usize);
+    while let Some(directory) = todo.pop() {
+        let Ok(entries) = std::fs::read_dir(directory) else { continue };
+        for entry in entries.flatten() {
+            seen += 1;
+            if seen > MAX_ENTRIES {
+                return (total, false);
+            }
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => todo.push(entry.path()),
+                Ok(meta) => total = total.saturating_add(bytes(&meta)),
+                Err(_) => {}
+            }
+        }
+    }
+    (total, true)
+}
 
 /// A data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,22 +112,13 @@ impl DataDirectory {
 
     /// Bytes in it and where its links lead, roughly: whether a copy that tells nothing goes on.
     pub fn size_bytes(&self) -> u64 {
-        let (mut total, mut seen, mut todo) = (0_u64, 0_usize, self.places());
-        while let Some(directory) = todo.pop() {
-            let Ok(entries) = std::fs::read_dir(directory) else { continue };
-            for entry in entries.flatten() {
-                seen += 1;
-                if seen > MAX_ENTRIES {
-                    return total;
-                }
-                match entry.metadata() {
-                    Ok(meta) if meta.is_dir() => todo.push(entry.path()),
-                    Ok(meta) => total = total.saturating_add(meta.len()),
-                    Err(_) => {}
-                }
-            }
-        }
-        total
+        sum(self.places(), std::fs::Metadata::len).0
+    }
+
+    /// Bytes that come free in its own file system when it is emptied: links are not followed. `None`: it has too many files.
+    pub fn taken_bytes(&self) -> Option<u64> {
+        let (bytes, all) = sum(vec![self.0.clone()], |file| file.blocks().saturating_mul(512));
+        all.then_some(bytes)
     }
 
     /// Removes everything in it and in `wal`; of the tablespaces at `spaces` what servers of this major version have there.

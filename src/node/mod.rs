@@ -1,12 +1,13 @@
 //! What can be done to a PostgreSQL server from outside: start, stop, base backup, rewind, run a script.
 //!
 //! It knows nothing of recoveries. Read `process` (a bounded child), `owner` (as whom), `programs` (where PostgreSQL's
-//! are), `control_data` and `wal` (what a stopped server's data say), `data_directory` (its files), `postmaster` (start, stop, alive);
+//! are), `control_data` and `wal` (what a stopped server's data say), `data_directory` (its files), `disk_room`, `postmaster` (start, stop, alive);
 //! then `remote`, the same on another machine, and `site`, `data` and `order`, which hide where it is. `outcome`: what ends mean.
 
 mod control_data;
 mod data;
 mod data_directory;
+mod disk_room;
 mod order;
 mod outcome;
 mod owner;
@@ -20,6 +21,7 @@ mod wal;
 pub use control_data::ControlData;
 pub use data::Data;
 pub use data_directory::{DataDirectory, arm_standby, disarm_standby, set_streaming};
+pub use disk_room::{DiskRoom, free_bytes};
 pub use order::Order;
 pub use owner::{Owner, is_this_machine};
 pub use postmaster::{Postmaster, answers, running_pid, signal_child, signal_immediate, signal_stop};

@@ -272,29 +272,13 @@ pub async fn answers(spec: &NodeSpec, timeout: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::NodeId;
-    use crate::cluster::{Host, MaintainCommands, SslMode};
 
     /// The start by a command of its own, and how often that ran.
     async fn start(command: &str) -> (Result<(), NodeError>, usize) {
         let dir = tempfile::tempdir().unwrap();
         let count = dir.path().join("count");
         let command = format!("echo x >> {0}; n=$(wc -l < {0}); {command}", count.display());
-        let spec = NodeSpec {
-            id: NodeId(1),
-            host: Host("h".into()),
-            port: 1,
-            data_directory: None,
-            weight: 1.0,
-            application_name: "n".into(),
-            allow_failover: true,
-            always_primary: false,
-            start_command: Some(command),
-            stop_command: None,
-            status_command: None,
-            sslmode: SslMode::Disable,
-            maintain: MaintainCommands::default(),
-        };
+        let spec = NodeSpec { port: 1, start_command: Some(command), ..NodeSpec::sample(1) };
         let postmaster = Postmaster {
             spec: Arc::new(spec),
             site: Site::Elsewhere,

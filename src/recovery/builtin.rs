@@ -222,6 +222,7 @@ impl Run {
             let mapping = format!("{}={}", escaped(old), escaped(&new.display().to_string()));
             arguments.extend(["-T".into(), mapping.into()]);
         }
+        self.has_room(data, stop).await?;
         self.empty(data, links, stop).await?;
         let child = self.program_of(data, "pg_basebackup", arguments, password)?;
         self.watched(child, "pg_basebackup", "FirstStage.Copy", data, stop).await

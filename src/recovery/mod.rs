@@ -9,6 +9,7 @@ mod builtin;
 mod catch_up;
 pub mod compare;
 mod crash;
+mod disk;
 mod earlier;
 mod even;
 mod first_stage;

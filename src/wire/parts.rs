@@ -47,7 +47,7 @@ impl<'a> Parts<'a> {
 
     /// The bytes up to the next zero byte, which is consumed too.
     pub(super) fn name(&mut self) -> Result<&'a [u8], WireError> {
-        let end = self.rest.iter().position(|b| *b == 0).ok_or(WireError::Format("unterminated string"))?;
+        let end = memchr::memchr(0, self.rest).ok_or(WireError::Format("unterminated string"))?;
         let name = self.take(end)?;
         self.byte()?;
         Ok(name)

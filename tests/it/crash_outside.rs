@@ -2,9 +2,10 @@
 //! what it found, nothing of the old recovery writes on when a new one begins, and the new one succeeds.
 
 use crate::recovery::{assert_whole, first_stage_script, lost_standby};
+use crate::remote::assert_started_over_ssh;
 use crate::support::postgres_programs::{Switches, number_in};
 use crate::support::process::{is_alive, signal, wait_until};
-use crate::support::{Cluster, Config, Pgmend};
+use crate::support::{Cluster, Config, Pgmend, Sshd};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -134,4 +135,49 @@ fn while_the_copy_runs_the_target_starts_and_it_catches_up() {
 
     pgmend.cli(&["recover", "1"]).must();
     assert_whole(&cluster, &pgmend);
+}
+
+/// A copy elsewhere ends with the way to it; the next daemon takes back what is left of a recovery, and does the end of a
+/// maintenance again.
+#[test]
+fn while_the_copy_runs_elsewhere() {
+    let cluster = Cluster::pair();
+    cluster.pgbench_tables("postgres", 3);
+    let sshd = Sshd::start(&cluster);
+    let mut config = Config::of(&cluster);
+    let switches = Switches::install(&cluster, &mut config, false);
+    sshd.leads_to(&mut config, &[1]);
+    config.node(1, &format!("bin_directory = \"{}\"", cluster.folder().join("bin").display()));
+    let pgmend = config.start();
+    let slots = |of: &str| cluster.sql(0, "postgres", &format!("SELECT count(*) FROM pg_replication_slots{of}"));
+    let copies = || !switches.copies().is_empty() && slots(" WHERE active") == "1";
+    let ends_there = || wait_until("the copy ends there", SOON, || switches.copies().is_empty());
+    pgmend.loses(&cluster, 1);
+
+    switches.on("copy-is-slow");
+    let pgmend = killed_when(pgmend, "the copy runs there", copies, ends_there);
+    assert_told(&pgmend, &["half a copy", "replication slot pgmend_1 was dropped"]);
+    assert_eq!(slots(""), "0");
+    switches.off("copy-is-slow");
+    pgmend.cli(&["recover", "1"]).must();
+    assert_whole(&cluster, &pgmend);
+    assert_started_over_ssh(&cluster, 1);
+
+    pgmend.cli(&["maintenance", "begin", "1"]).must();
+    switches.on("copy-is-slow");
+    let (of, binary) = (pgmend.config.clone(), pgmend.binary.clone());
+    let pgmend = std::thread::scope(|scope| {
+        scope.spawn(|| Pgmend::cli_of(&binary, &of, &["maintenance", "finish", "1", "--rebuild"]));
+        wait_until("the copy runs there again", SOON, copies);
+        pgmend.kill9();
+        ends_there();
+        switches.off("copy-is-slow");
+        config.start()
+    });
+    pgmend.wait_node(1, "up");
+    wait_until("the end of the maintenance was done again", SOON, || !pgmend.cli(&["jobs"]).out.contains("running"));
+    assert_whole(&cluster, &pgmend);
+    let upkeep = std::fs::read_to_string(config.folder().join("state/upkeep.json")).expect("it is kept");
+    let upkeep: serde_json::Value = serde_json::from_str(&upkeep).expect("JSON");
+    assert_eq!(upkeep["nodes"].as_object().map(serde_json::Map::len), Some(0), "nobody is in maintenance: {upkeep}");
 }

@@ -3,6 +3,7 @@
 use crate::support::process::wait_until;
 use crate::support::{Cluster, Config, Ledger, Pgmend};
 use crate::switchover::{quick, trio};
+use crate::switchover_sessions::script;
 use std::time::Duration;
 
 pub fn automatic(cluster: &Cluster) -> Config {
@@ -12,7 +13,7 @@ pub fn automatic(cluster: &Cluster) -> Config {
     config
 }
 
-fn synchronous(cluster: &Cluster, names: &str) {
+pub fn synchronous(cluster: &Cluster, names: &str) {
     for id in 0..cluster.nodes.len() {
         cluster.sql(id, "postgres", &format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'"));
         cluster.sql(id, "postgres", "SELECT pg_reload_conf()");
@@ -20,14 +21,14 @@ fn synchronous(cluster: &Cluster, names: &str) {
 }
 
 /// The daemon knows which standbys are synchronous.
-fn wait_learnt(pgmend: &Pgmend) {
+pub fn wait_learnt(pgmend: &Pgmend) {
     wait_until("the names are learnt", Duration::from_secs(20), || {
         let text = std::fs::read_to_string(pgmend.config.folder().join("state/upkeep.json")).unwrap_or_default();
         text.contains("\"wanted\"")
     });
 }
 
-fn wait_primary(pgmend: &Pgmend, among: &[u64]) -> usize {
+pub fn wait_primary(pgmend: &Pgmend, among: &[u64]) -> usize {
     let mut primary = None;
     wait_until("another node is the primary", Duration::from_secs(40), || {
         primary = pgmend.status().and_then(|s| s["primary"].as_u64()).filter(|p| among.contains(p));
@@ -114,4 +115,45 @@ fn a_lost_standby_keeps_no_write_waiting_and_is_not_promoted_afterwards() {
         cluster.sql(0, "postgres", "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'") == "1"
     });
     load.close().assert_kept(&cluster, 0);
+}
+
+/// Clients that wait for the new primary speak in the moment in which they get it.
+#[test]
+fn who_listens_hears_once_what_is_said_right_after_it() {
+    let cluster = Cluster::pair();
+    quick(&cluster);
+    let pgmend = automatic(&cluster).start();
+    wait_learnt(&pgmend);
+    let text = r#"
+import os
+heard, said = [], []
+ear = connect()
+ear.add_notify_handler(lambda n: heard.append(n.payload))
+ear.execute("LISTEN news")
+until("the listener is not bound", lambda: not connect().execute("SHOW PINS").fetchall())
+mouths = [connect() for _ in range(8)]
+def has_heard(words): ear.execute("SELECT 1"); return set(words) <= set(heard)
+for n, mouth in enumerate(mouths): mouth.execute(f"NOTIFY news, 'before {n}'")
+until("all is heard before", lambda: has_heard([f"before {n}" for n in range(8)]))
+os.kill(PID, 9)
+def say(n, mouth):
+    for tried in range(4000):
+        word = f"after {n} {tried}"
+        try:
+            mouth.execute(f"NOTIFY news, '{word}'")
+            return said.append(word)
+        except psycopg.Error:
+            if mouth.closed: mouth = connect()
+            time.sleep(0.01)
+speakers = [threading.Thread(target=say, args=(n, mouth)) for n, mouth in enumerate(mouths)]
+for one in speakers: one.start()
+for one in speakers: one.join()
+assert len(said) == 8, said
+until("all is heard after", lambda: has_heard(said))
+assert len(heard) == len(set(heard)), heard
+print(said)
+"#;
+    script(&pgmend, &text.replace("PID", &cluster.pid(0).expect("it runs").to_string()));
+    assert_eq!(wait_primary(&pgmend, &[1]), 1);
+    assert!(!pgmend.cli(&["job", "show", "1"]).must().out.contains("may be missed"));
 }

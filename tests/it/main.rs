@@ -36,6 +36,7 @@ mod recovery_data;
 mod recovery_limits;
 mod recovery_logins;
 mod remote;
+mod remote_failover;
 mod remote_failures;
 mod replicated;
 mod replicated_equality;

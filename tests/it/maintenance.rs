@@ -143,6 +143,10 @@ pub fn every_one_of_three_is_patched_with_one_that_fails_first() {
     load.goes_on();
     std::fs::remove_file(cluster.folder().join("fail-2")).expect("it was there");
     pgmend.cli(&run_it).must_fail_saying("an earlier rolling update was left");
+    // Somebody starts it: it is read-only, stays out, and is stopped before the command runs again.
+    cluster.start(2);
+    assert_eq!(cluster.sql(2, "postgres", "SELECT pg_is_in_recovery()"), "t");
+    pgmend.cli(&["attach", "2"]).must_fail_saying("`pgmend maintenance finish 2` brings it back");
     let told = pgmend.cli(&[&run_it[..], &["--resume"]].concat()).must().all();
     println!("{told}");
     assert_eq!(patched(&cluster), "120", "what was done is not done again");

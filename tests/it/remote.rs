@@ -18,7 +18,7 @@ fn behind_ssh(nodes: &[usize]) -> (Cluster, Sshd, Pgmend) {
 
 /// Its server was started by somebody who came over ssh.
 #[track_caller]
-fn assert_started_over_ssh(cluster: &Cluster, id: usize) {
+pub fn assert_started_over_ssh(cluster: &Cluster, id: usize) {
     let pid = cluster.pid(id).expect("it runs");
     let environment = std::fs::read(format!("/proc/{pid}/environ")).expect("it can be read");
     let told = String::from_utf8_lossy(&environment).into_owned();
@@ -78,7 +78,7 @@ fn the_primary_moves_there_and_back() {
 }
 
 #[test]
-fn every_node_is_patched_there_and_the_primary_moves_back() {
+pub fn every_node_is_patched_there_and_the_primary_moves_back() {
     let (cluster, sshd, pgmend) = behind_ssh(&[0, 1]);
     let at = cluster.folder().display();
     let script = format!(

@@ -3,7 +3,7 @@
 
 use crate::recovery_data::{after_the_fork, promoted, recovered_from_node_1};
 use crate::support::process::{kill, run, wait_until};
-use crate::support::{Cluster, Config, Ledger, Pgmend, as_postgres};
+use crate::support::{Cluster, Config, Ledger, Pgmend, Sshd, as_postgres};
 use crate::switchover::{assert_cluster, quick};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -23,19 +23,31 @@ impl Standing {
     pub fn after(record: &str) -> Standing {
         let cluster = Cluster::pair();
         quick(&cluster);
+        let config = Config::of(&cluster);
+        Standing::of(cluster, config, record, &[])
+    }
+
+    /// The same with a cluster and a configuration of the story's, and more arguments of the switchover.
+    pub fn of(cluster: Cluster, config: Config, record: &str, more: &[&str]) -> Standing {
         let switch = cluster.scratch.write("wait", "", "666");
-        let mut config = Config::of(&cluster);
-        config.env(WAITS_AFTER, &format!("{record}={}", switch.display()));
-        let pgmend = config.start();
+        let mut waits = config.clone();
+        let pgmend = waits.env(WAITS_AFTER, &format!("{record}={}", switch.display())).start();
         let load = Ledger::start(&cluster, 0, &pgmend.door(), 4);
         let mut command = as_postgres(&pgmend.binary);
-        command.arg("--socket").arg(config.folder().join("pgmend.sock")).arg("switchover");
+        command.arg("--socket").arg(config.folder().join("pgmend.sock")).arg("switchover").args(more);
         let tool = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the tool starts");
         wait_until("the daemon stands there", Duration::from_secs(30), || {
             let journal = std::fs::read_to_string(config.folder().join("state/journal-1.jsonl")).unwrap_or_default();
             journal.lines().last().is_some_and(|line| line.contains(&format!("\"name\":\"{record}\"")))
         });
         Standing { cluster, pgmend, load, tool, switch }
+    }
+
+    /// The daemon dies there; its tool with it.
+    pub fn dies(mut self) -> (Cluster, Ledger) {
+        self.pgmend.kill9();
+        kill(&mut self.tool);
+        (self.cluster, self.load)
     }
 
     /// Lets it go and waits for its end; true when it succeeded.
@@ -134,6 +146,20 @@ fn a_stale_primary_with_a_fresher_log_is_never_routed_to() {
 
 #[test]
 fn links_and_names_of_a_node_that_finish_rebuilds_are_right() {
+    links_and_names(|_, _| ());
+}
+
+#[test]
+fn links_and_names_of_a_node_elsewhere_too() {
+    links_and_names(|cluster, config| {
+        let sshd = Sshd::start(cluster);
+        sshd.leads_to(config, &[1]);
+        sshd
+    });
+}
+
+/// `way`: how node 1 is reached; what it returns ends before the cluster does.
+fn links_and_names<W>(way: impl FnOnce(&Cluster, &mut Config) -> W) {
     let mut cluster = Cluster::single();
     let at = cluster.folder().to_owned();
     run(as_postgres("mkdir").arg(at.join("space0"))).must();
@@ -142,7 +168,9 @@ fn links_and_names_of_a_node_that_finish_rebuilds_are_right() {
     let oid = cluster.sql(0, "postgres", "SELECT oid FROM pg_tablespace WHERE spcname = 'space'");
     cluster.add_empty_node();
     quick_alone(&cluster);
-    let pgmend = Config::of(&cluster).spawn();
+    let mut config = Config::of(&cluster);
+    let _way = way(&cluster, &mut config);
+    let pgmend = config.spawn();
     pgmend.wait_node(1, "down");
     let data = cluster.nodes[1].data.clone();
     let (wal, space) = (at.join("wal1"), at.join("space1"));

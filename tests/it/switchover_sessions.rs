@@ -6,7 +6,7 @@ use crate::switchover::{assert_cluster, quick};
 
 /// A script with clients; `pgmend(...)` gives the output and the exit code of an operator's command, `timeout` how long a drain
 /// is tried.
-fn script(pgmend: &Pgmend, text: &str) {
+pub fn script(pgmend: &Pgmend, text: &str) {
     let head = format!(
         "import subprocess\n\
          def pgmend(*words):\n    ran = subprocess.run(['{}', '--socket', '{}', *words], capture_output=True, text=True)\n    \
@@ -20,12 +20,17 @@ fn script(pgmend: &Pgmend, text: &str) {
 }
 
 fn started(mode: &str) -> (Cluster, Pgmend) {
+    started_with(mode, true)
+}
+
+fn started_with(mode: &str, prewarm: bool) -> (Cluster, Pgmend) {
     let cluster = Cluster::pair();
     quick(&cluster);
     cluster.pgbench_tables("postgres", 1);
     let mut config = Config::of(&cluster);
     config.set("pool", &format!("mode = \"{mode}\""));
     config.set("maintenance", "drain_timeout = \"700ms\"").set("maintenance", "drain_attempts = 1");
+    config.set("maintenance", &format!("prewarm = {prewarm}"));
     let pgmend = config.start();
     (cluster, pgmend)
 }
@@ -77,9 +82,8 @@ fn in_transaction_pooling_too() {
 }
 
 /// One client numbers what it says, the other writes down what it hears, across two switchovers.
-#[test]
-fn who_listens_misses_nothing() {
-    let (cluster, pgmend) = started("transaction");
+fn misses_nothing(prewarm: bool) {
+    let (cluster, pgmend) = started_with("transaction", prewarm);
     script(
         &pgmend,
         r#"
@@ -111,6 +115,16 @@ print(said[0], "heard")
 "#,
     );
     assert_cluster(&cluster, &pgmend, 0, 3);
+}
+
+#[test]
+fn who_listens_misses_nothing() {
+    misses_nothing(true);
+}
+
+#[test]
+fn who_listens_misses_nothing_where_no_connections_are_opened_beforehand() {
+    misses_nothing(false);
 }
 
 /// In session pooling a channel keeps its client's server: who listens is named, and the primary stays where it is.

@@ -3,7 +3,7 @@
 use crate::support::process::{use_version, wait_until};
 use crate::support::{Cluster, Config, Ledger};
 use crate::switchover::{assert_cluster, quick};
-use crate::{maintenance, switchover};
+use crate::{maintenance, remote, switchover};
 use std::time::Duration;
 
 #[test]
@@ -16,6 +16,12 @@ fn on_16_a_switchover_and_back() {
 fn on_16_the_third_node_follows() {
     use_version(16);
     switchover::of_three_nodes_where_the_third_follows_without_a_restart();
+}
+
+#[test]
+fn on_16_nodes_behind_ssh() {
+    use_version(16);
+    remote::every_node_is_patched_there_and_the_primary_moves_back();
 }
 
 #[test]
@@ -58,6 +64,12 @@ fn on_18_a_switchover_and_back() {
 fn on_18_the_third_node_follows() {
     use_version(18);
     switchover::of_three_nodes_where_the_third_follows_without_a_restart();
+}
+
+#[test]
+fn on_18_nodes_behind_ssh() {
+    use_version(18);
+    remote::every_node_is_patched_there_and_the_primary_moves_back();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{BoxFuture, Operator, bind};
 use crate::admin::{Command, CommandError, PcpSettings, Reply, StopMode};
 use crate::base::NodeId;
-use crate::cluster::{DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Role, SslMode, View};
+use crate::cluster::{DataState, Host, Mode, NodeSpec, NodeStatus, NodeView, Role, View};
 use crate::maintenance::Planned;
 use crate::workflow::{JobSnapshot, Outcome, Progress};
 use std::net::TcpListener;
@@ -24,19 +24,10 @@ struct Fake {
 fn node(id: u16, role: Role, status: NodeStatus) -> NodeView {
     NodeView {
         spec: Arc::new(NodeSpec {
-            id: NodeId(id),
             host: Host("127.0.0.1".into()),
             port: 5432 + id,
-            data_directory: None,
             weight: if id == 0 { 2.0 } else { 1.0 },
-            application_name: format!("pgmend_{id}"),
-            allow_failover: true,
-            always_primary: false,
-            start_command: None,
-            stop_command: None,
-            status_command: None,
-            sslmode: SslMode::Prefer,
-            maintain: crate::cluster::MaintainCommands::default(),
+            ..NodeSpec::sample(id)
         }),
         status,
         role,

@@ -104,6 +104,8 @@ pub struct Core {
     status: u8,
     initial: ParamSet,
     wanted: ParamSet,
+    /// As `standard_conforming_strings` is in `wanted`.
+    standard_strings: bool,
     context: Arc<Context>,
     /// The client has something of its own on its server (a temporary table hides another one, say).
     own_context: Option<Arc<Context>>,
@@ -138,6 +140,10 @@ struct Seldom {
     naming: Vec<Vec<u8>>,
 }
 
+fn has_standard_strings(parameters: &ParamSet) -> bool {
+    parameters.get("standard_conforming_strings").is_none_or(|value| value == "on")
+}
+
 impl Core {
     /// A session between transactions, with its parameters as given at startup.
     pub fn new(rules: Rules, initial: ParamSet, statements: &Statements) -> Core {
@@ -157,6 +163,7 @@ impl Core {
             status: b'I',
             context: statements.context(&initial),
             own_context: None,
+            standard_strings: has_standard_strings(&initial),
             wanted: initial.clone(),
             initial,
             traces: Traces::NONE,
@@ -185,6 +192,7 @@ impl Core {
     /// The client's parameters as they are now known to be.
     pub fn set_wanted(&mut self, wanted: ParamSet, statements: &Statements) {
         self.context = statements.context(&wanted);
+        self.standard_strings = has_standard_strings(&wanted);
         self.wanted = wanted;
     }
 
@@ -397,8 +405,7 @@ impl Core {
     /// Notes what a text may do to the session.
     fn judge(&mut self, sql: &[u8]) -> Traces {
         // Without standard strings a backslash hides a quote, and the words are not where they seem to be.
-        let plain = self.wanted.get("standard_conforming_strings").is_none_or(|v| v == "on");
-        let traces = if plain { scan::classify(sql) } else { Traces::LEAVES };
+        let traces = if self.standard_strings { scan::classify(sql) } else { Traces::LEAVES };
         if traces.has(Traces::LEAVES) {
             self.remember_custom(scan::custom_names(sql));
         }

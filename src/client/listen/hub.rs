@@ -1,10 +1,13 @@
 //! One database's listener: a connection to the primary that listens to every channel somebody wants, and tells who.
+//!
+//! Before a change of the primary that pgmend makes, it stands ready at the coming one; it listens there before any client goes
+//! on, so that nothing is missed of what is notified afterwards.
 
 use super::Inbox;
-use crate::base::identifier;
+use crate::base::{NodeId, identifier};
 use crate::client::Worker;
 use crate::client::way::Way;
-use crate::cluster::Warming;
+use crate::cluster::{Listener, Warming};
 use crate::server::{self, Login, RouteId, ServerConn};
 use crate::wire::{backend, frame, frontend};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -88,16 +91,26 @@ pub struct Hub {
     waiting: Vec<oneshot::Sender<()>>,
     /// Who waits for an answer of the server, in order.
     asked: VecDeque<Vec<oneshot::Sender<()>>>,
-    /// For a planned change of the primary.
+    /// For a change of the primary that pgmend makes.
     next: Option<Next>,
+    /// That it is waited for then.
+    place: Listener,
 }
 
 /// A connection to the coming primary. It cannot listen before that is the primary, but then at once, before any client goes
 /// on there.
 struct Next {
     wish: Arc<Warming>,
-    /// None: it could not be reached, or is in use by now.
-    ear: Option<Ear>,
+    stand: Stand,
+}
+
+/// How one stands there.
+enum Stand {
+    Ready(Box<Ear>),
+    /// It could not be reached; once it is the primary that is tried once more.
+    Unready,
+    /// It is in use by now, or was given up.
+    Over,
 }
 
 /// A connection and what has been read of it.
@@ -110,6 +123,7 @@ impl Hub {
     /// A hub without subscribers.
     pub fn new(worker: Rc<Worker>, login: Login) -> Hub {
         Hub {
+            place: worker.plane.board.listener(),
             worker,
             login,
             subscribers: BTreeMap::new(),
@@ -127,6 +141,8 @@ impl Hub {
             let Some(mut ear) = self.connect(&mut orders).await else { return };
             if self.ask(&mut ear).await.is_ok() {
                 if let Some(old) = former.take() {
+                    // Clients may wait for this answer; what the former one still has to say waits for it.
+                    self.agreed(&mut ear).await;
                     self.last_words(old).await;
                 }
                 match self.listen(&mut ear, &mut orders).await {
@@ -147,52 +163,66 @@ impl Hub {
     /// Stands ready at the node that is wished for, if one is.
     async fn make_ready(&mut self) {
         let wish = self.worker.plane.board.warming();
-        let number = |next: &Next| next.wish.number;
-        if wish.as_ref().map(|wish| wish.number) == self.next.as_ref().map(number) {
+        if wish.as_ref().map(|wish| wish.number) == self.next.as_ref().map(|next| next.wish.number) {
             return;
         }
         self.next = None;
         let Some(wish) = wish else { return };
-        let mut next = Next { wish, ear: None };
-        if let Some(target) = self.worker.target_of(next.wish.node) {
-            match server::connect(&target, &self.login, READY).await {
-                Ok(connected) => {
-                    // The timeline is not known yet.
-                    let route = RouteId { node: next.wish.node, timeline: 0 };
-                    let conn = ServerConn::new(connected, route, self.worker.now_s());
-                    next.ear = Some(Ear { conn, input: Vec::new() });
-                    next.wish.listener_ready();
-                }
-                Err(error) => tracing::info!(event = "listener.not_ready", database = %self.login.database, %error),
+        let stand = self.reach(wish.node).await.map_or(Stand::Unready, |ear| Stand::Ready(Box::new(ear)));
+        wish.listener_ready(self.place.number);
+        self.next = Some(Next { wish, stand });
+    }
+
+    /// A connection to a node that is, or will be, the primary before the view says so.
+    async fn reach(&self, node: NodeId) -> Option<Ear> {
+        let target = self.worker.target_of(node)?;
+        match server::connect(&target, &self.login, READY).await {
+            Ok(connected) => {
+                // The timeline is not known yet.
+                let conn = ServerConn::new(connected, RouteId { node, timeline: 0 }, self.worker.now_s());
+                Some(Ear { conn, input: Vec::new() })
+            }
+            Err(error) => {
+                tracing::info!(event = "listener.not_ready", database = %self.login.database, %error);
+                None
             }
         }
-        self.next = Some(next);
     }
 
     /// The connection that stood ready, once its node is the primary. Who waits for it is told when it listens.
-    fn promoted(&mut self) -> Option<Ear> {
+    async fn promoted(&mut self) -> Option<Ear> {
         let next = self.next.as_mut().filter(|next| next.wish.is_promoted())?;
-        let ear = next.ear.take()?;
+        let wish = next.wish.clone();
+        let ear = match std::mem::replace(&mut next.stand, Stand::Over) {
+            Stand::Ready(ear) => Some(*ear),
+            Stand::Unready => self.reach(wish.node).await,
+            Stand::Over => return None,
+        };
+        let number = self.place.number;
+        if ear.is_none() {
+            wish.listener_done(number);
+            return None;
+        }
         let (done, listens) = oneshot::channel();
         self.waiting.push(done);
-        let wish = next.wish.clone();
         tokio::task::spawn_local(async move {
             // Also where it was lost: then nobody shall wait.
             let _ = listens.await;
-            wish.listener_done();
+            wish.listener_done(number);
         });
-        Some(ear)
+        ear
     }
 
     fn is_due(&self) -> bool {
-        self.next.as_ref().is_some_and(|next| next.ear.is_some() && next.wish.is_promoted())
+        self.next.as_ref().is_some_and(|next| !matches!(next.stand, Stand::Over) && next.wish.is_promoted())
     }
 
     /// A connection to the primary; orders are taken meanwhile. `None`: nobody wants one any more.
     async fn connect(&mut self, orders: &mut mpsc::Receiver<Order>) -> Option<Ear> {
         let mut board = self.worker.plane.board.watch();
         loop {
-            if let Some(ear) = self.promoted() {
+            self.make_ready().await;
+            if let Some(ear) = self.promoted().await {
                 return Some(ear);
             }
             while let Ok(order) = orders.try_recv() {
@@ -209,7 +239,20 @@ impl Hub {
                 let _ = tokio::time::timeout(RETRY, board.changed()).await;
                 continue;
             };
-            match server::connect(&route.target, &self.login, CONNECT).await {
+            let connecting = server::connect(&route.target, &self.login, CONNECT);
+            tokio::pin!(connecting);
+            let connected = loop {
+                tokio::select! {
+                    connected = &mut connecting => break Some(connected),
+                    _ = board.changed() => {}
+                }
+                // A server that was lost meanwhile may answer never.
+                if self.is_called_away(route.id) {
+                    break None;
+                }
+            };
+            let Some(connected) = connected else { continue };
+            match connected {
                 Ok(connected) => {
                     let conn = ServerConn::new(connected, route.id, self.worker.now_s());
                     return Some(Ear { conn, input: Vec::new() });
@@ -220,6 +263,13 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Another primary is there or will be.
+    fn is_called_away(&self, from: RouteId) -> bool {
+        let wished = self.worker.plane.board.warming().map(|wish| wish.number);
+        let is_new = wished.is_some() && wished != self.next.as_ref().map(|next| next.wish.number);
+        is_new || !matches!(self.worker.way(), Way::Open(now) if now.id == from)
     }
 
     async fn listen(&mut self, ear: &mut Ear, orders: &mut mpsc::Receiver<Order>) -> Ended {
@@ -347,6 +397,19 @@ impl Hub {
                 of_it.for_each(|count| count.delivered += 1);
             }
         }
+    }
+
+    /// Until the server has agreed to everything, if it does soon. What is wrong with it is found by the next who reads.
+    async fn agreed(&mut self, ear: &mut Ear) {
+        let agreed = async {
+            while !self.asked.is_empty() {
+                match ear.conn.stream.read_buf(&mut ear.input).await {
+                    Ok(1..) if self.hear(ear).is_ok() => {}
+                    Ok(_) | Err(_) => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(READY, agreed).await;
     }
 
     /// What the former primary's connection still has; the new one is listened to already.

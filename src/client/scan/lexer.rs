@@ -124,7 +124,7 @@ impl<'a> Lexer<'a> {
 
     fn skip_blank(&mut self) -> Result<(), Unterminated> {
         while let Some(first) = self.sql.get(self.at) {
-            if class(*first) & BLANK != 0 {
+            if is_blank(*first) {
                 self.at += 1;
                 continue;
             }
@@ -244,6 +244,11 @@ fn class(b: u8) -> u8 {
 /// A byte with which a name begins.
 pub(super) fn is_word_start(b: u8) -> bool {
     class(b) & START != 0
+}
+
+/// White space.
+pub(super) fn is_blank(b: u8) -> bool {
+    class(b) & BLANK != 0
 }
 
 /// A byte of a name.

@@ -198,14 +198,14 @@ impl Session {
     }
 
     async fn lease(&mut self, client: &mut Stream) -> Result<Box<Pooled>, Fault> {
-        let Session { borrower, core, up, down, .. } = self;
+        let Session { borrower, core, up, down, armed, .. } = self;
         let mut watch = |cx: &mut Context<'_>| {
             if let Poll::Ready(Err(_)) = down.poll_send(client, cx) {
                 return Poll::Ready(Fault::ClientGone);
             }
             // A full buffer is not read into; whether such a client is still there is asked at the end of the wait.
             while !up.input.is_full() {
-                match std::task::ready!(up.poll_receive(client, cx)) {
+                match std::task::ready!(up.poll_receive(client, armed, cx)) {
                     Ok(0) | Err(_) => return Poll::Ready(Fault::ClientGone),
                     Ok(_) => {}
                 }

@@ -165,6 +165,7 @@ async fn begin(
         mode,
         up: Lent::default(),
         down: Lent::default(),
+        armed: false,
         held,
         pin: None,
         subscription: None,

@@ -4,8 +4,9 @@
 //! `run`, on a model of two servers. After each step the invariants of the design are checked: one node writes (I1), it is
 //! promoted with all that was acknowledged (I2), nobody is held longer than the limit (I3), no data are given up before others
 //! serve (I4), names that nobody answers to never keep a write waiting (I5), and after the request to promote nobody goes
-//! back (I7). I6, of a node in maintenance, is proven by the stories on real servers.
+//! back (I7). I6, of a node in maintenance, has a model of its own (`one_node`).
 
+mod one_node;
 mod world;
 
 use super::resolve::{Coming, Left, Old, Reality, Verdict, verdict};

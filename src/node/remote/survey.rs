@@ -1,6 +1,6 @@
 //! What a look at a data directory elsewhere has brought.
 
-use super::super::ControlData;
+use super::super::{ControlData, DiskRoom};
 use std::path::PathBuf;
 
 /// Everything that is asked of a directory at once, since each journey costs.
@@ -28,8 +28,8 @@ pub struct Survey {
     pub others: Vec<(usize, PathBuf)>,
     /// The newest timeline of which there is a history file.
     pub newest_history: u32,
-    /// Room where it is, bytes.
-    pub free_bytes: Option<u64>,
+    /// Room where it is.
+    pub disk: DiskRoom,
     /// Where PostgreSQL's programs are.
     pub programs: String,
     /// What `pg_controldata` says; `None` also when it said something unexpected.
@@ -57,7 +57,8 @@ impl Survey {
             "wal" => self.wal = Some(PathBuf::from(value)),
             "place" => self.places.push(PathBuf::from(value)),
             "programs" => self.programs = value.to_owned(),
-            "free_kb" => self.free_bytes = value.parse::<u64>().ok().and_then(|kb| kb.checked_mul(1024)),
+            "free_kb" => self.disk.free_bytes = from_kb(value),
+            "taken_kb" => self.disk.taken_bytes = from_kb(value),
             "space" => {
                 let space = value.split_once(' ').map(|(oid, place)| (oid.to_owned(), PathBuf::from(place)));
                 self.tablespaces.extend(space);
@@ -72,6 +73,10 @@ impl Survey {
             }
         }
     }
+}
+
+fn from_kb(value: &str) -> Option<u64> {
+    value.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -93,7 +98,8 @@ mod tests {
         assert_eq!(survey.wal, Some("/fast/wal one".into()));
         assert_eq!(survey.tablespaces, [("16400".to_owned(), PathBuf::from("/a b=c"))]);
         assert_eq!(survey.others, [(1, PathBuf::from("/other"))]);
-        assert_eq!(survey.free_bytes, Some(10240));
+        assert_eq!(survey.disk, DiskRoom { free_bytes: Some(10240), taken_bytes: None });
+        assert_eq!(Survey::parse("free_kb=\ntaken_kb=3").disk.taken_bytes, Some(3072));
         assert_eq!(survey.control_data.unwrap().position, Lsn(0x300_0060));
         assert_eq!(Survey::parse("nonsense"), Survey::default());
     }

@@ -1,6 +1,6 @@
 //! The questions and orders for a server elsewhere, one function each. Every one may be repeated.
 
-use super::super::{ControlData, NodeError};
+use super::super::{ControlData, DiskRoom, NodeError};
 use super::script::command;
 use super::{Question, Remote, Survey, path_of, value_of};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,12 @@ impl Remote {
         let question =
             Question { verb: "survey", call: command(words), own: None, variables: &variables, within: SHORT };
         Ok(Survey::parse(&self.ask(&question, stop).await?))
+    }
+
+    /// Room where the directory is or will be; `all`: also what it takes there itself.
+    pub async fn disk(&self, all: bool, stop: &CancellationToken) -> Result<DiskRoom, NodeError> {
+        let call = command(["disk", if all { "all" } else { "free" }]);
+        Ok(Survey::parse(&self.short("disk", call, stop).await?).disk)
     }
 
     /// What `pg_controldata` says.

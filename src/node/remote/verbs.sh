@@ -232,6 +232,30 @@ configure() {
     fail "the settings could not be written in $D"
 }
 
+# x: the data directory, or the nearest above it that is there.
+nearest() {
+    x=$D
+    while [ ! -e "$x" ]; do
+        x=${x%/*}
+        [ -n "$x" ] || x=/
+    done
+}
+
+free_room() {
+    line free_kb "$(df -Pk "$x" | awk 'NR == 2 { print $(NF - 2) }')"
+}
+
+# disk WORD: room where the data directory is or will be; with `all` also what it takes there itself, its links not followed.
+disk() {
+    us
+    nearest
+    free_room
+    [ "$1" = all ] || return 0
+    k=0
+    [ ! -d "$D" ] || k=$(du -skx "$D/." | awk '{ print $1 }')
+    line taken_kb "$k"
+}
+
 # line KEY VALUE
 line() {
     case "$2" in *"$NL"*) refuse "a path has a line break in it" ;; esac
@@ -264,11 +288,7 @@ places() {
 survey() {
     us
     programs
-    x=$D
-    while [ ! -e "$x" ]; do
-        x=${x%/*}
-        [ -n "$x" ] || x=/
-    done
+    nearest
     if [ "$x" != "$D" ]; then
         [ -w "$x" ] || refuse "$D is not there and cannot be made: $x may not be written to"
         line empty yes
@@ -293,7 +313,7 @@ survey() {
         n=$((n + 1))
         places "$a" "other$n"
     done
-    line free_kb "$(df -Pk "$x" | awk 'NR == 2 { print $(NF - 2) }')"
+    free_room
     line programs "$P"
     [ -f "$D/global/pg_control" ] || return 0
     line control yes
