@@ -231,6 +231,10 @@ async fn serve(parts: Parts) -> Result<(), String> {
     for finding in maintenance.clean_up_after_crash().await {
         tracing::warn!(event = "maintenance.found_after_crash", "{finding}");
     }
+    if config.mode.replicates() {
+        // Where this cannot be written, an end by a crash would be taken for an orderly one.
+        store.take_clean_back().map_err(text)?;
+    }
     let data = Arc::new(DataPlane::start(plane.clone(), listeners, config.listen.workers).map_err(text)?);
     let (stops, stop_orders) = mpsc::channel(STOPS);
     let daemon = Arc::new(ThisDaemon {

@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two looks while no primary is known, and the least that a period may be.
 const HURRY: Duration = Duration::from_secs(1);
+/// Between two tries to save what could not be saved.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the actor is told.
 pub(super) enum Message {
@@ -108,18 +110,31 @@ pub(super) struct Actor {
     pub compare: Compare,
     /// Comparisons under way: main node, node.
     pub comparing: Vec<(NodeId, NodeId, CancellationToken)>,
+    /// What is published could not be saved.
+    pub unsaved: bool,
 }
 
 impl Actor {
     /// Runs until the token is cancelled; the probing tasks end with it.
     pub async fn run(mut self) {
         self.give_orders();
+        let mut again = tokio::time::interval(SAVE_AGAIN);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let message = tokio::select! {
-                () = self.token.cancelled() => return,
+                () = self.token.cancelled() => None,
+                _ = again.tick(), if self.unsaved => {
+                    self.save(self.board.view()).await;
+                    continue;
+                }
                 message = self.inbox.recv() => message,
             };
-            let Some(message) = message else { return };
+            let Some(message) = message else {
+                if self.unsaved {
+                    self.save(self.board.view()).await;
+                }
+                return;
+            };
             self.take(message).await;
             self.give_orders();
             self.begin_comparisons();
@@ -316,14 +331,23 @@ impl Actor {
         Ok(generation)
     }
 
-    async fn save(&self, view: Arc<View>) {
+    /// The service goes on with what it knows also when it cannot be saved; only a restart would start from the older state. So
+    /// it is tried until it is saved.
+    async fn save(&mut self, view: Arc<View>) {
         let memory = self.memory.clone();
         let saved = tokio::task::spawn_blocking(move || memory.save(&view)).await;
-        // The service goes on with what it knows; only a restart would start from the older state.
-        match saved {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(event = "keeper.save_failed", %error),
-            Err(error) => tracing::error!(event = "keeper.save_failed", %error),
+        let error = match saved {
+            Ok(saved) => saved.err(),
+            Err(error) => Some(error.to_string()),
+        };
+        let before = std::mem::replace(&mut self.unsaved, error.is_some());
+        match error {
+            Some(error) if !before => {
+                tracing::error!(event = "keeper.save_failed", %error, "it is tried again and again")
+            }
+            Some(_) => {}
+            None if before => tracing::warn!(event = "keeper.saved_again"),
+            None => {}
         }
     }
 
@@ -525,6 +549,7 @@ mod tests {
             changed_in: vec![0; 2],
             epoch_changed_in: 0,
             entering: None,
+            unsaved: false,
             compare: Arc::new(|_, _| Box::pin(std::future::pending())),
             comparing: Vec::new(),
         };

@@ -130,6 +130,7 @@ impl Keeper {
             changed_in: vec![0; view.nodes.len()],
             epoch_changed_in: 0,
             entering: None,
+            unsaved: false,
             compare,
             comparing: Vec::new(),
         };

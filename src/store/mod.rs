@@ -21,6 +21,7 @@ pub use upkeep::{NodeUpkeep, RollingKept, SyncKept, Upkeep};
 use crate::cluster::Epoch;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What went wrong with the folder.
@@ -49,6 +50,12 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong.
         why: String,
+    },
+    /// What was in force at the end could not be saved, so the file must not be believed as if it were.
+    #[error("{}: its last change could not be saved, so the next start compares the nodes", directory.display())]
+    Behind {
+        /// The folder.
+        directory: PathBuf,
     },
     /// A journal has reached its bound.
     #[error("the journal of job {job} is full ({limit} records)")]
@@ -85,6 +92,8 @@ struct Inner {
     directory: PathBuf,
     pgpool_status: bool,
     saved: Mutex<Saved>,
+    /// The last save has failed: the file is older than what is in force.
+    behind: AtomicBool,
     upkeep: Mutex<Upkeep>,
     lock: lock::Lock,
 }
@@ -111,7 +120,8 @@ impl Store {
         };
         let pgpool_status = settings.pgpool_status;
         let upkeep = Mutex::new(upkeep::read(&directory)?);
-        Ok(Store(Arc::new(Inner { directory, pgpool_status, saved: Mutex::new(saved), upkeep, lock })))
+        let (saved, behind) = (Mutex::new(saved), AtomicBool::new(false));
+        Ok(Store(Arc::new(Inner { directory, pgpool_status, saved, behind, upkeep, lock })))
     }
 
     /// The lock, for who takes over.
@@ -151,7 +161,12 @@ impl Store {
 
     /// Saves everything durably in one step. Does nothing when nothing changed. Blocks for an fsync.
     pub fn save(&self, next: Saved) -> Result<(), StoreError> {
-        let mut now = self.saved();
+        let outcome = self.replace(&mut self.saved(), next);
+        self.0.behind.store(outcome.is_err(), Ordering::Release);
+        outcome
+    }
+
+    fn replace(&self, now: &mut Saved, next: Saved) -> Result<(), StoreError> {
         if *now == next {
             return Ok(());
         }
@@ -179,9 +194,22 @@ impl Store {
         self.save(Saved { epoch, ..self.all() })
     }
 
-    /// Says that the daemon ends orderly, so that the next one need not doubt that the nodes are equal.
+    /// Says that the daemon ends orderly, so that the next one need not doubt that the nodes are equal. Not where the file is
+    /// older than what was in force: a node that was out would be one of the equals again.
     pub fn save_clean(&self) -> Result<(), StoreError> {
-        self.save(Saved { clean: true, ..self.all() })
+        if self.0.behind.load(Ordering::Acquire) {
+            return Err(StoreError::Behind { directory: self.0.directory.clone() });
+        }
+        let mut now = self.saved();
+        let next = Saved { clean: true, ..now.clone() };
+        self.replace(&mut now, next)
+    }
+
+    /// Takes that back. To be done before a client is served: after a crash nobody else would.
+    pub fn take_clean_back(&self) -> Result<(), StoreError> {
+        let mut now = self.saved();
+        let next = Saved { clean: false, ..now.clone() };
+        self.replace(&mut now, next)
     }
 
     /// What planned work must not forget.
@@ -316,6 +344,28 @@ mod tests {
         drop(store);
         let store = Store::open(&Settings { discard_status: true, ..settings(dir.path()) }).unwrap();
         assert_eq!((store.saved_states(), store.generation()), (vec![], 9));
+    }
+
+    #[test]
+    fn a_file_that_is_behind_is_not_called_clean() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(dir.path())).unwrap();
+        let in_the_way = dir.path().join("state/.nodes.json.new");
+        store.save_states(vec![node(NodeStatus::Up), node(NodeStatus::Up)]).unwrap();
+        store.save_clean().unwrap();
+        std::fs::create_dir(&in_the_way).unwrap();
+        store.take_clean_back().unwrap_err();
+        let down = vec![node(NodeStatus::Up), node(NodeStatus::Down)];
+        store.save_states(down.clone()).unwrap_err();
+        std::fs::remove_dir(&in_the_way).unwrap();
+        store.take_clean_back().unwrap();
+        assert!(matches!(store.save_clean(), Err(StoreError::Behind { .. })));
+        assert!(!store.all().clean);
+        store.save_states(down.clone()).unwrap();
+        store.save_clean().unwrap();
+        drop(store);
+        let read = Store::open(&settings(dir.path())).unwrap().all();
+        assert_eq!((read.clean, read.nodes), (true, down));
     }
 
     #[test]

@@ -194,3 +194,35 @@ fn snapshot_isolation_is_not_taken_over() {
     old.sql("SELECT 1").must();
     assert_eq!(old.node_status(1), "up");
 }
+
+#[test]
+fn what_cannot_be_saved_is_never_believed_at_the_next_start() {
+    let (cluster, config) = two();
+    let pgmend = config.start();
+    pgmend.wait_node(1, "up");
+    // As on a full disk: the state's next file cannot be written.
+    let in_the_way = config.folder().join("state/.nodes.json.new");
+    let block = || std::fs::create_dir(&in_the_way).expect("a folder can be made");
+    let clear = || std::fs::remove_dir(&in_the_way).expect("it is empty");
+    block();
+    cluster.stop(1);
+    pgmend.wait_node(1, "down");
+    assert!(pgmend.log().contains("keeper.save_failed"), "{}", pgmend.log());
+    pgmend.sql("INSERT INTO t VALUES (3)").must();
+    // There is room again, and pgmend ends orderly: the node that lacks a row is none of the equals.
+    clear();
+    assert!(pgmend.stop("-TERM"));
+    cluster.start(1);
+    let pgmend = config.start();
+    assert_eq!(pgmend.node_status(1), "down");
+    pgmend.sql("SELECT 1").must();
+    assert!(pgmend.stop("-TERM"));
+    // That the end was orderly cannot be taken back: a crash would look like one.
+    block();
+    config.spawn().wait_end();
+    let log = std::fs::read_to_string(config.folder().join("pgmend.log")).expect("a log");
+    assert!(log.lines().last().is_some_and(|line| line.contains(".nodes.json.new")), "{log}");
+    clear();
+    let pgmend = config.start();
+    pgmend.sql("SELECT 1").must();
+}
