@@ -154,8 +154,9 @@ struct Reading {
 }
 
 impl Session {
-    /// What the messages stand for, texts rewritten. The inner error is the client's.
-    pub(super) async fn read_batch(&mut self, client: &mut Stream, frames: &[u8]) -> Told<Vec<Item>> {
+    /// What the messages stand for, texts rewritten, and how many bytes of them were read: what follows the end of a failed
+    /// transaction, or what changes definitions, can only be understood when that has been carried out.
+    pub(super) async fn read_batch(&mut self, client: &mut Stream, frames: &[u8]) -> Told<(Vec<Item>, usize)> {
         let mut items = Vec::new();
         let mut reading = Reading::default();
         let mut rest = frames;
@@ -182,9 +183,13 @@ impl Session {
             if let Err(error) = read {
                 return Ok(Err(error));
             }
+            let ends = item.runs.as_ref().is_some_and(|step| step.needs.defines || self.standing == Standing::Failed);
             items.push(item);
+            if ends {
+                break;
+            }
         }
-        Ok(Ok(items))
+        Ok(Ok((items, frames.len() - rest.len())))
     }
 
     async fn read_parse(
