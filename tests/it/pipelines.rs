@@ -211,6 +211,11 @@ fn compare_on(cluster: &Cluster, config: Config, mode: &str, size: u32, more: &[
     }) {
         eprintln!("the server's log: {line}");
     }
+    // A node that is thrown out on the way would not be compared.
+    let log = pgmend.log();
+    let out: Vec<&str> =
+        log.lines().filter(|line| line.contains("node.diverged") || line.contains("is down")).collect();
+    assert!(out.is_empty(), "nodes were detached:\n{}", out.join("\n"));
     assert!(faults.is_empty(), "{} clients differ\n{}", faults.len(), faults.join("\n"));
 }
 

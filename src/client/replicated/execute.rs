@@ -100,7 +100,8 @@ impl Session {
             // What is not the whole of what comes before the Sync shares one transaction with the rest.
             let whole =
                 ends == Ends::Sync && rest.is_empty() && (count == frames.len() || self.standing == Standing::None);
-            if !self.pieces(client, segments(items), whole, rest.first().copied()).await? {
+            let bare_ends = matches!(self.standing, Standing::None | Standing::Internal);
+            if !self.pieces(client, segments(items, bare_ends), whole, rest.first().copied()).await? {
                 self.skipping = true;
                 return Ok(());
             }
@@ -319,8 +320,9 @@ impl Session {
         chain: bool,
     ) -> Result<bool, Fault> {
         if self.standing == Standing::Internal {
-            if keeps && !chain && self.extended && !needs.prepares {
-                return self.end_pipelined(client, frames, needs).await;
+            let open = self.legs.iter().any(|leg| leg.is_in_transaction());
+            if open && !chain && self.extended && !needs.prepares {
+                return self.end_pipelined(client, frames, needs, keeps).await;
             }
             // To the client there is none: what it has done so far is committed or not, and the server warns it.
             if keeps && !chain {

@@ -183,15 +183,16 @@ impl Session {
         Ok(settled.map(|()| clean))
     }
 
-    /// COMMIT in a pipeline without a transaction block: it ends the transaction that pgmend has opened for the pipeline, and
+    /// COMMIT or ROLLBACK in a pipeline without a transaction block: it ends the transaction that pgmend has opened for the pipeline, and
     /// where a message with it fails nothing of that is kept, as PostgreSQL has it. False: so it was.
     pub(super) async fn end_pipelined(
         &mut self,
         client: &mut Stream,
         frames: &[u8],
         needs: &Needs,
+        keeps: bool,
     ) -> Result<bool, Fault> {
-        let clean = match self.commit(client, frames, needs, (true, Flow::Keep)).await? {
+        let clean = match self.commit(client, frames, needs, (keeps, Flow::Keep)).await? {
             Ok(clean) => clean,
             Err(error) => {
                 self.standing = Standing::None;
@@ -212,7 +213,7 @@ impl Session {
         let (before, tag) = answer.split_at_checked(tag_at(&answer)).unwrap_or((&answer, &[]));
         self.front.out().extend_from_slice(before);
         if let Some(main) = self.legs.first_mut().filter(|main| main.pooled.is_some()) {
-            main.send(&[], &[], 0, &["COMMIT".to_owned()]);
+            main.send(&[], &[], 0, &[if keeps { "COMMIT" } else { "ROLLBACK" }.to_owned()]);
             self.round(client, &[0], Some((0, Flow::Drop)), None).await?;
             self.close_lost();
         }
