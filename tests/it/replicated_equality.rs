@@ -483,3 +483,47 @@ fn a_procedure_that_commits_is_given_the_same_moment_everywhere() {
     cluster.must_be_equal("postgres");
     assert_eq!(cluster.sql(1, "postgres", "SELECT count(*), count(DISTINCT at) FROM t"), "7|4");
 }
+
+/// A COMMIT in a pipeline that has no transaction block commits what came before, unless it fails itself.
+#[test]
+fn a_commit_that_fails_in_a_pipeline_keeps_nothing() {
+    let cluster = Cluster::equals(2);
+    let pgmend = config(&cluster).start();
+    ask(&pgmend, "CREATE TABLE t (x int)").must();
+    let mut client = Client::of(&pgmend);
+    let insert = [parse("", "INSERT INTO t VALUES (1)"), bind("", ""), execute("", 0)].concat();
+    let too_much = message(b'B', &[b"\0c\0\0\0\0\x01\0\0\0\x017\0\0"]);
+    let bad = [insert.clone(), parse("c", "COMMIT"), too_much, execute("", 0), sync()];
+    assert_eq!(client.tags(&bad), "12C1(08P01)Z");
+    assert_eq!(cluster.sql(0, "postgres", "SELECT count(*) FROM t"), "0");
+    let good = [insert.clone(), bind("", "c"), execute("", 0), insert, bind("", "nobody"), sync()];
+    assert_eq!(client.tags(&good), "12C2NC12C(26000)Z");
+    assert_eq!(cluster.sql(0, "postgres", "SELECT count(*) FROM t"), "1");
+    cluster.must_be_equal("postgres");
+    assert_eq!(statuses(&pgmend), ["up", "up"]);
+}
+
+/// What one statement of a text, or of a pipeline, defines counts for those behind it, and so does the end of a failed
+/// transaction, in which nothing could be asked.
+#[test]
+fn what_is_defined_counts_for_what_follows_at_once() {
+    let cluster = Cluster::equals(2);
+    let pgmend = config(&cluster).start();
+    let mut client = Client::of(&pgmend);
+    let quiet = |tags: String| tags.replace('N', "");
+    let defined = "ALTER TABLE t ADD COLUMN at timestamptz; ALTER TABLE t ALTER COLUMN at SET DEFAULT now()";
+    let insert = "INSERT INTO t (x) VALUES (1)";
+    assert_eq!(client.query(&format!("CREATE TABLE t (x int); {defined}; {insert}; {insert}")), "CCCCCZ");
+    let alone = |sql: &str| [parse("", sql), bind("", ""), execute("", 0)].concat();
+    let add = "ALTER TABLE t ADD COLUMN id serial";
+    let batch = [alone(add), alone(insert), alone(insert), sync()];
+    assert_eq!(quiet(client.tags(&batch)), "12C12C12CZ");
+    for end in ["COMMIT", "ROLLBACK"] {
+        assert_eq!(client.query("BEGIN; SELECT 1/0"), "C(22012)Z");
+        assert_eq!(client.tags(&[alone(end), alone(insert), sync()]), "12C12CZ");
+        assert_eq!(client.query("BEGIN; SELECT 1/0"), "C(22012)Z");
+        assert_eq!(client.query(&format!("{end}; {insert}; {insert}")), "CCCZ");
+    }
+    assert_eq!(cluster.sql(0, "postgres", "SELECT count(*), count(at), count(DISTINCT id) FROM t"), "10|10|10");
+    cluster.must_be_equal("postgres");
+}

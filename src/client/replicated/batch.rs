@@ -84,8 +84,9 @@ pub struct Segment {
 }
 
 /// Cuts before and after each Execute that begins or ends a transaction or goes on with a portal that is not everywhere, and
-/// after one that may ask for COPY data or gets numbers for its large objects. Pure.
-pub fn segments(items: Vec<Item>) -> Vec<Segment> {
+/// after one that may ask for COPY data or gets numbers for its large objects. Pure. `bare_ends`: the Execute of a COMMIT or
+/// ROLLBACK stands alone, so that what makes its portal has succeeded on all nodes before any of them ends its transaction.
+pub fn segments(items: Vec<Item>, bare_ends: bool) -> Vec<Segment> {
     let mut segments = Vec::new();
     let mut current: Vec<Item> = Vec::new();
     // The messages since the last Execute belong to the next one.
@@ -95,6 +96,10 @@ pub fn segments(items: Vec<Item>) -> Vec<Segment> {
         // Each execution has large objects of its own, and what SQL prepares is known before it is used.
         let ends = |step: &Rc<Step>| step.needs.copy_in || step.needs.numbers > 0 || !step.names.is_empty();
         let last = item.runs.as_ref().is_some_and(ends);
+        let bare = bare_ends && item.runs.as_ref().is_some_and(|step| is_plain_end(step));
+        if bare {
+            since_execute = 0;
+        }
         if apart {
             let own = current.split_off(current.len().saturating_sub(since_execute));
             segments.extend(segment(std::mem::replace(&mut current, own)));
@@ -108,6 +113,11 @@ pub fn segments(items: Vec<Item>) -> Vec<Segment> {
     }
     segments.extend(segment(current));
     segments
+}
+
+/// What ends a transaction and begins no other one.
+fn is_plain_end(step: &Step) -> bool {
+    matches!(step.how, How::End { chain: false, .. }) && !step.needs.prepares
 }
 
 fn segment(items: Vec<Item>) -> Option<Segment> {
@@ -154,8 +164,9 @@ struct Reading {
 }
 
 impl Session {
-    /// What the messages stand for, texts rewritten. The inner error is the client's.
-    pub(super) async fn read_batch(&mut self, client: &mut Stream, frames: &[u8]) -> Told<Vec<Item>> {
+    /// What the messages stand for, texts rewritten, and how many bytes of them were read: what follows the end of a failed
+    /// transaction, or what changes definitions, can only be understood when that has been carried out.
+    pub(super) async fn read_batch(&mut self, client: &mut Stream, frames: &[u8]) -> Told<(Vec<Item>, usize)> {
         let mut items = Vec::new();
         let mut reading = Reading::default();
         let mut rest = frames;
@@ -182,9 +193,13 @@ impl Session {
             if let Err(error) = read {
                 return Ok(Err(error));
             }
+            let ends = item.runs.as_ref().is_some_and(|step| step.needs.defines || self.standing == Standing::Failed);
             items.push(item);
+            if ends {
+                break;
+            }
         }
-        Ok(Ok(items))
+        Ok(Ok((items, frames.len() - rest.len())))
     }
 
     async fn read_parse(
@@ -377,7 +392,7 @@ mod tests {
     }
 
     fn frames_of(items: Vec<Item>) -> Vec<Vec<u8>> {
-        segments(items).into_iter().map(|s| s.frames).collect()
+        segments(items, true).into_iter().map(|s| s.frames).collect()
     }
 
     fn unnamed(byte: u8) -> Item {
@@ -389,19 +404,23 @@ mod tests {
     #[test]
     fn a_transaction_begins_and_ends_in_segments_of_its_own() {
         let begin = How::Begin { text: "BEGIN".into() };
-        let items = vec![
-            item(1, None),
-            item(2, Some(begin)),
-            item(3, None),
-            item(4, Some(How::All)),
-            item(5, Some(How::One)),
-            item(6, None),
-            item(7, Some(How::End { keeps: true, chain: false })),
-            item(8, None),
-        ];
-        let cut: Vec<(Vec<u8>, bool)> =
-            segments(items).into_iter().map(|s| (s.frames, s.step.how == How::All)).collect();
-        assert_eq!(cut, [(vec![1, 2], false), (vec![3, 4, 5], true), (vec![6, 7], false), (vec![8], false)]);
+        let items = || {
+            vec![
+                item(1, None),
+                item(2, Some(begin.clone())),
+                item(3, None),
+                item(4, Some(How::All)),
+                item(5, Some(How::One)),
+                item(6, None),
+                item(7, Some(How::End { keeps: true, chain: false })),
+                item(8, None),
+            ]
+        };
+        let cut = |bare_ends| -> Vec<(Vec<u8>, bool)> {
+            segments(items(), bare_ends).into_iter().map(|s| (s.frames, s.step.how == How::All)).collect()
+        };
+        assert_eq!(cut(false), [(vec![1, 2], false), (vec![3, 4, 5], true), (vec![6, 7], false), (vec![8], false)]);
+        assert_eq!(cut(true), [(vec![1, 2], false), (vec![3, 4, 5, 6], true), (vec![7], false), (vec![8], false)]);
     }
 
     #[test]
@@ -425,7 +444,7 @@ mod tests {
 
     #[test]
     fn an_unnamed_statement_of_another_segment_is_missed() {
-        let lacks = |items| segments(items).into_iter().map(|s| s.lacks_unnamed).collect::<Vec<_>>();
+        let lacks = |items| segments(items, true).into_iter().map(|s| s.lacks_unnamed).collect::<Vec<_>>();
         let used = |byte| Item { uses_unnamed: true, ..item(byte, Some(How::All)) };
         assert_eq!(lacks(vec![unnamed(1), used(2)]), [false]);
         assert_eq!(lacks(vec![used(1), unnamed(2)]), [true]);

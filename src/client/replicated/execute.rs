@@ -4,7 +4,7 @@ use super::batch::{Change, Segment, frees, segments};
 use super::bundle::Flow;
 use super::everywhere::{INVALID_TERMINATION, Outcome, Work, connection_lost};
 use super::session::{Session, Standing};
-use super::texts::{How, Needs, Placement, Step};
+use super::texts::{How, Needs, Placement, Planned, Step};
 use super::unit::Ends;
 use crate::client::commands::own_statement;
 use crate::client::fault::Fault;
@@ -26,22 +26,37 @@ impl Session {
         if self.prepare_unit(client).await? {
             match self.plan(client, text).await? {
                 Err(error) => self.fail(client, &error).await?,
-                Ok(planned) => {
-                    let alone = planned.steps.len() == 1;
-                    for step in &planned.steps {
-                        let mut frames = Vec::new();
-                        backend::raw(&mut frames, b'Q', &[&step.text, &b"\0"[..]].concat());
-                        if !self.step(client, step, &frames, alone).await? {
-                            break;
-                        }
-                    }
-                    if planned.steps.is_empty() {
-                        backend::empty_query(self.front.out());
-                    }
-                }
+                Ok(planned) => self.statements(client, &planned).await?,
             }
         }
         self.finish(client).await
+    }
+
+    /// The statements of a query, of which each may change what the next ones mean.
+    async fn statements(&mut self, client: &mut Stream, planned: &Planned) -> Result<(), Fault> {
+        let alone = planned.steps.len() == 1;
+        let mut outdated = false;
+        for (step, written) in planned.steps.iter().zip(&planned.written) {
+            let anew = match outdated {
+                true => match self.plan(client, written).await? {
+                    Ok(anew) => anew.steps.first().cloned(),
+                    Err(error) => return self.fail(client, &error).await,
+                },
+                false => None,
+            };
+            let step = anew.as_ref().unwrap_or(step);
+            let mut frames = Vec::new();
+            backend::raw(&mut frames, b'Q', &[&step.text, &b"\0"[..]].concat());
+            let was_failed = self.standing == Standing::Failed;
+            if !self.step(client, step, &frames, alone).await? {
+                return Ok(());
+            }
+            outdated |= step.needs.defines || was_failed && self.standing != Standing::Failed;
+        }
+        if planned.steps.is_empty() {
+            backend::empty_query(self.front.out());
+        }
+        Ok(())
     }
 
     /// A function call: nobody knows what it does, so it is done everywhere.
@@ -71,17 +86,38 @@ impl Session {
             self.skipping = true;
             return Ok(());
         }
-        let items = match self.read_batch(client, frames).await? {
-            Ok(items) => items,
-            Err(error) => {
-                self.fail(client, &error).await?;
+        let mut rest = frames;
+        while !rest.is_empty() {
+            let (items, count) = match self.read_batch(client, rest).await? {
+                Ok(read) => read,
+                Err(error) => {
+                    self.fail(client, &error).await?;
+                    self.skipping = true;
+                    return Ok(());
+                }
+            };
+            rest = rest.get(count..).unwrap_or_default();
+            // What is not the whole of what comes before the Sync shares one transaction with the rest.
+            let whole =
+                ends == Ends::Sync && rest.is_empty() && (count == frames.len() || self.standing == Standing::None);
+            let bare_ends = matches!(self.standing, Standing::None | Standing::Internal);
+            if !self.pieces(client, segments(items, bare_ends), whole, rest.first().copied()).await? {
                 self.skipping = true;
                 return Ok(());
             }
-        };
-        let segments = segments(items);
-        // What is not the whole of what comes before the Sync shares one transaction with the rest.
-        let alone = ends == Ends::Sync && segments.len() == 1;
+        }
+        Ok(())
+    }
+
+    /// Segments of a pipeline, one after the other. False: one failed. `whole`: nothing else belongs to their transaction.
+    async fn pieces(
+        &mut self,
+        client: &mut Stream,
+        segments: Vec<Segment>,
+        whole: bool,
+        behind: Option<u8>,
+    ) -> Result<bool, Fault> {
+        let alone = whole && segments.len() == 1;
         let mut segments = segments.into_iter().peekable();
         while let Some(segment) = segments.next() {
             let Segment { mut step, mut frames, changes, works, lacks_unnamed } = segment;
@@ -98,15 +134,14 @@ impl Session {
             self.made = 0;
             self.repeatable = changes.iter().all(Change::is_of_unnamed);
             self.freeing = frees(&changes);
-            self.follows = segments.peek().and_then(|next| next.frames.first().copied());
+            self.follows = segments.peek().and_then(|next| next.frames.first().copied()).or(behind);
             let went_on = self.step(client, &step, &frames, alone || !works).await?;
             self.note_changes(changes)?;
             if !went_on {
-                self.skipping = true;
-                return Ok(());
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What comes is no part of a pipeline.
@@ -285,6 +320,10 @@ impl Session {
         chain: bool,
     ) -> Result<bool, Fault> {
         if self.standing == Standing::Internal {
+            let open = self.legs.iter().any(|leg| leg.is_in_transaction());
+            if open && !chain && self.extended && !needs.prepares {
+                return self.end_pipelined(client, frames, needs, keeps).await;
+            }
             // To the client there is none: what it has done so far is committed or not, and the server warns it.
             if keeps && !chain {
                 if !self.end_internal(client).await? {

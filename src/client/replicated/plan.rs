@@ -60,11 +60,17 @@ impl Session {
             Some(Ok(parsed)) => parsed,
             Some(Err(unparsed)) => {
                 let unequal = unparsed.unequal(readable.unwrap_or_default());
-                return Ok(Ok(Rc::new(Planned { steps: vec![unread(text, &unequal, &policy)] })));
+                return Ok(Ok(Rc::new(Planned {
+                    steps: vec![unread(text, &unequal, &policy)],
+                    written: vec![text.to_vec()],
+                })));
             }
             None => {
                 let unequal = Unparsed::Syntax.unequal(&String::from_utf8_lossy(text));
-                return Ok(Ok(Rc::new(Planned { steps: vec![unread(text, &unequal, &policy)] })));
+                return Ok(Ok(Rc::new(Planned {
+                    steps: vec![unread(text, &unequal, &policy)],
+                    written: vec![text.to_vec()],
+                })));
             }
         };
         let catalog = match self.catalog_for(client, &parsed, shared).await? {
@@ -204,7 +210,9 @@ impl Session {
     fn planned(&self, parsed: &Parsed, plan: &Plan, policy: &Policy) -> Planned {
         let main_only = plan.hints.no_load_balance;
         let steps = plan.statements.iter().map(|step| self.step_of(parsed.sql(), step, policy, main_only)).collect();
-        Planned { steps }
+        let written =
+            |step: &routing::Step| parsed.sql().get(step.range.clone()).unwrap_or_default().as_bytes().to_vec();
+        Planned { steps, written: plan.statements.iter().map(written).collect() }
     }
 
     fn step_of(&self, sql: &str, step: &routing::Step, policy: &Policy, main_only: bool) -> Step {
@@ -238,8 +246,10 @@ impl Session {
             // A cursor brings rows in the order in which they lie.
             blind: !step.unequal.is_empty() || matches!(step.class, Class::Fetch(_)),
             copy_in: step.class == Class::CopyIn,
+            defines: step.class == Class::Ddl,
             harmless: is_harmless(&step.class),
             finishes: step.class == Class::FinishPrepared,
+            prepares: step.class == Class::PrepareTransaction,
             ..Needs::default()
         };
         let names = named(&step.class, original, text, &needs);

@@ -99,6 +99,8 @@ pub struct Session {
     pub(super) locked: BTreeSet<u32>,
     /// How the client began its transaction: so it begins on every node.
     pub(super) begin: String,
+    /// The answer to what has ended a transaction, while it is kept back.
+    pub(super) kept: Vec<u8>,
     /// Some nodes may have committed, and not all: nothing ends the session now.
     pub(super) committing: bool,
     /// Sequences that what was undone may have left different.
@@ -176,6 +178,7 @@ impl Session {
             has_snapshot: false,
             locked: BTreeSet::new(),
             begin: String::new(),
+            kept: Vec::new(),
             committing: false,
             to_level: BTreeSet::new(),
             made: 0,

@@ -80,10 +80,14 @@ pub struct Needs {
     pub blind: bool,
     /// It is COPY FROM STDIN.
     pub copy_in: bool,
+    /// It changes definitions: what follows is read when it has been carried out.
+    pub defines: bool,
     /// It changes nothing of the data.
     pub harmless: bool,
     /// It commits what was prepared: under snapshot isolation nobody may take a snapshot meanwhile.
     pub finishes: bool,
+    /// It is PREPARE TRANSACTION.
+    pub prepares: bool,
     /// It makes a portal of what begins or ends a transaction: all nodes must have it.
     pub binds_control: bool,
     /// It is prepared and bound, and carried out later.
@@ -105,8 +109,10 @@ impl Needs {
             sequences: self.sequences,
             blind: self.blind || other.blind,
             copy_in: self.copy_in || other.copy_in,
+            defines: self.defines || other.defines,
             harmless: self.harmless && other.harmless,
             finishes: self.finishes || other.finishes,
+            prepares: self.prepares || other.prepares,
             binds_control: self.binds_control || other.binds_control,
             only_bound: false,
             again: false,
@@ -202,6 +208,8 @@ impl Step {
 pub struct Planned {
     /// Its statements.
     pub steps: Vec<Step>,
+    /// Each of them as it was written.
+    pub written: Vec<Vec<u8>>,
 }
 
 /// A prepared statement as the client and as the servers know it.

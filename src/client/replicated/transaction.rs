@@ -12,7 +12,7 @@ use crate::base::NodeId;
 use crate::client::fault::Fault;
 use crate::net::Stream;
 use crate::wire::backend::ErrorFields;
-use crate::wire::frontend;
+use crate::wire::{frame, frontend};
 
 /// Refused in a transaction, it makes it fail without doing anything else; before it has a portal, which would be left.
 const SPOIL: &str = "SELECT \"pgmend: the transaction has failed on another node\"";
@@ -183,6 +183,44 @@ impl Session {
         Ok(settled.map(|()| clean))
     }
 
+    /// COMMIT or ROLLBACK in a pipeline without a transaction block: it ends the transaction that pgmend has opened for the pipeline, and
+    /// where a message with it fails nothing of that is kept, as PostgreSQL has it. False: so it was.
+    pub(super) async fn end_pipelined(
+        &mut self,
+        client: &mut Stream,
+        frames: &[u8],
+        needs: &Needs,
+        keeps: bool,
+    ) -> Result<bool, Fault> {
+        let clean = match self.commit(client, frames, needs, (keeps, Flow::Keep)).await? {
+            Ok(clean) => clean,
+            Err(error) => {
+                self.standing = Standing::None;
+                self.forget_transaction();
+                self.front.error(&error);
+                return Ok(false);
+            }
+        };
+        let answer = std::mem::take(&mut self.kept);
+        if !clean {
+            self.front.out().extend_from_slice(&answer);
+            self.roll_back(client).await?;
+            return Ok(false);
+        }
+        self.standing = Standing::None;
+        self.forget_transaction();
+        // The server warns that there is no transaction, before the tag.
+        let (before, tag) = answer.split_at_checked(tag_at(&answer)).unwrap_or((&answer, &[]));
+        self.front.out().extend_from_slice(before);
+        if let Some(main) = self.legs.first_mut().filter(|main| main.pooled.is_some()) {
+            main.send(&[], &[], 0, &[if keeps { "COMMIT" } else { "ROLLBACK" }.to_owned()]);
+            self.round(client, &[0], Some((0, Flow::Drop)), None).await?;
+            self.close_lost();
+        }
+        self.front.out().extend_from_slice(tag);
+        Ok(true)
+    }
+
     /// Snapshot isolation: a commit waits until nobody takes a snapshot.
     pub(super) async fn enter_commits(&self, commits: bool) -> Result<Option<Inside>, ErrorFields> {
         if !commits {
@@ -239,7 +277,8 @@ impl Session {
     pub(super) fn answer_of(&mut self, place: usize, flow: Flow) {
         let Some(leg) = self.legs.get_mut(place) else { return };
         match flow {
-            Flow::Hold | Flow::Keep | Flow::Stream => self.front.out().append(&mut leg.out),
+            Flow::Keep => self.kept = std::mem::take(&mut leg.out),
+            Flow::Hold | Flow::Stream => self.front.out().append(&mut leg.out),
             Flow::Drop => {
                 // Not the tag, but what is wrong, and what else has happened.
                 self.front.out().extend_from_slice(&asides(&leg.out));
@@ -320,6 +359,18 @@ impl Session {
     pub(super) fn legs_where(&self, which: impl Fn(&Leg) -> bool) -> Vec<usize> {
         self.legs.iter().enumerate().filter(|(_, leg)| which(leg)).map(|(place, _)| place).collect()
     }
+}
+
+/// Where CommandComplete stands.
+fn tag_at(answer: &[u8]) -> usize {
+    let mut at = 0;
+    while let Ok(Some(header)) = frame::peek(answer.get(at..).unwrap_or_default()) {
+        if header.tag == b'C' {
+            break;
+        }
+        at += header.total;
+    }
+    at
 }
 
 fn late(what: &str) -> ErrorFields {

@@ -67,13 +67,17 @@ pub fn is_over(answers: &[Message]) -> bool {
 pub fn forgiven(answers: &[Message], status: &mut u8, several: bool) -> Vec<Message> {
     let refusal = || Message { tag: b'E', body: b"in a failed transaction".to_vec() };
     let mut kept: Vec<Message> = Vec::new();
+    let mut before = 0;
     for answer in answers {
         match (answer.tag, *status) {
+            // Of a portal, which another node may have.
+            (b'n' | b'T', b'E') if several && before != b't' => kept.push(refusal()),
             (b't' | b'E', b'E') if !answer.body.windows(7).any(|w| w == b"\0VFATAL") => kept.push(refusal()),
             (b'n' | b'T', b'E') => {}
             (b'2', b'E') if several => {}
             _ => kept.push(answer.clone()),
         }
+        before = answer.tag;
         if answer.tag == b'Z' {
             *status = answer.body[0];
         }
@@ -347,8 +351,14 @@ impl Client {
         if self.random.one_in(3) {
             let portal = self.portal();
             // An unnamed portal that a statement on another node has taken the place of is described all the same.
-            if !(self.several && portal.is_empty()) {
-                all.push(message(b'D', &[b"P", portal.as_bytes(), b"\0"]));
+            match self.several {
+                true if portal.is_empty() => {}
+                true => all.extend([b'S', b'D', b'S'].map(|tag| match tag {
+                    // By itself: see `forgiven`.
+                    b'D' => message(tag, &[b"P", portal.as_bytes(), b"\0"]),
+                    _ => message(tag, &[]),
+                })),
+                false => all.push(message(b'D', &[b"P", portal.as_bytes(), b"\0"])),
             }
         } else if !name.is_empty() {
             // By itself: see `forgiven`.
