@@ -42,12 +42,12 @@ impl Sshd {
         );
         cluster.scratch.write("ssh/door", &door, "755");
         // It has a child for each connection, and that one has another, which has let the user in. It is stopped first: else who
-        // is cut off would be back before it is gone.
+        // is cut off would be back before it is gone. A child may have ended by itself meanwhile.
         let family = format!(
             "#!/bin/sh\np=$(cat {at}/pid)\nkill -STOP $p\ns=$(pgrep -P $p)\nt=$(for c in $s; do pgrep -P $c; done)\n"
         );
-        cluster.scratch.write("ssh/down", &format!("{family}kill -KILL $t $s $p\n"), "755");
-        cluster.scratch.write("ssh/cut", &format!("{family}kill -KILL $t $s\nkill -CONT $p\n"), "755");
+        cluster.scratch.write("ssh/down", &format!("{family}kill -KILL $t $s 2>/dev/null\nkill -KILL $p\n"), "755");
+        cluster.scratch.write("ssh/cut", &format!("{family}kill -KILL $t $s 2>/dev/null\nkill -CONT $p\n"), "755");
         let child = Mutex::new(spawn(&folder, port));
         Sshd { folder, port, user, child }
     }
