@@ -94,7 +94,8 @@ const UNEQUAL: &[(&str, &[Kind])] = &[
     ("UPDATE plain SET b = age(at)", &[Kind::Clock]),
     ("SELECT nextval(b::regclass) FROM plain", &[Kind::Sequence]),
     ("COPY orders (item) FROM STDIN", &[Kind::Default]),
-    ("SELECT lo_creat(-1)", &[Kind::LargeObject]),
+    ("SELECT lo_creat(-1) FROM orders", &[Kind::LargeObject]),
+    ("SELECT lo_creat(-1)", &[]),
     ("INSERT INTO orders (item) SELECT b FROM plain", &[Kind::Order]),
     ("SELECT random(), pg_backend_pid(), fixed(), count(*) FROM today, pg_locks", &[]),
 ];
