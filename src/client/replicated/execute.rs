@@ -398,6 +398,10 @@ impl Session {
         if chain && self.standing == Standing::Open {
             self.begin = begin;
         }
+        if self.standing == Standing::None && self.legs.iter().any(|leg| leg.is_in_transaction()) {
+            // One that had not the portal of the ROLLBACK is still in the transaction.
+            self.roll_back(client).await?;
+        }
         Ok(clean)
     }
 
