@@ -215,8 +215,9 @@ fn compare_on(cluster: &Cluster, config: Config, mode: &str, size: u32, more: &[
     let log = pgmend.log();
     let out: Vec<&str> =
         log.lines().filter(|line| line.contains("node.diverged") || line.contains("is down")).collect();
-    assert!(out.is_empty(), "nodes were detached:\n{}", out.join("\n"));
-    assert!(faults.is_empty(), "{} clients differ\n{}", faults.len(), faults.join("\n"));
+    let differ = format!("{} clients differ\n{}", faults.len(), faults.join("\n"));
+    assert!(out.is_empty(), "nodes were detached:\n{}\n{differ}", out.join("\n"));
+    assert!(faults.is_empty(), "{differ}");
 }
 
 /// Two clients on one server: who has no unnamed statement does not get the other's.

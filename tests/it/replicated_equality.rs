@@ -527,3 +527,68 @@ fn what_is_defined_counts_for_what_follows_at_once() {
     assert_eq!(cluster.sql(0, "postgres", "SELECT count(*), count(at), count(DISTINCT id) FROM t"), "10|10|10");
     cluster.must_be_equal("postgres");
 }
+
+/// What brings a failed transaction back to life on one node only leaves it failed on all of them.
+#[test]
+fn a_transaction_that_has_failed_on_one_node_is_committed_on_none() {
+    let cluster = Cluster::equals(2);
+    let pgmend = config(&cluster).start();
+    ask(&pgmend, "CREATE TABLE t (x int)").must();
+    let mut client = Client::of(&pgmend);
+    assert_eq!(client.query("BEGIN; INSERT INTO t VALUES (1)"), "CCZ");
+    assert_eq!(client.tags(&[parse("back", "ROLLBACK TO a"), bind("p", "back"), sync()]), "12Z");
+    assert_eq!(client.query("SAVEPOINT a; SELECT 1/0"), "C(22012)Z");
+    // In a failed transaction the main node answers for all; the other one still has the portal, and stays failed.
+    assert_eq!(client.tags(&[message(b'C', &[b"Pp\0"]), sync()]), "3Z");
+    assert_eq!(client.tags(&[bind("p", "back"), execute("p", 0), sync()]), "(42P03)Z");
+    assert_eq!(client.query("COMMIT"), "CZ");
+    assert_eq!(cluster.sql(0, "postgres", "SELECT count(*) FROM t"), "0");
+    cluster.must_be_equal("postgres");
+    assert_eq!(statuses(&pgmend), ["up", "up"]);
+}
+
+/// The portal of a COMMIT is there on all nodes or the COMMIT fails on all of them, whichever node has had other portals.
+#[test]
+fn a_commit_is_carried_out_where_all_nodes_have_its_portal() {
+    for reader in 0..2 {
+        let cluster = Cluster::equals(2);
+        let mut config = config(&cluster);
+        config.node(1 - reader, "weight = 0");
+        let pgmend = config.start();
+        ask(&pgmend, "CREATE TABLE t (x int)").must();
+        let mut client = Client::of(&pgmend);
+        assert_eq!(client.tags(&[parse("c", "COMMIT"), parse("s", "SELECT 1"), sync()]), "11Z");
+        let begin = "BEGIN; INSERT INTO t VALUES (1)";
+        let close = |portal: &str| message(b'C', &[b"P", portal.as_bytes(), b"\0"]);
+        // Taken by a portal of the reader's.
+        assert_eq!(client.query(begin), "CCZ");
+        assert_eq!(
+            client.tags(&[bind("p", "s"), execute("p", 0), bind("p", "c"), execute("p", 0), sync()]),
+            "2DC(42P03)Z"
+        );
+        assert_eq!(client.query("COMMIT"), "CZ");
+        // A simple query has taken the unnamed one away where it was carried out.
+        assert_eq!(client.query(begin), "CCZ");
+        assert_eq!(client.tags(&[bind("", "c"), sync()]), "2Z");
+        assert_eq!(client.query("SELECT 1"), "TDCZ");
+        assert_eq!(client.tags(&[execute("", 0), sync()]), "(34000)Z");
+        assert_eq!(client.query("COMMIT"), "CZ");
+        // Closed and carried out, or made anew.
+        for portal in ["", "p"] {
+            assert_eq!(client.query(begin), "CCZ");
+            assert_eq!(client.tags(&[bind(portal, "c"), sync()]), "2Z");
+            assert_eq!(client.tags(&[close(portal), sync()]), "3Z");
+            assert_eq!(client.tags(&[execute(portal, 0), sync()]), "(34000)Z");
+            assert_eq!(client.query("COMMIT"), "CZ");
+        }
+        assert_eq!(cluster.sql(0, "postgres", "SELECT count(*) FROM t"), "0");
+        assert_eq!(client.query(begin), "CCZ");
+        let again = [bind("p", "c"), close("p"), sync()];
+        assert_eq!(client.tags(&again), "23Z");
+        assert_eq!(client.tags(&[bind("p", "c"), sync()]), "2Z");
+        assert_eq!(client.tags(&[close("p"), bind("p", "c"), execute("p", 0), sync()]), "32CZ");
+        assert_eq!(cluster.sql(0, "postgres", "SELECT count(*) FROM t"), "1");
+        cluster.must_be_equal("postgres");
+        assert_eq!(statuses(&pgmend), ["up", "up"]);
+    }
+}

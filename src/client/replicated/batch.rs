@@ -56,6 +56,8 @@ pub struct Item {
     pub far: bool,
     /// What a Bind makes a portal of: it must be on the nodes where it will be executed.
     pub binds: Option<Rc<Step>>,
+    /// It closes a portal that other nodes have, too.
+    pub frees: bool,
     /// It uses the unnamed statement.
     pub uses_unnamed: bool,
     /// As in [`Change`].
@@ -63,6 +65,10 @@ pub struct Item {
 }
 
 impl Item {
+    fn is_on_all(&self) -> bool {
+        [&self.binds, &self.runs].into_iter().flatten().any(|step| step.how == How::All)
+    }
+
     fn makes_unnamed(&self) -> bool {
         matches!(&self.changes, Some(Change::Parsed(name, _)) if name.is_empty())
     }
@@ -83,8 +89,9 @@ pub struct Segment {
     pub lacks_unnamed: bool,
 }
 
-/// Cuts before and after each Execute that begins or ends a transaction or goes on with a portal that is not everywhere, and
-/// after one that may ask for COPY data or gets numbers for its large objects. Pure. `bare_ends`: the Execute of a COMMIT or
+/// Cuts before and after each Execute that begins or ends a transaction or goes on with a portal that is not everywhere,
+/// after one that may ask for COPY data or gets numbers for its large objects, and around a Close that goes to all nodes,
+/// unless its neighbours do. Pure. `bare_ends`: the Execute of a COMMIT or
 /// ROLLBACK stands alone, so that what makes its portal has succeeded on all nodes before any of them ends its transaction.
 pub fn segments(items: Vec<Item>, bare_ends: bool) -> Vec<Segment> {
     let mut segments = Vec::new();
@@ -92,6 +99,11 @@ pub fn segments(items: Vec<Item>, bare_ends: bool) -> Vec<Segment> {
     // The messages since the last Execute belong to the next one.
     let mut since_execute = 0;
     for item in items {
+        // What one node does the others shall not do for the sake of a Close.
+        if item.frees != current.last().is_some_and(|last| last.frees) && !current.iter().any(Item::is_on_all) {
+            segments.extend(segment(std::mem::take(&mut current)));
+            since_execute = 0;
+        }
         let apart = item.far || item.runs.as_ref().is_some_and(|step| step.how.is_control());
         // Each execution has large objects of its own, and what SQL prepares is known before it is used.
         let ends = |step: &Rc<Step>| step.needs.copy_in || step.needs.numbers > 0 || !step.names.is_empty();
@@ -142,6 +154,9 @@ fn segment(items: Vec<Item>) -> Option<Segment> {
             }
             _ => {}
         }
+        if item.frees {
+            step = step.together(&Step { how: How::All, ..Step::nothing() });
+        }
         if let Some(runs) = &item.runs {
             step = step.together(runs);
         }
@@ -184,6 +199,14 @@ impl Session {
                 b'D' | b'C' => {
                     read_name(split.tag, split.body, &mut item)?;
                     if let Some(Change::ClosedPortal(name)) = &item.changes {
+                        let known = reading.bound.get(name).cloned().or_else(|| self.texts.portal(name));
+                        let is_open = self.standing == Standing::Open;
+                        // The unnamed one may have had another one before it elsewhere, and DECLARE makes unknown ones.
+                        item.frees = match known.as_deref().map(|step| &step.how) {
+                            Some(How::One | How::Main) => is_open && name.is_empty(),
+                            Some(_) => true,
+                            None => is_open,
+                        };
                         reading.freed.insert(name.clone());
                     }
                     Ok(())
@@ -440,6 +463,18 @@ mod tests {
         let copy =
             Item { runs: Some(Rc::new(Step { placement: Placement::Inside, ..Step::all(needs) })), ..item(2, None) };
         assert_eq!(frames_of(vec![item(1, None), copy, item(3, None)]), [vec![1, 2], vec![3]]);
+    }
+
+    #[test]
+    fn a_close_for_all_nodes_takes_no_read_with_it() {
+        let close = || Item { frees: true, ..item(9, None) };
+        let one = || item(1, Some(How::One));
+        let all = || item(2, Some(How::All));
+        let cut = |items| -> Vec<(Vec<u8>, bool)> {
+            segments(items, true).into_iter().map(|s| (s.frames, s.step.how == How::All)).collect()
+        };
+        assert_eq!(cut(vec![one(), close(), close(), one()]), [(vec![1], false), (vec![9, 9], true), (vec![1], false)]);
+        assert_eq!(cut(vec![all(), close(), one()]), [(vec![2, 9, 1], true)]);
     }
 
     #[test]

@@ -244,6 +244,9 @@ impl Session {
                 let goes_on = matches!(outcome, Outcome::Done);
                 if goes_on && self.legs.iter().all(|leg| leg.core.status() == b'T') {
                     self.standing = Standing::Open;
+                } else {
+                    // On some nodes it may have been brought back to life.
+                    self.spoil(client).await?;
                 }
                 if let Outcome::Undone(error) = outcome {
                     self.legs.iter_mut().for_each(|leg| leg.out.clear());
@@ -319,6 +322,27 @@ impl Session {
         keeps: bool,
         chain: bool,
     ) -> Result<bool, Fault> {
+        let mut rest = frames;
+        let mut made = 0;
+        if keeps && self.standing != Standing::Failed {
+            match self.portal_everywhere(client, frames, needs).await? {
+                Some((at, done)) => (rest, made) = (frames.get(at..).unwrap_or_default(), done),
+                None => return Ok(false),
+            }
+        }
+        let ended = self.end_now(client, rest, needs, keeps, chain).await;
+        self.made += made;
+        ended
+    }
+
+    async fn end_now(
+        &mut self,
+        client: &mut Stream,
+        frames: &[u8],
+        needs: &Needs,
+        keeps: bool,
+        chain: bool,
+    ) -> Result<bool, Fault> {
         if self.standing == Standing::Internal {
             let open = self.legs.iter().any(|leg| leg.is_in_transaction());
             if open && !chain && self.extended && !needs.prepares {
@@ -347,6 +371,10 @@ impl Session {
             // No transaction is open: the server warns.
             return self.on_one(client, frames, needs).await;
         }
+        if self.legs.iter().any(|leg| leg.core.status() == b'E') {
+            // What has failed anywhere is committed nowhere.
+            self.spoil(client).await?;
+        }
         let keeps = keeps && self.standing == Standing::Open;
         let clean = match self.commit(client, frames, needs, (keeps, Flow::Hold)).await? {
             Ok(clean) => clean,
@@ -369,6 +397,10 @@ impl Session {
         }
         if chain && self.standing == Standing::Open {
             self.begin = begin;
+        }
+        if self.standing == Standing::None && self.legs.iter().any(|leg| leg.is_in_transaction()) {
+            // One that had not the portal of the ROLLBACK is still in the transaction.
+            self.roll_back(client).await?;
         }
         Ok(clean)
     }
@@ -485,7 +517,7 @@ impl Session {
         self.failed(client).await
     }
 
-    async fn failed(&mut self, client: &mut Stream) -> Result<(), Fault> {
+    pub(super) async fn failed(&mut self, client: &mut Stream) -> Result<(), Fault> {
         match self.standing {
             Standing::None => Ok(()),
             Standing::Internal => self.roll_back(client).await,

@@ -183,8 +183,54 @@ impl Session {
         Ok(settled.map(|()| clean))
     }
 
-    /// COMMIT or ROLLBACK in a pipeline without a transaction block: it ends the transaction that pgmend has opened for the pipeline, and
-    /// where a message with it fails nothing of that is kept, as PostgreSQL has it. False: so it was.
+    /// Before an Execute commits on any node, what comes before it (its Parse and Bind) is done on all of them, and all say
+    /// that they have its portal. Where the Execute begins, and how many replies (as in [`super::account::Account::made`])
+    /// there were; `None`: it failed, and the client knows.
+    pub(super) async fn portal_everywhere(
+        &mut self,
+        client: &mut Stream,
+        frames: &[u8],
+        needs: &Needs,
+    ) -> Result<Option<(usize, usize)>, Fault> {
+        let open = self.legs_where(Leg::is_in_transaction);
+        let Some((at, portal, is_fresh)) = executed(frames) else { return Ok(Some((0, 0))) };
+        // An unnamed portal that is made beside it takes the place of any other.
+        if open.len() < 2 || is_fresh && portal.is_empty() {
+            return Ok(Some((0, 0)));
+        }
+        let mut asking = frames.get(..at).unwrap_or_default().to_vec();
+        let parts = usize::from(!asking.is_empty());
+        if parts > 0 {
+            frontend::sync(&mut asking);
+        }
+        frontend::describe(&mut asking, b'P', portal);
+        frontend::sync(&mut asking);
+        for place in &open {
+            if let Some(leg) = self.legs.get_mut(*place) {
+                leg.send(&[], &asking, parts, &[]);
+                leg.account.expect(needs);
+            }
+        }
+        self.round(client, &open, open.first().map(|place| (*place, Flow::Keep)), None).await?;
+        if !self.drop_lost().await? {
+            self.fail(client, &connection_lost()).await?;
+            return Ok(None);
+        }
+        let failed = self.legs.iter().position(|leg| leg.is_in_transaction() && leg.account.error.is_some());
+        let place = failed.or_else(|| open.first().copied()).unwrap_or_default();
+        let made = self.legs.get(place).map_or(0, |leg| leg.account.made);
+        self.made = made;
+        self.last_place = place;
+        self.answer_of(place, Flow::Hold);
+        if failed.is_some() {
+            self.failed(client).await?;
+            return Ok(None);
+        }
+        Ok(Some((at, made)))
+    }
+
+    /// COMMIT or ROLLBACK in a pipeline without a transaction block: it ends the transaction that pgmend has opened for the
+    /// pipeline, and where a message with it fails nothing of that is kept, as PostgreSQL has it. False: so it was.
     pub(super) async fn end_pipelined(
         &mut self,
         client: &mut Stream,
@@ -359,6 +405,23 @@ impl Session {
     pub(super) fn legs_where(&self, which: impl Fn(&Leg) -> bool) -> Vec<usize> {
         self.legs.iter().enumerate().filter(|(_, leg)| which(leg)).map(|(place, _)| place).collect()
     }
+}
+
+/// Where the last Execute begins, its portal, and whether a Bind comes before it.
+fn executed(frames: &[u8]) -> Option<(usize, &[u8], bool)> {
+    let (mut found, mut is_fresh, mut rest) = (None, false, frames);
+    while let Ok(Some(split)) = frame::split(rest) {
+        match split.tag {
+            b'B' => is_fresh = true,
+            b'E' => {
+                let portal = split.body.split(|byte| *byte == 0).next().unwrap_or_default();
+                found = Some((frames.len() - rest.len(), portal, is_fresh));
+            }
+            _ => {}
+        }
+        rest = split.rest;
+    }
+    found
 }
 
 /// Where CommandComplete stands.
