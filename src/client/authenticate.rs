@@ -74,8 +74,7 @@ pub(super) async fn authenticate(
                 false => by_md5(stream, who, candidate, out, ctx).await?,
             }
         }
-        Method::Ldap => by_ldap(stream, user, demand, out, ctx).await?,
-        Method::Pam => by_pam(stream, user, demand, out, ctx).await?,
+        Method::Ldap | Method::Pam => by_judge(stream, user, demand, out, ctx).await?,
         Method::Reject => return Err(no_entry(&asks)),
     };
     if demand.client_cert == ClientCert::VerifyFull {
@@ -172,56 +171,42 @@ async fn by_peer(stream: &Stream, user: &str, demand: &Demand, roles: &[String])
     }
 }
 
-async fn by_ldap(
+/// Somebody else judges the password: a directory, or the machine's PAM.
+async fn by_judge(
     stream: &mut Stream,
     user: &str,
     demand: &Demand,
     out: &mut Vec<u8>,
     ctx: &StartupContext,
 ) -> Result<ServerSecret, StartupError> {
-    let failed = || refused("28000", format!("LDAP authentication failed for user \"{user}\""));
+    let (name, event) = if demand.method == Method::Ldap { ("LDAP", "ldap.failed") } else { ("PAM", "pam.failed") };
+    let failed = || refused("28000", format!("{name} authentication failed for user \"{user}\""));
     let password = ask_for_password(stream, out).await?;
-    let settings = demand.ldap.clone().ok_or_else(failed)?;
-    // An empty password would be an anonymous bind, which succeeds for everybody.
+    // To a directory it would be an anonymous bind, which succeeds for everybody; with PAM PostgreSQL takes it for none.
     if password.is_empty() {
         return Err(failed());
     }
-    match ldap::judge(settings, user, &password, ctx).await {
-        Ok(true) => Ok(ServerSecret::Password(password)),
-        Ok(false) => Err(failed()),
-        Err(error) => {
-            tracing::warn!(event = "ldap.failed", %error);
-            Err(failed())
+    let judged = match demand.method {
+        Method::Ldap => {
+            let settings = demand.ldap.clone().ok_or_else(failed)?;
+            ldap::judge(settings, user, &password, ctx).await.map_err(|error| error.to_string())
         }
-    }
-}
-
-async fn by_pam(
-    stream: &mut Stream,
-    user: &str,
-    demand: &Demand,
-    out: &mut Vec<u8>,
-    ctx: &StartupContext,
-) -> Result<ServerSecret, StartupError> {
-    let failed = || refused("28000", format!("PAM authentication failed for user \"{user}\""));
-    let password = ask_for_password(stream, out).await?;
-    // As PostgreSQL: an empty one is none.
-    if password.is_empty() {
-        return Err(failed());
-    }
-    let service = demand.pam.service.as_deref().unwrap_or(&ctx.pam_service);
-    let (host, use_hostname) = (stream.peer().address, demand.pam.use_hostname);
-    let question = pam::Question { service, user, host, use_hostname, password: &password };
-    let judged = tokio::select! {
-        biased;
-        judged = pam::judge(question, ctx.aside.as_ref()) => judged,
-        () = gone(stream) => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+        _ => {
+            let service = demand.pam.service.as_deref().unwrap_or(&ctx.pam_service);
+            let (host, use_hostname) = (stream.peer().address, demand.pam.use_hostname);
+            let question = pam::Question { service, user, host, use_hostname, password: &password };
+            tokio::select! {
+                biased;
+                judged = pam::judge(question, ctx.aside.as_ref()) => judged.map_err(|error| error.to_string()),
+                () = gone(stream) => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+            }
+        }
     };
     match judged {
         Ok(true) => Ok(ServerSecret::Password(password)),
         Ok(false) => Err(failed()),
         Err(error) => {
-            tracing::warn!(event = "pam.failed", %error);
+            tracing::warn!(event, %error);
             Err(failed())
         }
     }

@@ -80,8 +80,7 @@ impl Core {
         // A text that is parsed anew and anew, as drivers do, is judged once.
         let again = self.unnamed == body && self.unnamed_traces == Traces::NONE && self.standard_strings;
         if !again && self.shared.as_ref().is_none_or(|s| *s.query_and_types != *query_and_types) {
-            let query =
-                query_and_types.get(..memchr::memchr(0, query_and_types).unwrap_or_default()).unwrap_or_default();
+            let query = query_and_types.split(|b| *b == 0).next().unwrap_or_default();
             self.unnamed_traces = self.judge(query);
             self.unnamed_is_void = false;
             self.shared = None;

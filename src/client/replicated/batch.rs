@@ -91,8 +91,8 @@ pub struct Segment {
 
 /// Cuts before and after each Execute that begins or ends a transaction or goes on with a portal that is not everywhere,
 /// after one that may ask for COPY data or gets numbers for its large objects, and around a Close that goes to all nodes,
-/// unless its neighbours do. Pure. `bare_ends`: the Execute of a COMMIT or
-/// ROLLBACK stands alone, so that what makes its portal has succeeded on all nodes before any of them ends its transaction.
+/// unless its neighbours do. Pure. `bare_ends`: the Execute of a COMMIT or ROLLBACK stands alone, so that what makes its
+/// portal has succeeded on all nodes before any of them ends its transaction.
 pub fn segments(items: Vec<Item>, bare_ends: bool) -> Vec<Segment> {
     let mut segments = Vec::new();
     let mut current: Vec<Item> = Vec::new();

@@ -378,12 +378,7 @@ impl Session {
         let keeps = keeps && self.standing == Standing::Open;
         let clean = match self.commit(client, frames, needs, (keeps, Flow::Hold)).await? {
             Ok(clean) => clean,
-            Err(error) => {
-                self.standing = Standing::None;
-                self.forget_transaction();
-                self.front.error(&error);
-                return Ok(false);
-            }
+            Err(error) => return Ok(self.not_committed(&error)),
         };
         // In a pipeline an error may have come before what ends it; and AND CHAIN begins the next one at once.
         let status = self.legs.iter().find(|leg| leg.pooled.is_some()).map_or(b'I', |leg| leg.core.status());

@@ -240,12 +240,7 @@ impl Session {
     ) -> Result<bool, Fault> {
         let clean = match self.commit(client, frames, needs, (keeps, Flow::Keep)).await? {
             Ok(clean) => clean,
-            Err(error) => {
-                self.standing = Standing::None;
-                self.forget_transaction();
-                self.front.error(&error);
-                return Ok(false);
-            }
+            Err(error) => return Ok(self.not_committed(&error)),
         };
         let answer = std::mem::take(&mut self.kept);
         if !clean {
@@ -265,6 +260,14 @@ impl Session {
         }
         self.front.out().extend_from_slice(tag);
         Ok(true)
+    }
+
+    /// No node has committed, and nothing of the transaction is left. False: what ended it has failed.
+    pub(super) fn not_committed(&mut self, error: &ErrorFields) -> bool {
+        self.standing = Standing::None;
+        self.forget_transaction();
+        self.front.error(error);
+        false
     }
 
     /// Snapshot isolation: a commit waits until nobody takes a snapshot.
