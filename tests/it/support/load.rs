@@ -3,7 +3,7 @@
 use super::process::{Ran, as_postgres, bin, kill, run_for, wait_until};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Where clients connect.
 #[derive(Clone, Debug)]
@@ -65,10 +65,21 @@ impl Load {
 
     /// The longest transaction so far, the waiting for it included. The last few are not yet written down.
     pub fn longest(&self) -> Duration {
+        self.longest_since(SystemTime::UNIX_EPOCH)
+    }
+
+    /// The longest of those that ended later.
+    pub fn longest_since(&self, since: SystemTime) -> Duration {
         let file = format!("{}.{}", self.each.display(), self.child.id());
         let text = std::fs::read_to_string(file).expect("pgbench writes each transaction down");
-        let times = text.lines().filter_map(|line| line.split(' ').nth(2)?.parse().ok());
-        Duration::from_micros(times.max().unwrap_or_default())
+        // client, transaction, microseconds, script, and its end: seconds and microseconds.
+        let took = |line: &str| {
+            let fields: Vec<u64> = line.split(' ').map_while(|field| field.parse().ok()).collect();
+            let [_, _, took, _, seconds, micros, ..] = fields[..] else { return None };
+            let ended = SystemTime::UNIX_EPOCH + Duration::new(seconds, 0) + Duration::from_micros(micros);
+            (ended >= since).then_some(Duration::from_micros(took))
+        };
+        text.lines().filter_map(took).max().unwrap_or_default()
     }
 
     /// Seconds of progress that pgbench has reported.
