@@ -11,6 +11,7 @@ use pgmend::client::startup::{StartupContext, Turns};
 use pgmend::client::{Nudge, Plane, PlaneSettings, Worker};
 use pgmend::cluster::{Board, DataState, Holder, Mode, NodeStatus, NodeView, Role, Scope, Servers, View, Wanted};
 use pgmend::config;
+use pgmend::pool::Home;
 use std::hint::black_box;
 use std::path::Path;
 use std::rc::Rc;
@@ -57,7 +58,7 @@ fn worker() -> Rc<Worker> {
         login_timeout: Duration::from_secs(60),
         turns: Turns::new(0),
     };
-    Worker::new(Plane::new(Board::new(view), settings, startup), Nudge::default())
+    Worker::new(Plane::new(Board::new(view), settings, startup), Home(0), Nudge::default())
 }
 
 /// Publishes the gate anew, as an order does.

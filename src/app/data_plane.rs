@@ -2,8 +2,10 @@
 
 use crate::client::{Nudge, Order, Plane, Worker};
 use crate::net::{Listener, StdStream};
+use crate::pool::Home;
 use crate::wire::backend::{self, ErrorFields};
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -50,7 +52,8 @@ impl DataPlane {
             // Only the first takes the listeners: one queue of arrivals, spread by load.
             let listeners = listeners.take().unwrap_or_default();
             let thread = std::thread::Builder::new().name(format!("worker-{id}"));
-            threads.push(thread.spawn(move || work(plane, Nudge(others), receiver, listeners, acceptor))?);
+            let make = move || Worker::new(plane, Home(id), Nudge(others));
+            threads.push(thread.spawn(move || work(make, receiver, listeners, acceptor))?);
         }
         Ok(DataPlane { plane, orders: senders, threads, accepting })
     }
@@ -82,7 +85,12 @@ impl DataPlane {
     }
 }
 
-fn work(plane: Arc<Plane>, nudge: Nudge, orders: mpsc::Receiver<Order>, listeners: Vec<Listener>, acceptor: Acceptor) {
+fn work(
+    make: impl FnOnce() -> Rc<Worker>,
+    orders: mpsc::Receiver<Order>,
+    listeners: Vec<Listener>,
+    acceptor: Acceptor,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -91,7 +99,7 @@ fn work(plane: Arc<Plane>, nudge: Nudge, orders: mpsc::Receiver<Order>, listener
             return;
         }
     };
-    let worker = Worker::new(plane, nudge);
+    let worker = make();
     runtime.block_on(async move {
         for listener in listeners {
             tokio::task::spawn_local(accept(listener, acceptor.clone()));

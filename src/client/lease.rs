@@ -5,14 +5,15 @@ use super::cancel::CancelSlot;
 use super::control::Control;
 use super::fault::Fault;
 use super::params;
+use super::queue::Place;
 use super::way::{Route, Way};
 use super::worker::Worker;
 use crate::cluster::Servers;
 use crate::net::Stream;
-use crate::pool::{Asked, Grant, Local, Permit, Pooled, Refusal};
+use crate::pool::{Grant, Local, Permit, Pooled, Refusal};
 use crate::server::{self, Login, ParamSet, RouteId, ServerConn, ServerError, SimpleError};
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,6 +31,17 @@ const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Looked at whenever a client that waits for long is: something that ends the wait.
 pub type Watch<'a> = dyn FnMut(&mut Context<'_>) -> Poll<Fault> + 'a;
+
+/// A server for a client without waiting.
+#[derive(Debug)]
+pub enum AtHand {
+    /// This one.
+    Taken(Box<Pooled>),
+    /// None lies idle: the queue is where to wait for one that leads here.
+    Nothing(RouteId),
+    /// It needs more: the gate is held, or what lies idle is not as the client wants it.
+    Other,
+}
 
 /// Everything that borrowing needs to know of a client.
 #[derive(Debug)]
@@ -75,41 +87,76 @@ impl Borrower {
     /// The same; where the wait is not the usual one for a place in a busy pool, `watch` may end it, and so may a cancel.
     pub async fn lease_watching(&self, wanted: &ParamSet, watch: &mut Watch<'_>) -> Result<Box<Pooled>, Fault> {
         self.control.activity.set(Activity::waiting());
-        let (way, since_s) = (self.way(), self.worker.now_s());
-        if let Way::Open(route) = &way
-            && let Some(pooled) = self.pool.take(route.id)
-        {
-            return self.ready(pooled, wanted, route).await;
-        }
-        let limit = match self.pool.shared.rules().wait_timeout {
-            Duration::ZERO => FOREVER,
-            limit => limit,
-        };
-        // The usual wait, in a busy pool: for the next connection that comes back. It needs no timer and no watch.
-        let first = match way {
-            Way::Open(route) => match self.place(route.id, limit, watch).await? {
-                Grant::Conn(pooled) if self.leads_to(&route, &pooled) => {
-                    return self.ready(pooled, wanted, &route).await;
-                }
-                other => Some(other),
+        let since_s = self.worker.now_s();
+        let first = match self.way() {
+            Way::Open(route) => match self.pool.take(route.id) {
+                Some(pooled) => Some(Grant::Conn(pooled)),
+                // The usual wait, in a busy pool: for the next connection that comes back. It needs no timer and no watch.
+                None => Some(self.place(route.id, watch).await?),
             },
             Way::Blocked(_) | Way::Held { .. } => None,
         };
+        self.lease_with(first, since_s, wanted, watch).await
+    }
+
+    /// The same for a client that has been granted something, and has waited since then (coarse seconds).
+    pub async fn lease_with(
+        &self,
+        first: Option<Grant>,
+        since_s: u64,
+        wanted: &ParamSet,
+        watch: &mut Watch<'_>,
+    ) -> Result<Box<Pooled>, Fault> {
+        let first = match (first, self.way()) {
+            (Some(Grant::Conn(pooled)), Way::Open(route)) if pooled.conn.route == route.id => {
+                return self.ready(pooled, wanted, &route).await;
+            }
+            (first, _) => first,
+        };
+        let limit = self.wait_limit();
         let waited = Duration::from_secs(self.worker.now_s().saturating_sub(since_s));
         // What is rare is boxed, here and elsewhere, so that an idle client's task need not have room for it.
         Box::pin(self.wait_or_end(wanted, limit, limit.saturating_sub(waited), first, watch)).await
     }
 
     /// The usual case, in which nothing is waited for: an idle connection that is as the client wants it.
-    pub fn at_hand(&self, wanted: &ParamSet) -> Option<Box<Pooled>> {
-        let Way::Open(route) = self.way() else { return None };
-        let mut pooled = self.pool.take(route.id)?;
-        if self.is_unsure(&pooled.conn) || !params::is_same(&pooled.conn.applied, wanted) {
-            self.pool.take_not(pooled);
-            return None;
+    pub fn at_hand(&self, wanted: &ParamSet) -> AtHand {
+        let Way::Open(route) = self.way() else { return AtHand::Other };
+        let Some(pooled) = self.pool.take(route.id) else { return AtHand::Nothing(route.id) };
+        match self.as_it_is(pooled, wanted, &route) {
+            Ok(pooled) => AtHand::Taken(pooled),
+            Err(pooled) => {
+                self.pool.take_not(pooled);
+                AtHand::Other
+            }
         }
-        self.hand_over(&mut pooled.conn, wanted, &route);
-        Some(pooled)
+    }
+
+    /// The connection that was granted to a client who has stood in the queue, if it needs nothing done to it and still leads
+    /// where transactions go. Else it is for [`Borrower::lease_with`].
+    pub fn accept(&self, grant: Grant, wanted: &ParamSet) -> Result<Box<Pooled>, Grant> {
+        match (grant, self.way()) {
+            (Grant::Conn(pooled), Way::Open(route)) if pooled.conn.route == route.id => {
+                self.as_it_is(pooled, wanted, &route).map_err(Grant::Conn)
+            }
+            (grant, _) => Err(grant),
+        }
+    }
+
+    fn as_it_is(&self, mut pooled: Box<Pooled>, wanted: &ParamSet, route: &Route) -> Result<Box<Pooled>, Box<Pooled>> {
+        if self.is_unsure(&pooled.conn) || !params::is_same(&pooled.conn.applied, wanted) {
+            return Err(pooled);
+        }
+        self.hand_over(&mut pooled.conn, wanted, route);
+        Ok(pooled)
+    }
+
+    /// `query_wait_timeout`.
+    pub fn wait_limit(&self) -> Duration {
+        match self.pool.shared.rules().wait_timeout {
+            Duration::ZERO => FOREVER,
+            limit => limit,
+        }
     }
 
     async fn wait_or_end(
@@ -203,7 +250,7 @@ impl Borrower {
                     return self.ready(pooled, wanted, &route).await;
                 }
                 // The way is looked at again, as the wait may have been long.
-                first = Some(self.place(route.id, limit, &mut |_| Poll::Pending).await?);
+                first = Some(self.place(route.id, &mut |_| Poll::Pending).await?);
                 continue;
             };
             match grant {
@@ -244,55 +291,10 @@ impl Borrower {
         self.worker.way_of(&self.pool.shared.key)
     }
 
-    /// True when the way still is what it was before a wait, and the connection goes there.
-    fn leads_to(&self, route: &Route, pooled: &Pooled) -> bool {
-        pooled.conn.route == route.id && matches!(self.way(), Way::Open(now) if now.id == route.id)
-    }
-
-    /// A place in the pool's budget, or a connection that somebody gave back. The worker's sweep bounds the wait.
-    async fn place(&self, route: RouteId, limit: Duration, watch: &mut Watch<'_>) -> Result<Grant, Fault> {
-        let (id, mut grant, held_up) = match self.pool.shared.ask(route.node) {
-            Asked::Permit(permit) => return Ok(Grant::Permit(permit)),
-            Asked::Full => return Err(Fault::QueueFull(self.pool.shared.rules().max_waiting)),
-            Asked::Wait { id, grant, held_up } => (id, grant, held_up),
-        };
-        let mut forget = Forget { pool: &self.pool, id: Some(id) };
-        self.call_for_idle(held_up);
-        self.control.wait_until(Some(self.worker.now_s().saturating_add(limit.as_secs()).saturating_add(1)));
-        let granted = poll_fn(|cx| {
-            if let Poll::Ready(granted) = Pin::new(&mut grant).poll(cx) {
-                return Poll::Ready(granted.map_err(|_| Fault::QueueTimeout(limit)));
-            }
-            if let Some(end) = self.control.check(cx, true) {
-                return Poll::Ready(Err(end.into()));
-            }
-            if self.control.is_overdue() {
-                return Poll::Ready(Err(Fault::QueueTimeout(limit)));
-            }
-            // It may have closed only its own direction: the worker ends who has been away for a while.
-            if watch(cx).is_ready() {
-                self.control.note_closed(self.worker.now_s());
-            }
-            Poll::Pending
-        })
-        .await;
-        self.control.wait_until(None);
-        let grant = granted?;
-        // Whoever grants has taken the waiter out.
-        forget.disarm();
-        Ok(grant.arrive())
-    }
-
-    /// Idle connections may lie with other workers, here when others waited before, or in other pools under a limit that
-    /// is reached.
-    fn call_for_idle(&self, held_up: bool) {
-        match self.worker.plane.budget.contended() {
-            0 => self.pool.serve_waiters(),
-            _ => self.worker.serve_waiters(),
-        }
-        self.worker.nudge.all();
-        if held_up {
-            self.worker.watch_rate();
+    async fn place(&self, route: RouteId, watch: &mut Watch<'_>) -> Result<Grant, Fault> {
+        match self.ask(route)? {
+            Place::Granted(grant) => Ok(grant),
+            Place::Queued(mut queued) => poll_fn(|cx| queued.poll(watch, cx)).await,
         }
     }
 
@@ -444,26 +446,6 @@ fn shelve(worker: &Worker, pool: &Local, pooled: Box<Pooled>) {
         Way::Open(route) if route.id != pooled.conn.route => {}
         Way::Held { servers: Servers::Close, .. } => {}
         Way::Open(_) | Way::Blocked(_) | Way::Held { servers: Servers::Keep, .. } => pool.put(pooled, worker.now_s()),
-    }
-}
-
-/// Takes a waiter out of the queue when its future is dropped.
-struct Forget<'a> {
-    pool: &'a Local,
-    id: Option<u64>,
-}
-
-impl Forget<'_> {
-    fn disarm(&mut self) {
-        self.id = None;
-    }
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.pool.shared.forget(id);
-        }
     }
 }
 

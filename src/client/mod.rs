@@ -26,6 +26,7 @@ pub mod pam;
 mod params;
 mod pins;
 mod plane;
+mod queue;
 mod relay;
 pub mod replicated;
 mod replication;

@@ -12,9 +12,10 @@ use super::commands::{may_be_own, own_statement};
 use super::control::Control;
 use super::core::{Core, Front};
 use super::fault::Fault;
-use super::lease::Borrower;
+use super::lease::{AtHand, Borrower};
 use super::listen::Subscription;
 use super::pins::Pinned;
+use super::queue::Place;
 use super::relay::{Ended, Exchange, Lent, MAX_TURNS, Relay, Until};
 use super::replicated;
 use super::scan::Traces;
@@ -136,6 +137,27 @@ fn hear(subscription: Option<&Subscription>, down: &mut Lent, cx: &Context<'_>) 
     if in_time { Ok(()) } else { Err(Fault::Limit("too many notifications waited for this client".into())) }
 }
 
+/// While a client waits for a server: sends what is left for it, and takes what it sends. Ready: it has gone.
+fn look_after(
+    client: &mut Stream,
+    up: &mut Lent,
+    down: &mut Lent,
+    armed: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<Fault> {
+    if let Poll::Ready(Err(_)) = down.poll_send(client, cx) {
+        return Poll::Ready(Fault::ClientGone);
+    }
+    // A full buffer is not read into; whether such a client is still there is asked at the end of the wait.
+    while !up.input.is_full() {
+        match std::task::ready!(up.poll_receive(client, armed, cx)) {
+            Ok(0) | Err(_) => return Poll::Ready(Fault::ClientGone),
+            Ok(_) => {}
+        }
+    }
+    Poll::Pending
+}
+
 impl Session {
     fn release(&mut self) {
         self.pin = None;
@@ -157,16 +179,7 @@ impl Session {
                     if self.command() || self.answered_alone()? {
                         continue;
                     }
-                    // As a rule a server is at hand; what is to be carried over, or waited for, is another matter.
-                    let at_hand = match self.luggage {
-                        None => self.borrower.at_hand(self.core.wanted()),
-                        Some(_) => None,
-                    };
-                    let leased = match at_hand {
-                        Some(pooled) => Ok(pooled),
-                        None => Box::pin(self.borrow_server(client)).await,
-                    };
-                    match leased {
+                    match self.server(client).await {
                         Ok(pooled) => pooled,
                         Err(Fault::Cancelled) => {
                             self.refuse();
@@ -264,6 +277,33 @@ impl Session {
             Poll::Pending
         })
         .await
+    }
+
+    /// A server for the statement that the client has sent. As a rule one is at hand or comes back in a moment; what is to be
+    /// carried over, or waited for otherwise, is another matter.
+    async fn server(&mut self, client: &mut Stream) -> Result<Box<Pooled>, Fault> {
+        let since_s = self.borrower.worker.now_s();
+        let at_hand = match self.luggage {
+            None => self.borrower.at_hand(self.core.wanted()),
+            Some(_) => AtHand::Other,
+        };
+        let granted = match at_hand {
+            AtHand::Taken(pooled) => return Ok(pooled),
+            AtHand::Nothing(route) => match self.borrower.ask(route)? {
+                Place::Granted(granted) => Some(granted),
+                Place::Queued(mut queued) => {
+                    let (client, up, down, armed) = (&mut *client, &mut self.up, &mut self.down, &mut self.armed);
+                    Some(poll_fn(move |cx| queued.poll(&mut |cx| look_after(client, up, down, armed, cx), cx)).await?)
+                }
+            },
+            AtHand::Other => None,
+        };
+        let refused = match granted.map(|granted| self.borrower.accept(granted, self.core.wanted())) {
+            Some(Ok(pooled)) => return Ok(pooled),
+            Some(Err(granted)) => Some(granted),
+            None => None,
+        };
+        Box::pin(self.borrow_server(client, refused, since_s)).await
     }
 
     async fn exchange(&mut self, client: &mut Stream, pooled: &mut Pooled) -> Result<Ended, Fault> {

@@ -169,7 +169,7 @@ impl Worker {
         let mut stock = self.stock.borrow_mut();
         let Some(stock) = stock.as_mut() else { return };
         for (pool, mut conn) in stock.conns.extract_if(.., |(_, conn)| conn.route.node == route.node) {
-            match pool.shared.ask(route.node) {
+            match pool.ask(route.node) {
                 Asked::Permit(permit) => {
                     conn.route = route;
                     pool.put(Box::new(Pooled { conn, permit }), self.now_s());

@@ -13,7 +13,7 @@ use super::way::{Looked, Route, Way};
 use crate::base::NodeId;
 use crate::cluster::{NodeSpec, Seat, Warmer};
 use crate::net::{self, StdStream, Stream};
-use crate::pool::{Local, PoolKey};
+use crate::pool::{Home, Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -55,6 +55,8 @@ pub enum Order {
 pub struct Worker {
     /// Shared state.
     pub plane: Arc<Plane>,
+    /// Which of the workers it is.
+    home: Home,
     /// Tells the other workers to serve waiters from their idle connections.
     pub nudge: Nudge,
     pub(super) pools: RefCell<HashMap<PoolKey, Rc<Local>>>,
@@ -103,10 +105,11 @@ impl Nudge {
 
 impl Worker {
     /// A worker without clients.
-    pub fn new(plane: Arc<Plane>, nudge: Nudge) -> Rc<Worker> {
+    pub fn new(plane: Arc<Plane>, home: Home, nudge: Nudge) -> Rc<Worker> {
         let (seat, warmer) = (plane.board.take_seat(), plane.board.warmer());
         Rc::new(Worker {
             plane,
+            home,
             nudge,
             pools: RefCell::default(),
             sessions: RefCell::default(),
@@ -308,7 +311,7 @@ impl Worker {
         if let Some(pool) = self.pools.borrow().get(key) {
             return Some(pool.clone());
         }
-        let pool = Rc::new(Local::new(self.plane.pool(key)?));
+        let pool = Rc::new(Local::new(self.plane.pool(key)?, self.home));
         self.pools.borrow_mut().insert(key.clone(), pool.clone());
         Some(pool)
     }

@@ -7,6 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
+/// The worker on whose thread somebody waits, or a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home(pub usize);
+
 /// A waiter, as the core hands it out again.
 #[derive(Debug)]
 pub struct Waiting {
@@ -14,6 +18,8 @@ pub struct Waiting {
     pub gift: oneshot::Sender<Grant>,
     /// His pool.
     pub pool: Arc<SharedPool>,
+    /// His worker.
+    pub home: Home,
 }
 
 /// One order of waiting over all pools and workers. Asked only where no idle connection is at hand or somebody waits.
@@ -74,7 +80,7 @@ impl Budget {
     }
 }
 
-/// Read only where the time matters: a busy pool without further limits asks the core twice per transaction.
+/// Read only where the time matters: a busy pool asks the core twice per transaction.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 

@@ -8,6 +8,9 @@
 //! * one that comes back goes to its own pool's waiters unless somebody of another pool has waited for longer and for at
 //!   least [`PATIENCE_US`], since closing one and opening another costs milliseconds;
 //! * who needs room under two limits that are never free at once has it kept for him after [`STARVING_US`].
+//!
+//! Within a pool a connection that comes back goes to the first waiter, or to one who is near (of the same worker) and came
+//! at most [`NEAR_US`] later: the way to another worker costs as much as a short transaction does.
 
 use super::rate::Rate;
 use crate::base::NodeId;
@@ -19,6 +22,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub const PATIENCE_US: u64 = 50_000;
 /// After this, room that a waiter needs is kept free for him although he cannot use it yet.
 pub const STARVING_US: u64 = 1_000_000;
+/// The grain of a pool's order: who came so much later may go first where the connection is nearer to him.
+pub const NEAR_US: u64 = 1_000;
+/// So far into the queue somebody near is looked for.
+const NEAR_WITHIN: usize = 64;
 /// Waiters of one pool whatever the settings say.
 const MAX_WAITERS: usize = 100_000;
 
@@ -197,8 +204,7 @@ impl<W> Core<W> {
         self.pools.get(pool.0).is_some_and(|p| p.queue.is_empty() && p.has_own_room(0))
     }
 
-    /// False when it does not matter how long somebody has waited: for `join` and `returned` any time will do. When limits
-    /// come by a reload, who waits already counts as having waited for long.
+    /// False when it does not matter how long somebody has waited: for `returned` any time will do.
     pub fn needs_time(&self, pool: PoolId) -> bool {
         self.limited > 0 || self.pools.get(pool.0).is_some_and(|p| p.sizes.reserve > 0)
     }
@@ -252,8 +258,8 @@ impl<W> Core<W> {
         self.serve(self.concerned(Place { pool, node: gone.node }), now_us)
     }
 
-    /// A connection came back clean, or lies idle while somebody waits.
-    pub fn returned(&mut self, place: Place, now_us: u64) -> Back<W> {
+    /// A connection came back clean, or lies idle while somebody waits. `near`: to whom it would not have far to go.
+    pub fn returned(&mut self, place: Place, now_us: u64, near: impl Fn(&W) -> bool) -> Back<W> {
         let Some(pool) = self.pools.get(place.pool.0) else { return Back::Close };
         let over = |at: &usize| self.groups.get(*at).is_some_and(|g| g.max > 0 && g.open > g.max);
         if pool.open > pool.sizes.size + pool.sizes.reserve || self.groups_of(place).iter().any(over) {
@@ -264,7 +270,7 @@ impl<W> Core<W> {
             return Back::Close;
         }
         match own {
-            Some(_) => self.pop(place.pool).map_or(Back::Keep, |waiter| Back::Give(waiter.token)),
+            Some(_) => self.pop_near(place.pool, near).map_or(Back::Keep, |waiter| Back::Give(waiter.token)),
             None if pool.open > pool.sizes.size => Back::Close,
             None => Back::Keep,
         }
@@ -390,7 +396,15 @@ impl<W> Core<W> {
     }
 
     fn pop(&mut self, pool: PoolId) -> Option<Waiter<W>> {
-        let waiter = self.pools.get_mut(pool.0)?.queue.pop_front();
+        self.pop_near(pool, |_| true)
+    }
+
+    fn pop_near(&mut self, pool: PoolId, near: impl Fn(&W) -> bool) -> Option<Waiter<W>> {
+        let queue = &mut self.pools.get_mut(pool.0)?.queue;
+        let last_us = queue.front()?.since_us.saturating_add(NEAR_US);
+        let mut in_time = queue.iter().take(NEAR_WITHIN).take_while(|waiter| waiter.since_us <= last_us);
+        let at = in_time.position(|waiter| near(&waiter.token)).unwrap_or(0);
+        let waiter = queue.remove(at);
         self.relist(pool);
         waiter
     }

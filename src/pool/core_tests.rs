@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 const NODE: NodeId = NodeId(0);
 const SECOND: u64 = 1_000_000;
+const ANY: fn(&u32) -> bool = |_| true;
 
 fn core() -> Core<u32> {
     Core::new(Arc::default())
@@ -30,11 +31,32 @@ fn the_size_is_kept_and_waiters_are_served_in_order() {
     assert_eq!(fill(&mut core, a), 2);
     core.join(a, 0, 1).unwrap();
     core.join(a, 0, 2).unwrap();
-    assert_eq!(core.returned(a, 1), Back::Give(1));
+    assert_eq!(core.returned(a, 1, ANY), Back::Give(1));
     assert_eq!(core.released(a, 2), [(2, a)]);
-    assert_eq!(core.returned(a, 3), Back::Keep);
+    assert_eq!(core.returned(a, 3, ANY), Back::Keep);
     assert!(core.released(a, 4).is_empty());
     assert_eq!(core.open(a.pool), 1);
+}
+
+#[test]
+fn who_is_near_goes_before_those_who_came_a_moment_earlier_only() {
+    let mut core = core();
+    let a = pool(&mut core, "d", "u", sizes(1));
+    assert_eq!(fill(&mut core, a), 1);
+    // Odd ones are near.
+    let near = |token: &u32| token % 2 == 1;
+    for (token, us) in [(0, 10), (2, 20), (1, 1_010), (3, 1_015), (4, 1_020), (6, 1_030)] {
+        core.join(a, us, token).unwrap();
+    }
+    let served = |core: &mut Core<u32>| match core.returned(a, 9_000, near) {
+        Back::Give(token) => token,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(served(&mut core), 1);
+    assert_eq!(served(&mut core), 0, "3 came too late to go before it");
+    assert_eq!([served(&mut core), served(&mut core)], [3, 2]);
+    assert_eq!([served(&mut core), served(&mut core)], [4, 6], "nobody near: the first");
+    assert_eq!(core.returned(a, 9_000, near), Back::Keep);
 }
 
 #[test]
@@ -63,11 +85,11 @@ fn a_smaller_size_takes_effect_as_connections_come_back() {
     fill(&mut core, a);
     core.join(a, 0, 1).unwrap();
     core.set_sizes(a.pool, sizes(1));
-    assert_eq!(core.returned(a, 0), Back::Close);
+    assert_eq!(core.returned(a, 0, ANY), Back::Close);
     assert!(core.released(a, 0).is_empty(), "two are open, one is allowed");
-    assert_eq!(core.returned(a, 0), Back::Close);
+    assert_eq!(core.returned(a, 0, ANY), Back::Close);
     assert!(core.released(a, 0).is_empty());
-    assert_eq!(core.returned(a, 0), Back::Give(1));
+    assert_eq!(core.returned(a, 0, ANY), Back::Give(1));
 }
 
 #[test]
@@ -80,9 +102,9 @@ fn the_reserve_is_for_who_has_waited_and_is_closed_when_nobody_does() {
     assert!(core.tick(5 * SECOND - 1).is_empty());
     assert_eq!(core.tick(5 * SECOND), [(1, a)]);
     assert!(core.tick(60 * SECOND).is_empty(), "the reserve has one only");
-    assert_eq!(core.returned(a, 60 * SECOND), Back::Give(2));
+    assert_eq!(core.returned(a, 60 * SECOND, ANY), Back::Give(2));
     assert!(core.is_oversize(a.pool));
-    assert_eq!(core.returned(a, 60 * SECOND), Back::Close);
+    assert_eq!(core.returned(a, 60 * SECOND, ANY), Back::Close);
 }
 
 #[test]
@@ -107,8 +129,8 @@ fn an_idle_connection_of_another_pool_makes_room() {
     let other = pool(&mut core, "other", "u", sizes(1));
     assert!(core.try_open(a, 0) && core.try_open(other, 0));
     core.join(b, 0, 1).unwrap();
-    assert_eq!(core.returned(other, 0), Back::Keep, "closing that one would help nobody");
-    assert_eq!(core.returned(a, 0), Back::Close);
+    assert_eq!(core.returned(other, 0, ANY), Back::Keep, "closing that one would help nobody");
+    assert_eq!(core.returned(a, 0, ANY), Back::Close);
     assert_eq!(core.released(a, 0), [(1, b)]);
 }
 
@@ -121,10 +143,10 @@ fn between_pools_the_one_who_waits_longer_is_first_after_a_moments_patience() {
     core.join(b, 0, 1).unwrap();
     core.join(a, 1, 2).unwrap();
     core.join(a, 1, 3).unwrap();
-    assert_eq!(core.returned(a, PATIENCE_US - 1), Back::Give(2), "opening another would cost more than it wins");
-    assert_eq!(core.returned(a, PATIENCE_US), Back::Close);
+    assert_eq!(core.returned(a, PATIENCE_US - 1, ANY), Back::Give(2), "opening another would cost more than it wins");
+    assert_eq!(core.returned(a, PATIENCE_US, ANY), Back::Close);
     assert_eq!(core.released(a, PATIENCE_US), [(1, b)]);
-    assert_eq!(core.returned(b, PATIENCE_US), Back::Close, "nobody of its own waits");
+    assert_eq!(core.returned(b, PATIENCE_US, ANY), Back::Close, "nobody of its own waits");
     assert_eq!(core.released(b, PATIENCE_US), [(3, a)]);
 }
 
@@ -140,12 +162,12 @@ fn who_needs_room_under_two_limits_does_not_starve() {
     core.join(d, 1, 2).unwrap();
     core.join(u, 1, 3).unwrap();
     // Neither place alone is of use to him.
-    assert_eq!(core.returned(d, PATIENCE_US), Back::Give(2));
+    assert_eq!(core.returned(d, PATIENCE_US, ANY), Back::Give(2));
     core.join(d, PATIENCE_US, 4).unwrap();
-    assert_eq!(core.returned(d, STARVING_US), Back::Close);
+    assert_eq!(core.returned(d, STARVING_US, ANY), Back::Close);
     assert!(core.released(d, STARVING_US).is_empty(), "it is kept for him");
     assert!(!core.try_open(d, STARVING_US));
-    assert_eq!(core.returned(u, STARVING_US), Back::Close);
+    assert_eq!(core.returned(u, STARVING_US, ANY), Back::Close);
     assert_eq!(core.released(u, STARVING_US), [(1, q)]);
 }
 
@@ -158,7 +180,7 @@ fn when_the_starving_one_leaves_what_was_kept_for_him_is_given_away() {
     assert!(core.try_open(d, 0) && core.try_open(u, 0));
     let id = core.join(q, 0, 1).unwrap();
     core.join(d, 1, 2).unwrap();
-    assert_eq!(core.returned(d, STARVING_US), Back::Close);
+    assert_eq!(core.returned(d, STARVING_US, ANY), Back::Close);
     assert!(core.released(d, STARVING_US).is_empty());
     assert_eq!(core.forget(q.pool, id, STARVING_US), [(2, d)]);
 }
@@ -174,7 +196,7 @@ fn new_connections_to_a_node_have_a_rate_and_the_queue_waits_for_it() {
     core.join(a, now, 1).unwrap();
     assert_eq!(core.rate_due_us(now), Some(now + SECOND / 2));
     assert!(core.tick(now + SECOND / 2 - 1).is_empty());
-    assert_eq!(core.returned(a, now), Back::Give(1), "one that comes back needs no waiting");
+    assert_eq!(core.returned(a, now, ANY), Back::Give(1), "one that comes back needs no waiting");
     core.join(a, now, 2).unwrap();
     assert_eq!(core.tick(now + SECOND / 2), [(2, a)]);
     assert_eq!(core.rate_due_us(now + SECOND / 2), None, "nobody waits for it");
@@ -255,7 +277,7 @@ impl World {
     }
 
     fn back(&mut self, place: Place, works_us: u64) {
-        match self.core.returned(place, self.now) {
+        match self.core.returned(place, self.now, |token| token % 3 == 0) {
             Back::Keep => self.idle.push(place),
             Back::Close => {
                 let granted = self.core.released(place, self.now);

@@ -1,6 +1,7 @@
 //! One worker's share of a pool: its idle connections, newest used first.
 
-use super::{Pooled, SharedPool};
+use super::{Asked, Home, Pooled, SharedPool};
+use crate::base::NodeId;
 use crate::server::{Login, RouteId};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub struct Local {
     /// The budget.
     pub shared: Arc<SharedPool>,
+    home: Home,
     // Boxed, as they travel: a lease moves a pointer and not the connection's state.
     #[allow(clippy::vec_box)]
     idle: RefCell<Vec<Box<Pooled>>>,
@@ -23,8 +25,8 @@ pub struct Local {
 
 impl Local {
     /// No connection yet.
-    pub fn new(shared: Arc<SharedPool>) -> Local {
-        Local { shared, idle: RefCell::default(), login: RefCell::default(), lifetime_s: Cell::new(0) }
+    pub fn new(shared: Arc<SharedPool>, home: Home) -> Local {
+        Local { shared, home, idle: RefCell::default(), login: RefCell::default(), lifetime_s: Cell::new(0) }
     }
 
     /// A client has come, whose servers are logged in to like this. As a rule all the pool's clients have the same: then they
@@ -40,6 +42,11 @@ impl Local {
     /// How to log in, if a client has been here.
     pub fn login(&self) -> Option<Rc<Login>> {
         self.login.borrow().clone()
+    }
+
+    /// Asks for the right to open a connection to a node, or joins the queue.
+    pub fn ask(&self, node: NodeId) -> Asked {
+        self.shared.ask(node, self.home)
     }
 
     /// An idle connection of this route, if nobody waits before us. Those that the server closed meanwhile are dropped.
@@ -68,7 +75,7 @@ impl Local {
             return;
         }
         pooled.conn.idle_since_s = now_s;
-        let kept = if self.shared.is_calm() { Some(pooled) } else { self.shared.give(pooled) };
+        let kept = if self.shared.is_calm() { Some(pooled) } else { self.shared.give(pooled, self.home) };
         if let Some(pooled) = kept {
             self.idle.borrow_mut().push(pooled);
         }
@@ -82,7 +89,7 @@ impl Local {
             if pooled.permit.is_outdated() || !pooled.conn.is_quiet() {
                 continue;
             }
-            if let Some(back) = self.shared.give(pooled) {
+            if let Some(back) = self.shared.give(pooled, self.home) {
                 self.idle.borrow_mut().push(back);
                 return;
             }

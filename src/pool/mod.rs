@@ -12,7 +12,7 @@ mod rules;
 mod settings;
 mod shared;
 
-pub use budget::Budget;
+pub use budget::{Budget, Home};
 pub use local::Local;
 pub use rules::{Overrides, Rules};
 pub use settings::{DatabaseSettings, PoolMode, Settings};

@@ -1,6 +1,6 @@
 //! One pool as all workers share it: its rules, its place in the budget, and what its waiters get.
 
-use super::budget::{Budget, Waiting};
+use super::budget::{Budget, Home, Waiting};
 use super::core::{Back, Granted, Place, PoolId};
 use super::greetings::{Greetings, Reported, Wishes};
 use super::rules::Rules;
@@ -126,6 +126,9 @@ pub enum Asked {
         grant: oneshot::Receiver<Grant>,
         /// The pool itself has room: a limit above it is reached, or the rate of new connections.
         held_up: bool,
+        /// Nobody waited before: idle connections may lie somewhere. Later ones need not be called for, as they do not lie
+        /// down while somebody waits.
+        first: bool,
     },
     /// Too many wait already.
     Full,
@@ -239,7 +242,7 @@ impl SharedPool {
     }
 
     /// Asks for the right to open a connection to a node, or joins the queue.
-    pub fn ask(self: &Arc<Self>, node: NodeId) -> Asked {
+    pub fn ask(self: &Arc<Self>, node: NodeId, home: Home) -> Asked {
         let place = Place { pool: self.id, node };
         let (gift, grant) = oneshot::channel();
         let joined = self.budget.with(|core, clock| {
@@ -247,13 +250,13 @@ impl SharedPool {
             if held_up && core.try_open(place, clock.now_us()) {
                 return None;
             }
-            let now_us = if core.needs_time(self.id) { clock.now_us() } else { 0 };
-            Some((core.join(place, now_us, Waiting { gift, pool: self.clone() }), held_up))
+            let first = self.waiting() == 0;
+            Some((core.join(place, clock.now_us(), Waiting { gift, pool: self.clone(), home }), held_up, first))
         });
         match joined {
             None => Asked::Permit(Permit::of(self.clone(), place)),
-            Some((Ok(id), held_up)) => Asked::Wait { id, grant, held_up },
-            Some((Err(_), _)) => Asked::Full,
+            Some((Ok(id), held_up, first)) => Asked::Wait { id, grant, held_up, first },
+            Some((Err(_), ..)) => Asked::Full,
         }
     }
 
@@ -271,14 +274,14 @@ impl SharedPool {
     }
 
     /// Offers a connection to those who wait; returns it when it may stay idle. A waiter of another worker brings it to
-    /// his own runtime: see [`Grant::arrive`].
-    pub fn give(&self, pooled: Box<Pooled>) -> Option<Box<Pooled>> {
+    /// his own runtime (see [`Grant::arrive`]), so those who are at home where the connection is go before, within bounds.
+    pub fn give(&self, pooled: Box<Pooled>, home: Home) -> Option<Box<Pooled>> {
         let mut pooled = pooled;
         loop {
             let place = pooled.permit.place;
             let back = self.budget.with(|core, clock| {
                 let now_us = if core.needs_time(self.id) { clock.now_us() } else { 0 };
-                core.returned(place, now_us)
+                core.returned(place, now_us, |waiter| waiter.home == home)
             });
             let waiter = match back {
                 Back::Keep => return Some(pooled),
@@ -310,7 +313,7 @@ impl SharedPool {
 /// Lets waiters open connections. When one has gone, the permit in the returned grant is dropped here, outside the lock, and
 /// goes to the next.
 pub fn hand_out(granted: Vec<Granted<Waiting>>) {
-    for (Waiting { gift, pool }, place) in granted {
+    for (Waiting { gift, pool, .. }, place) in granted {
         let _ = gift.send(Grant::Permit(Permit::of(pool, place)));
     }
 }
@@ -323,6 +326,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     const NODE: NodeId = NodeId(0);
+    const HOME: Home = Home(0);
 
     fn rules(size: usize) -> Rules {
         Rules { size, ..Rules::default() }
@@ -335,9 +339,9 @@ mod tests {
     #[test]
     fn the_budget_is_kept_and_waiters_are_served_in_order() {
         let pool = pool(1);
-        let Asked::Permit(first) = pool.ask(NODE) else { panic!("expected a permit") };
-        let Asked::Wait { grant: mut second, .. } = pool.ask(NODE) else { panic!("expected to wait") };
-        let Asked::Wait { grant: mut third, .. } = pool.ask(NODE) else { panic!("expected to wait") };
+        let Asked::Permit(first) = pool.ask(NODE, HOME) else { panic!("expected a permit") };
+        let Asked::Wait { grant: mut second, .. } = pool.ask(NODE, HOME) else { panic!("expected to wait") };
+        let Asked::Wait { grant: mut third, .. } = pool.ask(NODE, HOME) else { panic!("expected to wait") };
         assert_eq!((pool.open(), pool.waiting()), (1, 2));
         drop(first);
         let granted = second.try_recv().unwrap();
@@ -351,9 +355,9 @@ mod tests {
     #[test]
     fn a_waiter_that_left_is_passed_over() {
         let pool = pool(1);
-        let Asked::Permit(first) = pool.ask(NODE) else { panic!("expected a permit") };
-        let Asked::Wait { grant: gone, .. } = pool.ask(NODE) else { panic!("expected to wait") };
-        let Asked::Wait { grant: mut next, .. } = pool.ask(NODE) else { panic!("expected to wait") };
+        let Asked::Permit(first) = pool.ask(NODE, HOME) else { panic!("expected a permit") };
+        let Asked::Wait { grant: gone, .. } = pool.ask(NODE, HOME) else { panic!("expected to wait") };
+        let Asked::Wait { grant: mut next, .. } = pool.ask(NODE, HOME) else { panic!("expected to wait") };
         drop(gone);
         drop(first);
         assert!(matches!(next.try_recv(), Ok(Grant::Permit(_))));
@@ -362,8 +366,8 @@ mod tests {
     #[test]
     fn forgetting_a_waiter_takes_it_out() {
         let pool = pool(1);
-        let Asked::Permit(_first) = pool.ask(NODE) else { panic!("expected a permit") };
-        let Asked::Wait { id, grant: _grant, .. } = pool.ask(NODE) else { panic!("expected to wait") };
+        let Asked::Permit(_first) = pool.ask(NODE, HOME) else { panic!("expected a permit") };
+        let Asked::Wait { id, grant: _grant, .. } = pool.ask(NODE, HOME) else { panic!("expected to wait") };
         pool.forget(id);
         assert_eq!(pool.waiting(), 0);
     }
@@ -371,8 +375,8 @@ mod tests {
     #[test]
     fn a_larger_size_lets_waiters_in() {
         let pool = pool(1);
-        let Asked::Permit(_first) = pool.ask(NODE) else { panic!("expected a permit") };
-        let Asked::Wait { grant: mut second, .. } = pool.ask(NODE) else { panic!("expected to wait") };
+        let Asked::Permit(_first) = pool.ask(NODE, HOME) else { panic!("expected a permit") };
+        let Asked::Wait { grant: mut second, .. } = pool.ask(NODE, HOME) else { panic!("expected to wait") };
         pool.set_rules(rules(2));
         pool.budget.tick();
         assert!(matches!(second.try_recv(), Ok(Grant::Permit(_))));
@@ -395,11 +399,11 @@ mod tests {
     #[test]
     fn a_connection_given_to_another_worker_lives_on_in_its_runtime() {
         let pool = pool(1);
-        let Asked::Permit(permit) = pool.ask(NODE) else { panic!("expected a permit") };
-        let Asked::Wait { mut grant, .. } = pool.ask(NODE) else { panic!("expected to wait") };
+        let Asked::Permit(permit) = pool.ask(NODE, HOME) else { panic!("expected a permit") };
+        let Asked::Wait { mut grant, .. } = pool.ask(NODE, HOME) else { panic!("expected to wait") };
         let mut theirs = block_on(async {
             let (pooled, theirs) = connection(permit);
-            assert!(pool.give(pooled).is_none());
+            assert!(pool.give(pooled, HOME).is_none());
             theirs
         });
         // The runtime that it came from is gone.
@@ -420,11 +424,11 @@ mod tests {
     fn idle_connections_that_died_are_not_given_to_who_waits() {
         block_on(async {
             let shared = pool(1);
-            let local = Local::new(shared.clone());
-            let Asked::Permit(permit) = shared.ask(NODE) else { panic!("expected a permit") };
+            let local = Local::new(shared.clone(), HOME);
+            let Asked::Permit(permit) = shared.ask(NODE, HOME) else { panic!("expected a permit") };
             let (pooled, theirs) = connection(permit);
             local.put(pooled, 0);
-            let Asked::Wait { mut grant, .. } = shared.ask(NODE) else { panic!("expected to wait") };
+            let Asked::Wait { mut grant, .. } = shared.ask(NODE, HOME) else { panic!("expected to wait") };
             drop(theirs);
             // A turn of the driver, in which it learns of the end.
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -437,11 +441,11 @@ mod tests {
     fn a_connection_past_its_life_is_closed_when_it_comes_back() {
         block_on(async {
             let shared = pool(2);
-            let local = Local::new(shared.clone());
+            let local = Local::new(shared.clone(), HOME);
             shared.set_rules(Rules { server_lifetime: std::time::Duration::from_secs(5), ..rules(2) });
             local.sweep(None, 0, false);
             for (now, idle) in [(4, 1), (5, 0)] {
-                let Asked::Permit(permit) = shared.ask(NODE) else { panic!("expected a permit") };
+                let Asked::Permit(permit) = shared.ask(NODE, HOME) else { panic!("expected a permit") };
                 let (pooled, _theirs) = connection(permit);
                 local.put(pooled, now);
                 assert_eq!((local.idle(), shared.open()), (idle, idle), "at second {now}");
@@ -471,7 +475,7 @@ mod tests {
                 let found = local.take(RouteId { node: NODE, timeline: 1 });
                 let pooled = match found {
                     Some(pooled) => pooled,
-                    None => match local.shared.ask(NODE) {
+                    None => match local.shared.ask(NODE, HOME) {
                         Asked::Permit(permit) => open(permit),
                         Asked::Full => panic!("the queue has no limit"),
                         Asked::Wait { id, grant, .. } => {
@@ -495,7 +499,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let tasks = tokio::task::LocalSet::new();
         tasks.block_on(&runtime, async {
-            let locals = pools.each_ref().map(|pool| std::rc::Rc::new(Local::new(pool.clone())));
+            let locals = pools.each_ref().map(|pool| std::rc::Rc::new(Local::new(pool.clone(), HOME)));
             let ends = Ends::default();
             let mut running = std::collections::VecDeque::new();
             for n in 0..600u64 {
@@ -521,6 +525,6 @@ mod tests {
         }
         assert_eq!(budget.contended(), 0);
         // And everything is there for the next ones.
-        assert!(matches!(pools[0].ask(NODE), Asked::Permit(_)));
+        assert!(matches!(pools[0].ask(NODE, HOME), Asked::Permit(_)));
     }
 }

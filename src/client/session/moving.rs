@@ -5,16 +5,16 @@
 //! by SQL's PREPARE are not: who has such keeps its server. What no server tells is lost, as it is when PostgreSQL restarts
 //! the plan of a statement or a client comes back: `currval` and `lastval` begin anew, and so does `random`'s seed.
 
-use super::Session;
+use super::{Session, look_after};
 use crate::client::control::Doing;
 use crate::client::fault::Fault;
 use crate::client::leftovers;
 use crate::net::Stream;
-use crate::pool::Pooled;
+use crate::pool::{Grant, Pooled};
 use crate::server::{self, Row, Said, ServerConn, SimpleError};
 use crate::wire::backend::{self, ErrorFields};
 use crate::wire::frontend;
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 /// Bound on one batch of questions or of statements.
@@ -175,9 +175,14 @@ impl Session {
 
     /// A server for the statement that the client has sent. While the gate is held the client may go away or cancel; then
     /// its statement is never executed.
-    pub(super) async fn borrow_server(&mut self, client: &mut Stream) -> Result<Box<Pooled>, Fault> {
+    pub(super) async fn borrow_server(
+        &mut self,
+        client: &mut Stream,
+        first: Option<Grant>,
+        since_s: u64,
+    ) -> Result<Box<Pooled>, Fault> {
         let held_before = self.borrower.is_held();
-        let mut pooled = self.lease(client).await?;
+        let mut pooled = self.lease(client, first, since_s).await?;
         if held_before && client.is_read_closed() {
             self.borrower.give_back(pooled, true, self.luggage.is_some());
             return Err(Fault::ClientGone);
@@ -191,28 +196,19 @@ impl Session {
             }
             // The statement has not been sent yet: another server will do.
             drop(pooled);
-            pooled = self.lease(client).await?;
+            pooled = self.lease(client, None, self.borrower.worker.now_s()).await?;
         }
         self.unpack(&mut pooled.conn).await?;
         Ok(pooled)
     }
 
-    async fn lease(&mut self, client: &mut Stream) -> Result<Box<Pooled>, Fault> {
+    async fn lease(&mut self, client: &mut Stream, first: Option<Grant>, since_s: u64) -> Result<Box<Pooled>, Fault> {
         let Session { borrower, core, up, down, armed, .. } = self;
-        let mut watch = |cx: &mut Context<'_>| {
-            if let Poll::Ready(Err(_)) = down.poll_send(client, cx) {
-                return Poll::Ready(Fault::ClientGone);
-            }
-            // A full buffer is not read into; whether such a client is still there is asked at the end of the wait.
-            while !up.input.is_full() {
-                match std::task::ready!(up.poll_receive(client, armed, cx)) {
-                    Ok(0) | Err(_) => return Poll::Ready(Fault::ClientGone),
-                    Ok(_) => {}
-                }
-            }
-            Poll::Pending
-        };
-        borrower.lease_watching(core.wanted(), &mut watch).await
+        let mut watch = |cx: &mut Context<'_>| look_after(client, up, down, armed, cx);
+        match first {
+            None => borrower.lease_watching(core.wanted(), &mut watch).await,
+            first => borrower.lease_with(first, since_s, core.wanted(), &mut watch).await,
+        }
     }
 
     /// Makes on a new server what the old one had. A statement that is not the same there is left out: who uses it is told
