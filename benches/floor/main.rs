@@ -1,8 +1,12 @@
 //! The floor: a relay without any protocol, on the engine that pgmend uses (tokio, one thread, one task for each client and
 //! its own server connection). What pgmend costs above it is the price of pooling.
 //!
-//! Use: `floor LISTEN_PORT SERVER_PORT`, on loopback, until it is ended. `tests/perf` does so. Without arguments (as `cargo
-//! bench` starts it) it says so and ends.
+//! With `epoll` the same relay goes without a runtime: what tokio's share of the floor is.
+//!
+//! Use: `floor LISTEN_PORT SERVER_PORT [epoll]`, on loopback, until it is ended. `tests/perf` does so. Without arguments (as
+//! `cargo bench` starts it) it says so and ends.
+
+mod epoll;
 
 use std::future::poll_fn;
 use std::io;
@@ -15,9 +19,18 @@ use tokio::net::{TcpListener, TcpStream};
 fn main() -> ExitCode {
     let ports: Vec<u16> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
     let [listen, server] = ports[..] else {
-        println!("use: floor LISTEN_PORT SERVER_PORT (started by tests/perf)");
+        println!("use: floor LISTEN_PORT SERVER_PORT [epoll] (started by tests/perf)");
         return ExitCode::SUCCESS;
     };
+    if std::env::args().any(|word| word == "epoll") {
+        return match epoll::relay(listen, server) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("floor: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
     runtime.block_on(local.run_until(async move {
