@@ -101,6 +101,32 @@ fn a_connection_given_to_another_worker_lives_on_in_its_runtime() {
 }
 
 #[test]
+fn a_connection_goes_to_a_client_of_its_own_worker_who_came_a_moment_later() {
+    // The machine may stop for longer than a moment between the two.
+    let moment = std::time::Duration::from_micros(crate::pool::core::NEAR_US);
+    let shown = (0..100).any(|_| {
+        block_on(async {
+            let shared = pool(1);
+            let (here, there) = (Local::new(shared.clone(), HOME), Local::new(shared.clone(), Home(1)));
+            let Asked::Permit(permit) = here.ask(NODE) else { panic!("expected a permit") };
+            let (pooled, _theirs) = connection(permit);
+            let began = std::time::Instant::now();
+            let Asked::Wait { grant: mut far, first: true, .. } = there.ask(NODE) else { panic!("expected to wait") };
+            let Asked::Wait { grant: mut near, first: false, .. } = here.ask(NODE) else { panic!("expected to wait") };
+            if began.elapsed() >= moment {
+                return false;
+            }
+            here.put(pooled, 0);
+            assert!(far.try_recv().is_err());
+            assert!(matches!(near.try_recv(), Ok(Grant::Conn(_))));
+            assert!(matches!(far.try_recv(), Ok(Grant::Permit(_))), "the connection is gone, and its place free");
+            true
+        })
+    });
+    assert!(shown, "the two never came in one moment");
+}
+
+#[test]
 fn idle_connections_that_died_are_not_given_to_who_waits() {
     block_on(async {
         let shared = pool(1);
