@@ -5,7 +5,6 @@ use super::cancel::CancelSlot;
 use super::control::Control;
 use super::fault::Fault;
 use super::params;
-use super::queue::Place;
 use super::way::{Route, Way};
 use super::worker::Worker;
 use crate::cluster::Servers;
@@ -92,7 +91,7 @@ impl Borrower {
             Way::Open(route) => match self.pool.take(route.id) {
                 Some(pooled) => Some(Grant::Conn(pooled)),
                 // The usual wait, in a busy pool: for the next connection that comes back. It needs no timer and no watch.
-                None => Some(self.place(route.id, watch).await?),
+                None => self.ask(route.id)?.wait(&mut *watch).await?,
             },
             Way::Blocked(_) | Way::Held { .. } => None,
         };
@@ -250,7 +249,7 @@ impl Borrower {
                     return self.ready(pooled, wanted, &route).await;
                 }
                 // The way is looked at again, as the wait may have been long.
-                first = Some(self.place(route.id, &mut |_| Poll::Pending).await?);
+                first = self.ask(route.id)?.wait(|_| Poll::Pending).await?;
                 continue;
             };
             match grant {
@@ -289,13 +288,6 @@ impl Borrower {
     /// Where the pool's servers are, whoever may use them now.
     fn way_behind_the_gate(&self) -> Way {
         self.worker.way_of(&self.pool.shared.key)
-    }
-
-    async fn place(&self, route: RouteId, watch: &mut Watch<'_>) -> Result<Grant, Fault> {
-        match self.ask(route)? {
-            Place::Granted(grant) => Ok(grant),
-            Place::Queued(mut queued) => poll_fn(|cx| queued.poll(watch, cx)).await,
-        }
     }
 
     /// Opens a connection. The inner error means that the node cannot be reached now: worth another try.

@@ -6,7 +6,7 @@ use super::fault::Fault;
 use super::lease::{Borrower, Watch};
 use crate::pool::{Asked, Grant};
 use crate::server::RouteId;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 /// What became of asking for a connection.
 #[derive(Debug)]
 pub enum Place<'a> {
-    /// It may be opened now.
-    Granted(Grant),
+    /// It may be opened now; `None`: nothing was asked for.
+    Granted(Option<Grant>),
     /// Others are before.
     Queued(Queued<'a>),
 }
@@ -33,7 +33,7 @@ impl Borrower {
     /// Asks for a place in the pool's budget, or for a connection that somebody gives back.
     pub fn ask(&self, route: RouteId) -> Result<Place<'_>, Fault> {
         let (id, grant, held_up, first) = match self.pool.ask(route.node) {
-            Asked::Permit(permit) => return Ok(Place::Granted(Grant::Permit(permit))),
+            Asked::Permit(permit) => return Ok(Place::Granted(Some(Grant::Permit(permit)))),
             Asked::Full => return Err(Fault::QueueFull(self.pool.shared.rules().max_waiting)),
             Asked::Wait { id, grant, held_up, first } => (id, grant, held_up, first),
         };
@@ -63,10 +63,22 @@ impl Borrower {
     }
 }
 
+impl<'a> Place<'a> {
+    /// Waits for what is granted, which then is at home in this runtime, or for what ends the wait: the worker's sweep bounds
+    /// it. A client that `watch` finds closed may have closed only its own direction, and is ended after a while.
+    pub fn wait(
+        mut self,
+        mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fault> + 'a,
+    ) -> impl Future<Output = Result<Option<Grant>, Fault>> + 'a {
+        poll_fn(move |cx| match &mut self {
+            Place::Granted(grant) => Poll::Ready(Ok(grant.take())),
+            Place::Queued(queued) => queued.poll(&mut watch, cx).map_ok(Some),
+        })
+    }
+}
+
 impl Queued<'_> {
-    /// Ready with what was granted, at home in this runtime, or with what has ended the wait: the worker's sweep bounds it.
-    /// A client that `watch` finds closed may have closed only its own direction, and is ended after a while.
-    pub fn poll(&mut self, watch: &mut Watch<'_>, cx: &mut Context<'_>) -> Poll<Result<Grant, Fault>> {
+    fn poll(&mut self, watch: &mut Watch<'_>, cx: &mut Context<'_>) -> Poll<Result<Grant, Fault>> {
         if let Poll::Ready(granted) = Pin::new(&mut self.grant).poll(cx) {
             let granted = granted.map_err(|_| self.too_long())?;
             // Whoever grants has taken the waiter out.

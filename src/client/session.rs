@@ -287,17 +287,13 @@ impl Session {
             None => self.borrower.at_hand(self.core.wanted()),
             Some(_) => AtHand::Other,
         };
-        let granted = match at_hand {
+        let place = match at_hand {
             AtHand::Taken(pooled) => return Ok(pooled),
-            AtHand::Nothing(route) => match self.borrower.ask(route)? {
-                Place::Granted(granted) => Some(granted),
-                Place::Queued(mut queued) => {
-                    let (client, up, down, armed) = (&mut *client, &mut self.up, &mut self.down, &mut self.armed);
-                    Some(poll_fn(move |cx| queued.poll(&mut |cx| look_after(client, up, down, armed, cx), cx)).await?)
-                }
-            },
-            AtHand::Other => None,
+            AtHand::Nothing(route) => self.borrower.ask(route)?,
+            AtHand::Other => Place::Granted(None),
         };
+        let (up, down, armed) = (&mut self.up, &mut self.down, &mut self.armed);
+        let granted = place.wait(|cx| look_after(client, up, down, armed, cx)).await?;
         let refused = match granted.map(|granted| self.borrower.accept(granted, self.core.wanted())) {
             Some(Ok(pooled)) => return Ok(pooled),
             Some(Err(granted)) => Some(granted),
