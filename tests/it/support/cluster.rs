@@ -145,9 +145,10 @@ impl Cluster {
         signal(pid, "-9");
         let port = self.nodes[id].port;
         wait_until("the killed server is gone", Duration::from_secs(20), || {
-            // Also as a zombie: PostgreSQL takes one for a server that runs.
+            // Also as a zombie: PostgreSQL takes one for a server that runs. Another thread may have started the next one.
+            let is_next = self.pid(id).is_some_and(|other| other != pid);
             !std::path::Path::new(&format!("/proc/{pid}")).exists()
-                && std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
+                && (is_next || std::net::TcpStream::connect(("127.0.0.1", port)).is_err())
         });
     }
 
