@@ -294,12 +294,12 @@ impl Session {
         };
         let (up, down, armed) = (&mut self.up, &mut self.down, &mut self.armed);
         let granted = place.wait(|cx| look_after(client, up, down, armed, cx)).await?;
-        let refused = match granted.map(|granted| self.borrower.accept(granted, self.core.wanted())) {
+        let first = match granted.map(|granted| self.borrower.accept(granted, self.core.wanted())) {
             Some(Ok(pooled)) => return Ok(pooled),
             Some(Err(granted)) => Some(granted),
             None => None,
         };
-        Box::pin(self.borrow_server(client, refused, since_s)).await
+        Box::pin(self.borrow_server(client, first, since_s)).await
     }
 
     async fn exchange(&mut self, client: &mut Stream, pooled: &mut Pooled) -> Result<Ended, Fault> {
