@@ -1,7 +1,7 @@
 //! The threads of the data plane: workers, and the acceptor that hands each client to the least loaded of them.
 
 use crate::client::{Nudge, Order, Plane, Worker};
-use crate::net::{Listener, StdStream};
+use crate::net::{self, Listener, StdStream};
 use crate::pool::Home;
 use crate::wire::backend::{self, ErrorFields};
 use std::io;
@@ -102,7 +102,7 @@ fn work(
     let worker = make();
     runtime.block_on(async move {
         for listener in listeners {
-            tokio::task::spawn_local(accept(listener, acceptor.clone()));
+            tokio::task::spawn_local(accept(listener, acceptor.clone(), worker.clone()));
         }
         drop(acceptor);
         // A task of its own, so that a client's turn does not look at all that the worker waits for. When it panics the
@@ -111,40 +111,29 @@ fn work(
     });
 }
 
-/// Accepts on one listener until the doors close.
-async fn accept(listener: Listener, acceptor: Acceptor) {
-    if let Err(error) = accept_on(listener, &acceptor).await {
+/// Accepts on one listener until the doors close, in the first worker's thread.
+async fn accept(listener: Listener, acceptor: Acceptor, here: Rc<Worker>) {
+    if let Err(error) = accept_on(listener, &acceptor, &here).await {
         tracing::error!(event = "listener.failed", %error);
     }
 }
 
-// The sound successor of `with_interest` is an unsafe function; a std listener keeps its descriptor open, which is all
-// that it asks for.
+// The sound successor of `with_interest` is an unsafe function; a listener keeps its descriptor open, which is all that it
+// asks for.
 #[allow(deprecated)]
-async fn accept_on(listener: Listener, acceptor: &Acceptor) -> io::Result<()> {
-    match listener {
-        Listener::Tcp(socket) => {
-            let fd = AsyncFd::with_interest(socket, Interest::READABLE)?;
-            loop {
-                let next = fd.async_io(Interest::READABLE, |l| l.accept());
-                // The doors close between two clients: whoever is accepted is served.
-                let Some(accepted) = acceptor.accepting.run_until_cancelled(next).await else { return Ok(()) };
-                acceptor.take(accepted.and_then(|(s, _)| s.set_nonblocking(true).map(|()| StdStream::Tcp(s)))).await;
-            }
-        }
-        Listener::Unix(socket, _file) => {
-            let fd = AsyncFd::with_interest(socket, Interest::READABLE)?;
-            loop {
-                let next = fd.async_io(Interest::READABLE, |l| l.accept());
-                let Some(accepted) = acceptor.accepting.run_until_cancelled(next).await else { return Ok(()) };
-                acceptor.take(accepted.and_then(|(s, _)| s.set_nonblocking(true).map(|()| StdStream::Unix(s)))).await;
-            }
-        }
+async fn accept_on(listener: Listener, acceptor: &Acceptor, here: &Rc<Worker>) -> io::Result<()> {
+    let fd = AsyncFd::with_interest(listener, Interest::READABLE)?;
+    loop {
+        let next = fd.async_io(Interest::READABLE, net::accept);
+        // The doors close between two clients: whoever is accepted is served.
+        let Some(accepted) = acceptor.accepting.run_until_cancelled(next).await else { return Ok(()) };
+        acceptor.take(accepted, here).await;
     }
 }
 
 impl Acceptor {
-    async fn take(&self, accepted: io::Result<StdStream>) {
+    /// `here`: the worker of this thread, which is the first.
+    async fn take(&self, accepted: io::Result<StdStream>, here: &Rc<Worker>) {
         let socket = match accepted {
             Ok(socket) => socket,
             Err(error) => {
@@ -153,10 +142,10 @@ impl Acceptor {
                 return;
             }
         };
-        let Some((worker, load)) = self.workers.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed)) else {
-            return;
-        };
+        let by_load = self.workers.iter().enumerate().min_by_key(|(_, (_, load))| load.load(Ordering::Relaxed));
+        let Some((number, (worker, load))) = by_load else { return };
         match self.plane.admit(load) {
+            Some(admitted) if number == 0 => here.adopt(socket, admitted),
             Some(admitted) => {
                 // Waiting here leaves further clients in the listen queue.
                 let _ = worker.send(Order::Client(socket, admitted)).await;

@@ -49,32 +49,29 @@ pub(super) async fn authenticate(
     let asks = Ask { tls: stream.is_tls(), peer: stream.peer().address, user, database, roles: &[], replication };
     // Replication of the whole server is of no database.
     let who = Who { user, database: if replication { "postgres" } else { database } };
-    let known = if ctx.hba.need_roles_of(&asks) { ask(stream, who, ctx).await? } else { None };
+    let known = if ctx.hba.need_roles_of(&asks) { Box::pin(ask(stream, who, ctx)).await? } else { None };
     let roles = known.as_ref().map_or(&[][..], |(answer, _)| &answer.roles);
     let asks = Ask { roles, ..asks };
     let demand = ctx.hba.decide(&asks);
     if demand.client_cert != ClientCert::Any && !stream.has_client_certificate() {
         return Err(refused("28000", "connection requires a valid client certificate"));
     }
+    // Each conversation is boxed: a login has one at most, and the task of every client is as large as the largest.
     let secret = match demand.method {
         Method::Trust | Method::Cert => ctx.secrets.for_servers(user),
         Method::Peer => {
-            by_peer(stream, user, demand, roles).await?;
+            Box::pin(by_peer(stream, user, demand, roles)).await?;
             ctx.secrets.for_servers(user)
         }
-        Method::Password => by_password(stream, who, out, ctx).await?,
-        Method::Scram => {
-            let candidate = candidate(stream, who, ctx).await?;
-            by_scram(stream, who, candidate, out, ctx).await?
-        }
-        Method::Md5 => {
-            let candidate = candidate(stream, who, ctx).await?;
-            match candidate.scram_by_md5() {
-                true => by_scram(stream, who, candidate, out, ctx).await?,
-                false => by_md5(stream, who, candidate, out, ctx).await?,
+        Method::Password => Box::pin(by_password(stream, who, out, ctx)).await?,
+        method @ (Method::Scram | Method::Md5) => {
+            let candidate = Box::pin(candidate(stream, who, ctx)).await?;
+            match method == Method::Scram || candidate.scram_by_md5() {
+                true => Box::pin(by_scram(stream, who, candidate, out, ctx)).await?,
+                false => Box::pin(by_md5(stream, who, candidate, out, ctx)).await?,
             }
         }
-        Method::Ldap | Method::Pam => by_judge(stream, user, demand, out, ctx).await?,
+        Method::Ldap | Method::Pam => Box::pin(by_judge(stream, user, demand, out, ctx)).await?,
         Method::Reject => return Err(no_entry(&asks)),
     };
     if demand.client_cert == ClientCert::VerifyFull {

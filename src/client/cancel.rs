@@ -50,11 +50,15 @@ const SHORT_KEY: usize = 4;
 const LONG_KEY: usize = 32;
 
 impl Key {
-    /// A new one from the system's random source.
-    fn random(is_long: bool) -> Result<Key, getrandom::Error> {
+    /// A new one with a process id, positive as an int4, as those are: both from the system's random source by one call.
+    fn random(is_long: bool) -> Result<(Key, u32), getrandom::Error> {
+        let mut random = [[0; SHORT_KEY]; 1 + LONG_KEY / SHORT_KEY];
+        getrandom::fill(random.as_flattened_mut())?;
+        let [pid, words @ ..] = random;
         let mut key = Key { is_long, ..Key::default() };
-        getrandom::fill(key.bytes.get_mut(..if is_long { LONG_KEY } else { SHORT_KEY }).unwrap_or_default())?;
-        Ok(key)
+        let drawn = words.as_flattened().iter().take(if is_long { LONG_KEY } else { SHORT_KEY });
+        key.bytes.iter_mut().zip(drawn).for_each(|(to, from)| *to = *from);
+        Ok((key, u32::from_ne_bytes(pid) & 0x7FFF_FFFF))
     }
 }
 
@@ -254,20 +258,18 @@ impl Cancels {
     /// A new slot with a key from the system's random source. In session pooling its process id is that of the client's
     /// server, as a client of PostgreSQL expects (`pg_backend_pid()`); else one of pgmend's own.
     pub fn register(self: &Arc<Self>, minor: u16, server_pid: Option<u32>) -> Result<Listing, getrandom::Error> {
-        let mut key = Key::random(minor >= 2)?;
         let mut slots = self.lock();
         loop {
-            // Positive as an int4, as process ids are.
-            let pid = server_pid.unwrap_or(getrandom::u32()? & 0x7FFF_FFFF);
+            let (key, pid) = Key::random(minor >= 2)?;
+            let pid = server_pid.unwrap_or(pid);
             // Servers of two nodes may have the same process id; with the key it is one client's all the same.
             let (mut is_taken, mut is_same) = (false, false);
             for other in slots.of(pid) {
                 is_taken = true;
                 is_same |= other.key == key;
             }
-            if server_pid.is_some() && is_same {
-                key = Key::random(minor >= 2)?;
-            } else if pid != 0 && (!is_taken || server_pid.is_some()) {
+            let is_free = if server_pid.is_some() { !is_same } else { !is_taken && pid != 0 };
+            if is_free {
                 let slot = Arc::new(CancelSlot { pid, key, state: Mutex::default(), landed: Notify::new() });
                 slots.add(slot.clone());
                 return Ok(Listing { cancels: self.clone(), slot });

@@ -28,7 +28,7 @@ const BUFFER: usize = 64 * 1024;
 pub async fn run(worker: Rc<Worker>, mut new: NewSession, control: Rc<Control>) {
     // A standby may have nothing to say for hours: no activity is noted, so no time limit is for it.
     if let Err(fault) = serve(&worker, &mut new, &control).await {
-        farewell(&mut new.stream, &fault).await;
+        farewell(&mut new.stream, new.unsent, &fault).await;
     }
 }
 
@@ -53,7 +53,7 @@ async fn serve(worker: &Rc<Worker>, new: &mut NewSession, control: &Control) -> 
     let key = connected.cancel_key.as_slice().into();
     let target = CancelTarget { server: route.target.clone(), pid: connected.pid, key };
     listing.slot.borrowed(Arc::new(target));
-    let mut out = Vec::new();
+    let mut out = std::mem::take(&mut new.unsent);
     for (name, value) in &connected.parameters {
         backend::parameter_status(&mut out, name, value);
     }

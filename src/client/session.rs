@@ -4,7 +4,7 @@ mod moving;
 mod opening;
 mod settling;
 
-pub(super) use opening::greeting;
+pub(super) use opening::Greeting;
 
 use super::activity::{Activity, Limit};
 use super::cancel::Listing;
@@ -92,16 +92,17 @@ impl Served {
         let fault = ended.err().filter(|_| is_between_answers);
         Box::pin(async move {
             if let Some(fault) = fault {
-                farewell(&mut self.stream, &fault).await;
+                farewell(&mut self.stream, Vec::new(), &fault).await;
             }
         })
     }
 }
 
-pub(super) async fn farewell(stream: &mut Stream, fault: &Fault) {
+/// Tells the client why its session ends, after what has not been sent yet.
+pub(super) async fn farewell(stream: &mut Stream, unsent: Vec<u8>, fault: &Fault) {
     let Some(fields) = fault.response() else { return };
     tracing::info!(event = "client.session_ended", reason = %fault);
-    let mut out = Vec::new();
+    let mut out = unsent;
     backend::error_response(&mut out, &fields);
     // Best effort: a client that does not read is left.
     let _ = tokio::time::timeout(FAREWELL, async {
@@ -419,5 +420,11 @@ mod tests {
         let whole: usize =
             parts.iter().filter(|(part, _)| !matches!(*part, "core" | "session" | "fault")).map(|(_, n)| n).sum();
         assert!(whole <= 1280, "{whole} bytes: {parts:?}");
+    }
+    #[test]
+    fn a_login_is_made_in_one_piece_of_moderate_size() {
+        // It is moved as it is made: what only some logins need is in boxes of its own.
+        let login = future(open);
+        assert!(login <= 3584, "{login} bytes");
     }
 }

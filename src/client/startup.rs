@@ -3,9 +3,9 @@
 //! Reads exactly the messages of the login, so nothing is buffered when the stream is handed over.
 
 use super::auth_query::AuthQuery;
-use super::authenticate::{authenticate, send};
+use super::authenticate::authenticate;
 use crate::auth::{HbaRules, Secrets, ServerSecret};
-use crate::net::{Peer, Stream, TlsAcceptor};
+use crate::net::{Stream, TlsAcceptor};
 use crate::wire::WireError;
 use crate::wire::backend::{self, ErrorFields};
 use crate::wire::startup::{self, Packet, Startup};
@@ -74,8 +74,13 @@ impl Turn {
     /// Waits for the turn, unless it has come already.
     async fn come(&mut self, turns: &Turns) -> Result<(), StartupError> {
         if self.held.is_none() {
+            // Fair all the same: while somebody waits, what is given back is his, and none is to be had at once.
+            self.held = turns.turns.clone().try_acquire_owned().ok();
+        }
+        if self.held.is_none() {
             self.waits = true;
-            self.held = Some(turns.turns.clone().acquire_owned().await.map_err(|e| io::Error::other(e.to_string()))?);
+            let turn = Box::pin(turns.turns.clone().acquire_owned());
+            self.held = Some(turn.await.map_err(|e| io::Error::other(e.to_string()))?);
             self.waits = false;
         }
         Ok(())
@@ -85,10 +90,10 @@ impl Turn {
 /// What a connection turned out to be.
 #[derive(Debug)]
 pub enum Arrival {
-    /// A session; AuthenticationOk is sent.
+    /// A session.
     Session(NewSession),
-    /// A session for replication, physical or of a database; AuthenticationOk is sent. `replication` is among its
-    /// parameters, which are the server's business.
+    /// A session for replication, physical or of a database. `replication` is among its parameters, which are the server's
+    /// business.
     Replication(NewSession),
     /// A request to cancel; the caller closes the connection when it is handled.
     Cancel {
@@ -118,8 +123,8 @@ pub struct NewSession {
     pub minor: u16,
     /// For logging in to servers.
     pub secret: ServerSecret,
-    /// The other end.
-    pub peer: Peer,
+    /// AuthenticationOk and what goes before it: it leaves together with the greeting, as PostgreSQL has it.
+    pub unsent: Vec<u8>,
 }
 
 /// A login failed; the client has been told.
@@ -150,7 +155,8 @@ impl From<WireError> for StartupError {
     }
 }
 
-/// Takes a new connection to AuthenticationOk (with NegotiateProtocolVersion before it when needed). On failure the
+/// Takes a new connection to AuthenticationOk (with NegotiateProtocolVersion before it when needed), which is left to be sent.
+/// On failure the
 /// client has got its ErrorResponse. Not cancel safe: a dropped login closes the connection.
 ///
 /// `beyond` is `max_client_conn` when it is reached: whoever wants a session is refused as soon as he can understand it.
@@ -174,7 +180,7 @@ pub async fn accept(stream: Stream, ctx: &StartupContext, beyond: Option<usize>)
             drain(stream).await
         };
         // The client may be gone already; the login has failed in any case.
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        let _ = Box::pin(tokio::time::timeout(FAREWELL, farewell)).await;
     }
     outcome
 }
@@ -203,11 +209,16 @@ async fn arrive(
     beyond: Option<usize>,
     turn: &mut Turn,
 ) -> Result<Arrival, StartupError> {
-    match held(slot)?.peek_first_byte().await? {
+    // The first packet's length; with it the packet comes by one read.
+    let mut field = [0u8; 4];
+    let count = held(slot)?.peek(&mut field).await?;
+    let mut length = (count == field.len()).then_some(field);
+    match field.first().filter(|_| count > 0) {
         None => return Ok(Arrival::Gone),
-        Some(TLS_HANDSHAKE) => {
+        Some(&TLS_HANDSHAKE) => {
+            length = None;
             turn.come(&ctx.turns).await?;
-            begin_tls(slot, ctx).await?;
+            Box::pin(begin_tls(slot, ctx)).await?;
             if !held(slot)?.has_postgresql_alpn() {
                 return Err(refused(
                     "08P01",
@@ -220,7 +231,7 @@ async fn arrive(
     // Each kind of encryption can be asked for once; within TLS neither can.
     let (mut tls_settled, mut gss_settled) = (held(slot)?.is_tls(), held(slot)?.is_tls());
     loop {
-        let Some(packet) = read_packet(held(slot)?).await? else { return Ok(Arrival::Gone) };
+        let Some(packet) = read_packet(held(slot)?, length.take()).await? else { return Ok(Arrival::Gone) };
         match packet {
             Packet::Ssl if tls_settled => return Err(WireError::Protocol { major: 1234, minor: 5679 }.into()),
             Packet::Gss if gss_settled => return Err(WireError::Protocol { major: 1234, minor: 5680 }.into()),
@@ -232,7 +243,7 @@ async fn arrive(
                 if ctx.tls.is_some() && matches!(stream, Stream::Tcp(_)) {
                     turn.come(&ctx.turns).await?;
                     held(slot)?.write_all(b"S").await?;
-                    begin_tls(slot, ctx).await?;
+                    Box::pin(begin_tls(slot, ctx)).await?;
                     gss_settled = true;
                 } else {
                     stream.write_all(b"N").await?;
@@ -297,16 +308,25 @@ fn nothing_follows(stream: &Stream, what: &str) -> Result<(), StartupError> {
     Ok(())
 }
 
-/// Reads exactly one startup packet; `None` when the client closed instead.
-async fn read_packet(stream: &mut Stream) -> Result<Option<Packet>, StartupError> {
-    let mut field = [0u8; 4];
-    if let Err(error) = stream.read_exact(&mut field).await {
+/// Reads exactly one startup packet; `None` when the client closed instead. `seen`: its length field, if that is known, though
+/// not read.
+async fn read_packet(stream: &mut Stream, seen: Option<[u8; 4]>) -> Result<Option<Packet>, StartupError> {
+    let mut field = seen.unwrap_or_default();
+    if seen.is_none()
+        && let Err(error) = stream.read_exact(&mut field).await
+    {
         return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error.into()) };
     }
     let length = startup::body_length(field).map_err(|_| refused("08P01", "invalid length of startup packet"))?;
-    let mut body = vec![0u8; length];
-    stream.read_exact(&mut body).await?;
-    Ok(Some(startup::parse(&body)?))
+    let before = if seen.is_some() { field.len() } else { 0 };
+    let mut packet = vec![0u8; before + length];
+    let count = match stream.recv_at_once(&mut packet) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        received => received?,
+    };
+    stream.read_exact(packet.get_mut(count..).unwrap_or_default()).await?;
+    Ok(Some(startup::parse(packet.get(before..).unwrap_or_default())?))
 }
 
 async fn begin_session(
@@ -320,17 +340,15 @@ async fn begin_session(
         backend::negotiate_protocol(&mut out, packet.negotiated_minor(), &packet.unknown_options);
     }
     let replicates = replication(&packet)?;
-    let peer = stream.peer();
     let secret = authenticate(stream, &packet, &mut out, ctx).await?;
     backend::auth_ok(&mut out);
-    send(stream, &mut out).await?;
     let minor = packet.negotiated_minor();
     let Startup { user, database, mut parameters, .. } = packet;
     if !replicates {
         parameters.retain(|(name, _)| name != "replication");
     }
     let kind = if replicates { Arrival::Replication } else { Arrival::Session };
-    let session = |stream| kind(NewSession { stream, user, database, parameters, minor, secret, peer });
+    let session = |stream| kind(NewSession { stream, user, database, parameters, minor, secret, unsent: out });
     Ok(slot.take().map_or(Arrival::Gone, session))
 }
 

@@ -12,7 +12,7 @@ use super::warm::Stock;
 use super::way::{Looked, Route, Way};
 use crate::base::NodeId;
 use crate::cluster::{NodeSpec, Seat, Warmer};
-use crate::net::{self, StdStream, Stream};
+use crate::net::{StdStream, Stream};
 use crate::pool::{Home, Local, PoolKey};
 use crate::server::{ParamSet, RouteId, Target};
 use std::cell::{Cell, RefCell};
@@ -171,9 +171,7 @@ impl Worker {
 
     /// Takes a client in: one task for its whole life.
     pub fn adopt(self: &Rc<Self>, socket: StdStream, admitted: Admitted) {
-        let keepalive = self.plane.settings.load().keepalive;
-        let stream = Stream::from_std(socket).and_then(|s| net::accept_options(&s, keepalive).map(|()| s));
-        let stream = match stream {
+        let stream = match Stream::from_std(socket) {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::info!(event = "client.lost_at_accept", %error);

@@ -1,7 +1,7 @@
 //! Connections to servers: resolve, connect within a time limit, and go over to TLS as `sslmode` says.
 
 use super::tls_client::explain;
-use super::{NetError, Stream, accept_options, end_point_hash};
+use super::{NetError, Stream, end_point_hash, tcp_options};
 use crate::cluster::SslMode;
 use rustls::pki_types::ServerName;
 use std::io;
@@ -38,13 +38,10 @@ pub async fn connect(host: &str, port: u16, timeout: Duration, keepalive: Durati
         let shares = u32::try_from(found.len() - tried).unwrap_or(u32::MAX).max(1);
         let share = deadline.saturating_duration_since(Instant::now()) / shares;
         match timeout_at(Instant::now() + share, TcpStream::connect(*target)).await {
-            Ok(Ok(socket)) => {
-                let stream = Stream::Tcp(socket);
-                match accept_options(&stream, keepalive) {
-                    Ok(()) => return Ok(stream),
-                    Err(why) => last = NetError::Connect { address: address.clone(), why },
-                }
-            }
+            Ok(Ok(socket)) => match tcp_options(&socket, keepalive) {
+                Ok(()) => return Ok(Stream::Tcp(socket)),
+                Err(why) => last = NetError::Connect { address: address.clone(), why },
+            },
             Ok(Err(why)) => last = NetError::Connect { address: address.clone(), why },
             Err(_) => last = late(),
         }

@@ -1,12 +1,13 @@
 //! Listening sockets: TCP with `SO_REUSEPORT`, Unix sockets that never take the place of a living one.
 
-use super::{NetError, Settings, Stream};
+use super::{NetError, Settings, StdStream};
+use rustix::net::{SocketFlags, accept_with};
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::ops::Deref;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -108,6 +109,15 @@ impl Listener {
     }
 }
 
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Listener::Tcp(socket) => socket.as_raw_fd(),
+            Listener::Unix(socket, _) => socket.as_raw_fd(),
+        }
+    }
+}
+
 impl Deref for SocketFile {
     type Target = Path;
     fn deref(&self) -> &Path {
@@ -132,20 +142,26 @@ pub fn bind(settings: &Settings) -> Result<Vec<Listener>, NetError> {
 /// The same after another process: its sockets go on where the addresses are the same, with whoever waits in their queues.
 pub fn bind_after(settings: &Settings, inherited: &mut Inherited) -> Result<Vec<Listener>, NetError> {
     let mut addresses = tcp_addresses(settings)?;
-    let mut listeners = Vec::new();
+    let (mut listeners, mut inherited_tcp) = (Vec::new(), Vec::new());
     for group in &mut addresses {
         group.addresses.retain(|address| match inherited.take(&address.to_string()) {
             Some(socket) => {
-                listeners.push(Listener::Tcp(socket.into()));
+                inherited_tcp.push(TcpListener::from(socket));
                 false
             }
             None => true,
         });
     }
+    for socket in inherited_tcp {
+        // The process before us may have had another keepalive.
+        let address = || socket.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string());
+        tcp_options(&socket, settings.keepalive).map_err(|e| failed(address(), &e))?;
+        listeners.push(Listener::Tcp(socket));
+    }
     for group in &addresses {
         refuse_when_taken(group)?;
     }
-    listeners.extend(listen_all(&addresses, settings.backlog)?);
+    listeners.extend(listen_all(&addresses, settings)?);
     for directory in &settings.unix_socket_directories {
         let path = socket_path(directory, settings.port);
         listeners.push(match inherited.take(&path.display().to_string()) {
@@ -166,22 +182,23 @@ fn socket_path(directory: &Path, port: u16) -> PathBuf {
 /// One more set of TCP listeners on the addresses that `bind` already holds: the kernel spreads the connections over
 /// the sets (`SO_REUSEPORT`), so that each worker may have its own. Not for port 0.
 pub fn bind_tcp_again(settings: &Settings) -> Result<Vec<Listener>, NetError> {
-    listen_all(&tcp_addresses(settings)?, settings.backlog)
+    listen_all(&tcp_addresses(settings)?, settings)
 }
 
-/// A connection just accepted, as a stream.
-pub fn prepare_accepted(socket: impl Into<Stream>) -> Stream {
-    socket.into()
+/// Accepts one connection, nonblocking from its first moment. Of TCP it has the options of its listener, as Linux hands them
+/// on. `WouldBlock` when nobody waits.
+pub fn accept(listener: &Listener) -> io::Result<StdStream> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    Ok(match listener {
+        Listener::Tcp(socket) => StdStream::Tcp(accept_with(socket, flags)?.into()),
+        Listener::Unix(socket, _) => StdStream::Unix(accept_with(socket, flags)?.into()),
+    })
 }
 
-/// Sets `TCP_NODELAY` and keepalive (idle time before the first probe; zero = the system's default). A Unix socket
-/// has neither.
-pub fn accept_options(stream: &Stream, keepalive: Duration) -> io::Result<()> {
-    if stream.local_address().is_none() {
-        return Ok(());
-    }
-    let fd = stream.as_socket();
-    let socket = SockRef::from(&fd);
+/// Sets `TCP_NODELAY` and keepalive (idle time before the first probe; zero = the system's default) of a TCP socket, or of
+/// all that a listening one will accept.
+pub fn tcp_options(socket: &impl AsFd, keepalive: Duration) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     let mut options = TcpKeepalive::new();
     if !keepalive.is_zero() {
@@ -234,13 +251,13 @@ fn refuse_when_taken(group: &Group) -> Result<(), NetError> {
     Ok(())
 }
 
-fn listen_all(groups: &[Group], backlog: u32) -> Result<Vec<Listener>, NetError> {
+fn listen_all(groups: &[Group], settings: &Settings) -> Result<Vec<Listener>, NetError> {
     let mut listeners = Vec::new();
     for group in groups {
         let before = listeners.len();
         let mut last = None;
         for address in &group.addresses {
-            match listen_tcp(address, backlog) {
+            match listen_tcp(address, settings) {
                 Ok(listener) => listeners.push(Listener::Tcp(listener)),
                 // A host without IPv6 still resolves `localhost` and `*` to it; one working address is enough.
                 Err(e) if is_absent(&e) => last = Some(failed(address.to_string(), &e)),
@@ -255,9 +272,10 @@ fn listen_all(groups: &[Group], backlog: u32) -> Result<Vec<Listener>, NetError>
     Ok(listeners)
 }
 
-fn listen_tcp(address: &SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+fn listen_tcp(address: &SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
     let socket = bound_socket(address, true)?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    tcp_options(&socket, settings.keepalive)?;
+    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
 }
 
@@ -366,8 +384,7 @@ mod tests {
     #[test]
     fn a_taken_port_is_refused_though_ports_are_shared() {
         let first = bind(&settings(&["127.0.0.1"], 0, &[])).unwrap();
-        let Some(Listener::Tcp(socket)) = first.first() else { panic!("no TCP listener") };
-        let port = socket.local_addr().unwrap().port();
+        let port = first_tcp(&first).local_addr().unwrap().port();
         assert!(bind(&settings(&["127.0.0.1"], port, &[])).is_err());
         assert_eq!(bind_tcp_again(&settings(&["127.0.0.1", "127.0.0.1"], port, &[])).unwrap().len(), 1);
     }
@@ -395,15 +412,25 @@ mod tests {
         assert!(!path.exists());
     }
 
-    #[tokio::test]
-    async fn accepted_connections_get_their_options() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let _client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let stream = prepare_accepted(listener.accept().await.unwrap().0);
-        accept_options(&stream, Duration::from_secs(77)).unwrap();
-        let fd = stream.as_socket();
-        let socket = SockRef::from(&fd);
-        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+    fn first_tcp(listeners: &[Listener]) -> &TcpListener {
+        let Some(Listener::Tcp(socket)) = listeners.first() else { panic!("no TCP listener") };
+        socket
+    }
+
+    #[test]
+    fn accepted_connections_have_the_options_of_their_listener() {
+        let mut of = settings(&["127.0.0.1"], 0, &[]);
+        let first = bind(&of).unwrap();
+        of.port = first_tcp(&first).local_addr().unwrap().port();
+        let shared = first[0].share().unwrap();
+        of.keepalive = Duration::from_secs(77);
+        let second = bind_after(&of, &mut Inherited::new(vec![(shared.address, shared.descriptor)])).unwrap();
+        drop(first);
+        let _client = std::net::TcpStream::connect(first_tcp(&second).local_addr().unwrap()).unwrap();
+        let Ok(StdStream::Tcp(accepted)) = accept(&second[0]) else { panic!("nobody came") };
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap() && socket.nonblocking().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
+        assert_eq!(accept(&second[0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }

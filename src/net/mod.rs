@@ -14,7 +14,7 @@ pub use certificate::{CertificateNames, certificate_ends_at};
 pub use connect::{connect, is_unix, tls_fault, tls_words, upgrade_client};
 pub use error::NetError;
 pub use listen::{
-    Inherited, Left, Listener, Shared, SocketFile, accept_options, bind, bind_after, bind_tcp_again, prepare_accepted,
+    Inherited, Left, Listener, Shared, SocketFile, accept, bind, bind_after, bind_tcp_again, tcp_options,
 };
 pub use settings::{CertificateSettings, ServerTlsSettings, Settings, TlsSettings};
 pub use stream::{Peer, StdStream, Stream, TlsSession};

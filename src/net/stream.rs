@@ -92,15 +92,6 @@ impl Stream {
         }
     }
 
-    /// This end's address and port; `None` for a Unix socket.
-    pub fn local_address(&self) -> Option<std::net::SocketAddr> {
-        match self {
-            Stream::Tcp(socket) => socket.local_addr().ok(),
-            Stream::Unix(_) => None,
-            Stream::Tls(session) => session.io.get_ref().0.local_address(),
-        }
-    }
-
     /// The hash of the TLS server's certificate (RFC 5929): our own on the server side, the peer's on the client side.
     pub fn tls_server_end_point(&self) -> Option<&[u8]> {
         match self {
@@ -295,18 +286,33 @@ impl Stream {
         }
     }
 
-    /// Waits for the first byte and leaves it in the socket; `None` at end of file. 0x16 begins a TLS handshake.
-    /// For plain streams only.
-    pub async fn peek_first_byte(&mut self) -> io::Result<Option<u8>> {
-        let mut byte = [0u8; 1];
-        let count = match self {
-            Stream::Tcp(socket) => socket.async_io(Interest::READABLE, || peek(socket.as_fd(), &mut byte)).await?,
-            Stream::Unix(socket) => socket.async_io(Interest::READABLE, || peek(socket.as_fd(), &mut byte)).await?,
-            Stream::Tls(_) => {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, "a TLS stream has no byte to peek at"));
-            }
-        };
-        Ok((count > 0).then_some(byte[0]))
+    /// Takes what the kernel has, which the runtime need not know of yet: of a connection that was just accepted the first
+    /// packet is there as a rule. `WouldBlock` when there is nothing. For plain streams only.
+    pub fn recv_at_once(&self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(_) | Stream::Unix(_) => recv_now(self.as_socket(), room),
+            Stream::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Waits for bytes and leaves them in the socket; gives how many of them `room` has got, 0 at end of file. For plain
+    /// streams only.
+    pub async fn peek(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(socket) => match peek(socket.as_fd(), room) {
+                Err(nothing) if nothing.kind() == io::ErrorKind::WouldBlock => {
+                    socket.async_io(Interest::READABLE, || peek(socket.as_fd(), room)).await
+                }
+                at_once => at_once,
+            },
+            Stream::Unix(socket) => match peek(socket.as_fd(), room) {
+                Err(nothing) if nothing.kind() == io::ErrorKind::WouldBlock => {
+                    socket.async_io(Interest::READABLE, || peek(socket.as_fd(), room)).await
+                }
+                at_once => at_once,
+            },
+            Stream::Tls(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "a TLS stream has no bytes to peek at")),
+        }
     }
 
     /// True when the peer's bytes already wait in the socket. Does not wait. For plain streams; false for TLS.
@@ -425,18 +431,18 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
-    async fn peeking_leaves_the_byte_in_a_unix_socket() {
+    async fn peeking_leaves_the_bytes_in_a_unix_socket() {
         let (a, b) = UnixStream::pair().unwrap();
         let (mut a, mut b) = (Stream::from(a), Stream::from(b));
         assert!(!b.has_pending_bytes().unwrap());
         a.write_all(b"\x16abc").await.unwrap();
-        assert_eq!(b.peek_first_byte().await.unwrap(), Some(0x16));
+        assert_eq!((b.peek(&mut [0; 1]).await.unwrap(), b.peek(&mut [0; 9]).await.unwrap()), (1, 4));
         assert!(b.has_pending_bytes().unwrap());
         let mut got = [0u8; 4];
         b.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"\x16abc");
         drop(a);
-        assert_eq!(b.peek_first_byte().await.unwrap(), None);
+        assert_eq!(b.peek(&mut [0; 1]).await.unwrap(), 0);
         assert_eq!(b.peer(), Peer { address: None, port: 0 });
     }
 
@@ -498,8 +504,32 @@ mod tests {
         b.read_exact(&mut [0u8; 4]).await.unwrap();
         assert!(b.is_quiet());
         drop(a);
-        b.peek_first_byte().await.unwrap();
+        // The runtime hears of it.
+        poll_fn(|cx| b.poll_read_ready(cx)).await.unwrap();
         assert!(!b.is_quiet());
+    }
+
+    #[tokio::test]
+    async fn what_has_come_is_taken_before_the_runtime_knows_of_it() {
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        a.set_nonblocking(true).unwrap();
+        b.set_nonblocking(true).unwrap();
+        let (mut a, mut b) =
+            (Stream::from_std(StdStream::Unix(a)).unwrap(), Stream::from_std(StdStream::Unix(b)).unwrap());
+        let mut room = [0u8; 9];
+        assert_eq!(b.recv_at_once(&mut room).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(rustix::net::send(a.as_socket(), b"abcdef", SendFlags::empty()).unwrap(), 6);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(pin!(b.peek(&mut room[..4])).poll(&mut cx), Poll::Ready(Ok(4))));
+        assert_eq!((b.recv_at_once(&mut room).unwrap(), &room[..6]), (6, b"abcdef".as_slice()));
+        // What the runtime hears later is found to be nothing, and the next bytes come as always.
+        let next = async {
+            tokio::task::yield_now().await;
+            a.write_all(b"gh").await.unwrap();
+        };
+        let (mut armed, mut got) = (false, [0u8; 9]);
+        let (_, count) = tokio::join!(next, poll_fn(|cx| b.poll_recv(cx, &mut got, &mut armed)));
+        assert_eq!((count.unwrap(), &got[..2]), (2, b"gh".as_slice()));
     }
 
     #[tokio::test]
@@ -514,7 +544,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let mut stream = Stream::from_std(moved).unwrap();
-                assert_eq!(stream.peek_first_byte().await.unwrap(), Some(b'h'));
+                assert_eq!(stream.peek(&mut [0; 1]).await.unwrap(), 1);
                 let mut got = [0u8; 2];
                 stream.read_exact(&mut got).await.unwrap();
                 got

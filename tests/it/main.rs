@@ -11,6 +11,7 @@ mod auth_ldap;
 mod auth_pam;
 mod auth_query;
 mod auth_rules;
+mod calls;
 mod crash;
 mod crash_outside;
 mod drain;

@@ -82,28 +82,44 @@ pub struct Statements {
 #[derive(Debug, Default)]
 struct Known {
     contexts: HashMap<BTreeMap<String, String>, Arc<Context>>,
+    /// The last one that was asked for, and for whom: clients of one program share their settings, and come in numbers.
+    last: Option<(ParamSet, Arc<Context>)>,
     /// By the context's address (it lives as long as an entry here), then the text.
     by_text: HashMap<usize, HashMap<Arc<[u8]>, Arc<Statement>>>,
     texts: usize,
 }
 
-impl Statements {
-    /// The context of a client with these settings.
-    pub fn context(&self, wanted: &ParamSet) -> Arc<Context> {
+impl Known {
+    fn context(&mut self, wanted: &ParamSet, alterations: u64) -> Arc<Context> {
         let settings: BTreeMap<String, String> = MEANING
             .iter()
             .filter_map(|name| wanted.get(*name).map(|value| ((*name).to_owned(), value.clone())))
             .collect();
-        let alterations = self.alterations.load(Ordering::Relaxed);
-        let mut known = self.lock();
-        if let Some(context) = known.contexts.get(&settings).filter(|c| c.alterations == alterations) {
+        if let Some(context) = self.contexts.get(&settings).filter(|c| c.alterations == alterations) {
             return context.clone();
         }
-        if known.contexts.len() >= KEPT_CONTEXTS {
-            known.contexts.retain(|_, c| Arc::strong_count(c) > 1);
+        if self.contexts.len() >= KEPT_CONTEXTS {
+            self.contexts.retain(|_, c| Arc::strong_count(c) > 1);
         }
         let context = Arc::new(Context { settings: settings.clone(), alterations, private: 0 });
-        known.contexts.insert(settings, context.clone());
+        self.contexts.insert(settings, context.clone());
+        context
+    }
+}
+
+impl Statements {
+    /// The context of a client with these settings.
+    pub fn context(&self, wanted: &ParamSet) -> Arc<Context> {
+        let alterations = self.alterations.load(Ordering::Relaxed);
+        let mut known = self.lock();
+        if let Some((of, context)) = &known.last
+            && ParamSet::ptr_eq(of, wanted)
+            && context.alterations == alterations
+        {
+            return context.clone();
+        }
+        let context = known.context(wanted, alterations);
+        known.last = Some((wanted.clone(), context.clone()));
         context
     }
 

@@ -55,6 +55,15 @@ impl Front {
         }
     }
 
+    /// The same of several messages.
+    pub fn report_all(&mut self, messages: &[u8]) {
+        let mut rest = messages;
+        while let Ok(Some(message)) = frame::split(rest) {
+            self.report(message.body.to_vec());
+            rest = message.rest;
+        }
+    }
+
     /// Tells the client what has changed of its parameters.
     pub fn tell_reported(&mut self) {
         for (name, value) in std::mem::take(&mut self.reported) {

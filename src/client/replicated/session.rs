@@ -16,7 +16,7 @@ use crate::client::lease::Borrower;
 use crate::client::params;
 use crate::client::pins::Pinned;
 use crate::client::plane::Plane;
-use crate::client::session::greeting;
+use crate::client::session::Greeting;
 use crate::client::worker::Worker;
 use crate::cluster::Mode;
 use crate::net::Stream;
@@ -142,6 +142,7 @@ impl Session {
         new: Newcomer,
         control: Rc<Control>,
         stream: &mut Stream,
+        unsent: &mut Vec<u8>,
     ) -> Result<Box<Session>, Fault> {
         let Newcomer { key, login, parameters, minor } = new;
         let plane = worker.plane.clone();
@@ -207,10 +208,10 @@ impl Session {
         // Any node tells what all report; the main node is asked where it is not known yet.
         let first = session.legs.first().map_or(NodeId(0), |leg| leg.node);
         let leg = session.new_leg(first)?;
-        let reported = greeting(&leg.borrower, stream, &session.initial).await?;
-        for (name, value) in reported.iter() {
-            session.front.report([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
-        }
+        let mut greeting = Vec::new();
+        Greeting::find(&leg.borrower, stream, &session.initial).await?.write(&mut greeting);
+        session.front.out().append(unsent);
+        session.front.report_all(&greeting);
         session.front.tell_reported();
         backend::backend_key_data(session.front.out(), session.slot.pid, &session.slot.key);
         session.front.ready(b'I');

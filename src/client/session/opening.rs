@@ -17,13 +17,11 @@ use crate::client::way::Way;
 use crate::client::worker::{Entry, Worker};
 use crate::cluster::Newcomers;
 use crate::net::Stream;
-use crate::pool::{PoolKey, PoolMode, Pooled};
+use crate::pool::{OWN, PoolKey, PoolMode, Pooled, Reported};
 use crate::server::{Login, ParamSet};
 use crate::wire::backend;
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::io::AsyncWriteExt;
 
@@ -37,11 +35,11 @@ async fn arrive(
     let context = worker.plane.startup.load_full();
     match startup::accept(stream, &context, beyond).await {
         Ok(Arrival::Session(new)) => return Some(new),
-        Ok(Arrival::Replication(new)) => replication::run(worker.clone(), new, control.clone()).await,
+        Ok(Arrival::Replication(new)) => Box::pin(replication::run(worker.clone(), new, control.clone())).await,
         Ok(Arrival::Cancel { pid, key, mut stream }) => {
             // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
             // without a farewell for an error.
-            worker.plane.cancel(pid, &key).await;
+            Box::pin(worker.plane.cancel(pid, &key)).await;
             let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
         }
         Ok(Arrival::Gone) => {}
@@ -58,7 +56,7 @@ pub(super) async fn open(
     control: Rc<Control>,
     entry: Entry,
 ) -> Option<Box<Served>> {
-    let NewSession { mut stream, user, database, parameters, minor, secret, .. } =
+    let NewSession { mut stream, user, database, parameters, minor, secret, mut unsent } =
         arrive(&worker, stream, &control, entry.beyond).await?;
     let rules = worker.plane.settings.load().pool.rules(&user, &database);
     control.limits.set(Limits::of(&rules));
@@ -70,20 +68,26 @@ pub(super) async fn open(
             let login = login(&worker, &user, &database, secret);
             let key = PoolKey::of_primary(login.user.clone(), database);
             let new = Newcomer { key, login, parameters, minor };
-            start(worker, new, control, &mut stream).await.map(|kind| (kind, counted))
+            start(worker, new, control, &mut stream, &mut unsent).await.map(|kind| (kind, counted))
         }
     };
     match outcome {
         Ok((kind, counted)) => Some(Box::new(Served { stream, kind, _counted: counted, _places: entry.places })),
         Err(fault) => {
-            farewell(&mut stream, &fault).await;
+            farewell(&mut stream, unsent, &fault).await;
             None
         }
     }
 }
 
-/// The session, unless the gate has something against it.
-async fn start(worker: Rc<Worker>, new: Newcomer, control: Rc<Control>, stream: &mut Stream) -> Result<Kind, Fault> {
+/// The session, unless the gate has something against it. `unsent` is taken when it is on its way.
+async fn start(
+    worker: Rc<Worker>,
+    new: Newcomer,
+    control: Rc<Control>,
+    stream: &mut Stream,
+    unsent: &mut Vec<u8>,
+) -> Result<Kind, Fault> {
     let gate = worker.plane.board.read().gate.clone();
     control.drain.came_at.set(gate.last);
     if gate.disabled.contains(&new.key.database) {
@@ -93,9 +97,9 @@ async fn start(worker: Rc<Worker>, new: Newcomer, control: Rc<Control>, stream: 
         return Err(Fault::Recovering(order.wanted.reason.clone()));
     }
     if worker.plane.board.view().mode.replicates() {
-        replicated::Session::begin(worker, new, control, stream).await.map(Kind::Several)
+        Box::pin(replicated::Session::begin(worker, new, control, stream, unsent)).await.map(Kind::Several)
     } else {
-        begin(worker, stream, new, control).await.map(|session| Kind::One(*session))
+        begin(worker, new, control, stream, unsent).await.map(|session| Kind::One(*session))
     }
 }
 
@@ -121,9 +125,10 @@ fn login(worker: &Worker, user: &str, database: &str, secret: ServerSecret) -> L
 /// for what is not known of it yet, or when the client's own parameters must be proven valid.
 async fn begin(
     worker: Rc<Worker>,
-    stream: &mut Stream,
     new: Newcomer,
     control: Rc<Control>,
+    stream: &mut Stream,
+    unsent: &mut Vec<u8>,
 ) -> Result<Box<Session>, Fault> {
     let Newcomer { key, login, parameters, minor } = new;
     let plane = worker.plane.clone();
@@ -139,10 +144,10 @@ async fn begin(
     let (greeting, held) = match mode {
         PoolMode::Session if borrower.is_served_at_once() => {
             let pooled = borrower.lease_for(stream, &wanted).await?;
-            (remember(&borrower, &wanted, &pooled), Some(pooled))
+            (Greeting::of(&borrower, &wanted, &pooled), Some(pooled))
         }
         PoolMode::Session | PoolMode::Transaction | PoolMode::Statement => {
-            (greeting(&borrower, stream, &wanted).await?, None)
+            (Greeting::find(&borrower, stream, &wanted).await?, None)
         }
     };
     let server_pid = held.as_ref().map(|p| p.conn.pid);
@@ -173,9 +178,8 @@ async fn begin(
         _listing: listing,
     });
     let out = session.down.own();
-    for (name, value) in greeting.iter() {
-        backend::parameter_status(out, name, value);
-    }
+    out.append(unsent);
+    greeting.write(out);
     backend::backend_key_data(out, session.borrower.slot.pid, &session.borrower.slot.key);
     backend::ready_for_query(out, b'I');
     let sent = poll_fn(|cx| session.down.poll_send(stream, cx)).await;
@@ -186,34 +190,44 @@ async fn begin(
     Ok(session)
 }
 
-/// The parameters that a server reports to this client at its start. Asked of a server once for each set of wishes and
-/// route, then remembered; `application_name` is left out of that, as any value of it is valid.
-pub(in crate::client) async fn greeting(
-    borrower: &Borrower,
-    client: &Stream,
-    wanted: &ParamSet,
-) -> Result<Arc<HashMap<String, String>>, Fault> {
-    let mut wishes = (**wanted).clone();
-    let application_name = wishes.remove("application_name");
-    if let Way::Open(route) = borrower.worker.way_of(&borrower.pool.shared.key)
-        && let Some(known) = borrower.pool.shared.greeting(route.id, &wishes)
-    {
-        let Some(name) = application_name else { return Ok(known) };
-        let mut own = (*known).clone();
-        own.insert("application_name".into(), name);
-        return Ok(Arc::new(own));
-    }
-    let pooled = borrower.lease_for(client, wanted).await?;
-    let reported = remember(borrower, wanted, &pooled);
-    borrower.give_back(pooled, true, false);
-    Ok(reported)
+/// The parameters that a server reports to this client at its start.
+pub(in crate::client) struct Greeting {
+    reported: Reported,
+    /// The client's own name for itself, if it gave one: any is valid.
+    name: Option<String>,
 }
 
-/// Remembers what a server with these parameters reports.
-fn remember(borrower: &Borrower, wanted: &ParamSet, pooled: &Pooled) -> Arc<HashMap<String, String>> {
-    let mut wishes = (**wanted).clone();
-    wishes.remove("application_name");
-    let reported = Arc::new(pooled.conn.reported.clone());
-    borrower.pool.shared.remember_greeting(pooled.conn.route, wishes, reported.clone());
-    reported
+impl Greeting {
+    /// Asked of a server once for each set of wishes and route, then remembered.
+    pub async fn find(borrower: &Borrower, client: &Stream, wanted: &ParamSet) -> Result<Greeting, Fault> {
+        if let Way::Open(route) = borrower.worker.way_of(&borrower.pool.shared.key)
+            && let Some(reported) = borrower.pool.shared.greeting(route.id, wanted)
+        {
+            return Ok(Greeting { reported, name: wanted.get(OWN).cloned() });
+        }
+        let pooled = borrower.lease_for(client, wanted).await?;
+        let greeting = Greeting::of(borrower, wanted, &pooled);
+        borrower.give_back(pooled, true, false);
+        Ok(greeting)
+    }
+
+    /// What a server with these parameters has reported; it is remembered.
+    fn of(borrower: &Borrower, wanted: &ParamSet, pooled: &Pooled) -> Greeting {
+        let name = wanted.get(OWN).cloned();
+        let mut messages = Vec::new();
+        for (parameter, value) in pooled.conn.reported.iter().filter(|(p, _)| name.is_none() || *p != OWN) {
+            backend::parameter_status(&mut messages, parameter, value);
+        }
+        let reported = Reported::from(messages);
+        borrower.pool.shared.remember_greeting(pooled.conn.route, (**wanted).clone(), reported.clone());
+        Greeting { reported, name }
+    }
+
+    /// As messages.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.reported);
+        if let Some(name) = &self.name {
+            backend::parameter_status(out, OWN, name);
+        }
+    }
 }

@@ -21,6 +21,7 @@ pub struct Config {
     pub user: String,
     pub database: String,
     env: Vec<(&'static str, String)>,
+    under: Vec<String>,
 }
 
 impl Config {
@@ -38,6 +39,7 @@ impl Config {
             user: "postgres".into(),
             database: "postgres".into(),
             env: Vec::new(),
+            under: Vec::new(),
         };
         for (id, node) in cluster.nodes.iter().enumerate() {
             config.nodes.push(vec![
@@ -86,6 +88,12 @@ impl Config {
     /// An environment variable of the daemon.
     pub fn env(&mut self, name: &'static str, value: &str) -> &mut Self {
         self.env.push((name, value.to_owned()));
+        self
+    }
+
+    /// The daemon is started by this program, which is to become it (`strace -D`).
+    pub fn under(&mut self, program: &[&str]) -> &mut Self {
+        self.under = program.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -197,7 +205,14 @@ impl Config {
         let binary = binary_for_postgres(&self.folder);
         let log = self.folder.join("pgmend.log");
         let out = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log can be made");
-        let mut command = as_postgres(&binary);
+        let mut command = match self.under.split_first() {
+            Some((program, words)) => {
+                let mut command = as_postgres(program);
+                command.args(words).arg(&binary);
+                command
+            }
+            None => as_postgres(&binary),
+        };
         command.arg("run").arg(file).args(more).envs(self.env.iter().map(|(k, v)| (*k, v)));
         command.stdout(out.try_clone().expect("a second handle")).stderr(Stdio::from(out));
         let child = command.spawn().expect("the daemon starts");
