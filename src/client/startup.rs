@@ -262,7 +262,7 @@ async fn arrive(
                     Some(limit) => Err(too_many(limit)),
                     None => {
                         turn.come(&ctx.turns).await?;
-                        begin_session(slot, packet, ctx).await
+                        Box::pin(begin_session(slot, packet, ctx)).await
                     }
                 };
             }

@@ -13,6 +13,7 @@ use crate::client::relay::Lent;
 use crate::client::replicated::{self, Newcomer};
 use crate::client::replication;
 use crate::client::startup::{self, Arrival, NewSession};
+use crate::client::tally::Counted;
 use crate::client::way::Way;
 use crate::client::worker::{Entry, Worker};
 use crate::cluster::Newcomers;
@@ -33,74 +34,83 @@ async fn arrive(
     beyond: Option<usize>,
 ) -> Option<NewSession> {
     let context = worker.plane.startup.load_full();
-    match startup::accept(stream, &context, beyond).await {
+    match Box::pin(startup::accept(stream, &context, beyond)).await {
         Ok(Arrival::Session(new)) => return Some(new),
-        Ok(Arrival::Replication(new)) => Box::pin(replication::run(worker.clone(), new, control.clone())).await,
-        Ok(Arrival::Cancel { pid, key, mut stream }) => {
-            // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
-            // without a farewell for an error.
-            Box::pin(worker.plane.cancel(pid, &key)).await;
-            let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
-        }
-        Ok(Arrival::Gone) => {}
+        Ok(other) => Box::pin(attend(worker, other, control)).await,
         Err(error) => tracing::info!(event = "client.login_failed", %error),
     }
     None
 }
 
+/// Who wants something else than a session of ours.
+async fn attend(worker: &Rc<Worker>, arrival: Arrival, control: &Rc<Control>) {
+    match arrival {
+        Arrival::Replication(new) => replication::run(worker.clone(), new, control.clone()).await,
+        Arrival::Cancel { pid, key, mut stream } => {
+            // The client takes the close as the sign that its cancel has been carried out. Over TLS libpq 17 takes an end
+            // without a farewell for an error.
+            worker.plane.cancel(pid, &key).await;
+            let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
+        }
+        Arrival::Session(_) | Arrival::Gone => {}
+    }
+}
+
 /// From the first byte to the session. `None`: there is none, and the client knows. Above `max_client_conn` only a cancel is
-/// taken.
+/// taken. What takes room, or only some need, is in boxes of its own: all of it is moved as it is made, and the system's
+/// allocator is quick up to a kilobyte.
 pub(super) async fn open(
     worker: Rc<Worker>,
     stream: Stream,
     control: Rc<Control>,
     entry: Entry,
 ) -> Option<Box<Served>> {
-    let NewSession { mut stream, user, database, parameters, minor, secret, mut unsent } =
-        arrive(&worker, stream, &control, entry.beyond).await?;
-    let rules = worker.plane.settings.load().pool.rules(&user, &database);
-    control.limits.set(Limits::of(&rules));
-    let outcome = match worker.plane.tally.admit(&user, &database, &rules) {
-        Err(too_many) => Err(Fault::TooMany(too_many)),
-        Ok(counted) => {
-            // Nobody else sets it: a control serves one login.
-            let _ = control.who.set(counted.who.clone());
-            let login = login(&worker, &user, &database, secret);
-            let key = PoolKey::of_primary(login.user.clone(), database);
-            let new = Newcomer { key, login, parameters, minor };
-            start(worker, new, control, &mut stream, &mut unsent).await.map(|kind| (kind, counted))
+    let mut new = Box::pin(arrive(&worker, stream, &control, entry.beyond)).await?;
+    match Box::pin(start(&worker, &mut new, control)).await {
+        Ok((kind, counted)) => {
+            Some(Box::new(Served { stream: new.stream, kind, _counted: counted, _places: entry.places }))
         }
-    };
-    match outcome {
-        Ok((kind, counted)) => Some(Box::new(Served { stream, kind, _counted: counted, _places: entry.places })),
         Err(fault) => {
-            farewell(&mut stream, unsent, &fault).await;
+            Box::pin(farewell(&mut new.stream, new.unsent, &fault)).await;
             None
         }
     }
 }
 
-/// The session, unless the gate has something against it. `unsent` is taken when it is on its way.
-async fn start(
-    worker: Rc<Worker>,
-    new: Newcomer,
-    control: Rc<Control>,
-    stream: &mut Stream,
-    unsent: &mut Vec<u8>,
-) -> Result<Kind, Fault> {
+/// What is known of a client that has logged in, unless there are too many of its kind.
+fn introduce(worker: &Worker, new: &mut NewSession, control: &Control) -> Result<(Newcomer, Counted), Fault> {
+    let (user, database) = (std::mem::take(&mut new.user), std::mem::take(&mut new.database));
+    let rules = worker.plane.settings.load().pool.rules(&user, &database);
+    control.limits.set(Limits::of(&rules));
+    let counted = worker.plane.tally.admit(&user, &database, &rules).map_err(Fault::TooMany)?;
+    // Nobody else sets it: a control serves one login.
+    let _ = control.who.set(counted.who.clone());
+    let login = login(worker, &user, &database, std::mem::replace(&mut new.secret, ServerSecret::None));
+    let key = PoolKey::of_primary(login.user.clone(), database);
+    let parameters = std::mem::take(&mut new.parameters);
+    Ok((Newcomer { key, login, parameters, minor: new.minor }, counted))
+}
+
+/// The session, unless its kind or the gate has something against it.
+async fn start(worker: &Rc<Worker>, new: &mut NewSession, control: Rc<Control>) -> Result<(Kind, Counted), Fault> {
+    let (newcomer, counted) = introduce(worker, new, &control)?;
     let gate = worker.plane.board.read().gate.clone();
     control.drain.came_at.set(gate.last);
-    if gate.disabled.contains(&new.key.database) {
-        return Err(Fault::Disabled(new.key.database));
+    if gate.disabled.contains(&newcomer.key.database) {
+        return Err(Fault::Disabled(newcomer.key.database));
     }
-    if let Some((order, _)) = gate.drains(&new.key.database).filter(|(_, rules)| rules.newcomers == Newcomers::Reject) {
+    let drains = gate.drains(&newcomer.key.database);
+    if let Some((order, _)) = drains.filter(|(_, rules)| rules.newcomers == Newcomers::Reject) {
         return Err(Fault::Recovering(order.wanted.reason.clone()));
     }
-    if worker.plane.board.view().mode.replicates() {
-        Box::pin(replicated::Session::begin(worker, new, control, stream, unsent)).await.map(Kind::Several)
+    drop(gate);
+    let (worker, NewSession { stream, unsent, .. }) = (worker.clone(), new);
+    let kind = if worker.plane.board.view().mode.replicates() {
+        Kind::Several(Box::pin(replicated::Session::begin(worker, newcomer, control, stream, unsent)).await?)
     } else {
-        begin(worker, new, control, stream, unsent).await.map(|session| Kind::One(*session))
-    }
+        Kind::One(*Box::pin(begin(worker, newcomer, control, stream, unsent)).await?)
+    };
+    Ok((kind, counted))
 }
 
 /// How servers are logged in to for a client: as himself, or as the database's section says.
@@ -143,7 +153,7 @@ async fn begin(
     let mut borrower = Borrower { worker, pool, login, slot: CancelSlot::unlisted(), control };
     let (greeting, held) = match mode {
         PoolMode::Session if borrower.is_served_at_once() => {
-            let pooled = borrower.lease_for(stream, &wanted).await?;
+            let pooled = Box::pin(borrower.lease_for(stream, &wanted)).await?;
             (Greeting::of(&borrower, &wanted, &pooled), Some(pooled))
         }
         PoolMode::Session | PoolMode::Transaction | PoolMode::Statement => {
@@ -205,7 +215,7 @@ impl Greeting {
         {
             return Ok(Greeting { reported, name: wanted.get(OWN).cloned() });
         }
-        let pooled = borrower.lease_for(client, wanted).await?;
+        let pooled = Box::pin(borrower.lease_for(client, wanted)).await?;
         let greeting = Greeting::of(borrower, wanted, &pooled);
         borrower.give_back(pooled, true, false);
         Ok(greeting)
