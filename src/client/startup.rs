@@ -156,8 +156,7 @@ impl From<WireError> for StartupError {
 }
 
 /// Takes a new connection to AuthenticationOk (with NegotiateProtocolVersion before it when needed), which is left to be sent.
-/// On failure the
-/// client has got its ErrorResponse. Not cancel safe: a dropped login closes the connection.
+/// On failure the client has got its ErrorResponse. Not cancel safe: a dropped login closes the connection.
 ///
 /// `beyond` is `max_client_conn` when it is reached: whoever wants a session is refused as soon as he can understand it.
 pub async fn accept(stream: Stream, ctx: &StartupContext, beyond: Option<usize>) -> Result<Arrival, StartupError> {

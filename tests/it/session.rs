@@ -34,6 +34,11 @@ for _ in range(3):
     assert show(b, "application_name") == "beta"
     assert show(a, "application_name") == "gamma"
     assert show(a, "TimeZone") == "UTC"
+# What is told at the login: each its own name, and none to who gives none, though all else is alike.
+for name in ["delta", "epsilon", "", "zeta"]:
+    with connect("client_encoding=UTF8" + (name and " application_name=" + name)) as c:
+        assert c.info.parameter_status("application_name") == name, c.info.parameter_status("application_name")
+        assert show(c, "application_name") == name
 "#,
     );
 }
