@@ -421,6 +421,7 @@ mod tests {
             parts.iter().filter(|(part, _)| !matches!(*part, "core" | "session" | "fault")).map(|(_, n)| n).sum();
         assert!(whole <= 1280, "{whole} bytes: {parts:?}");
     }
+
     #[test]
     fn a_login_is_made_of_small_pieces() {
         // glibc keeps pieces of up to 1032 bytes for each thread; larger ones cost several times as much.

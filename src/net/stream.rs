@@ -287,7 +287,7 @@ impl Stream {
     }
 
     /// Takes what the kernel has, which the runtime need not know of yet: of a connection that was just accepted the first
-    /// packet is there as a rule. `WouldBlock` when there is nothing. For plain streams only.
+    /// packet is there as a rule. `WouldBlock` when there is nothing, and always of TLS.
     pub fn recv_at_once(&self, room: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(_) | Stream::Unix(_) => recv_now(self.as_socket(), room),

@@ -13,7 +13,7 @@ mod settings;
 mod shared;
 
 pub use budget::{Budget, Home};
-pub use greetings::{OWN, Reported};
+pub use greetings::{APPLICATION_NAME, Reported};
 pub use local::Local;
 pub use rules::{Overrides, Rules};
 pub use settings::{DatabaseSettings, PoolMode, Settings};

@@ -226,7 +226,7 @@ impl SharedPool {
     }
 
     /// Remembers it for the next login.
-    pub fn remember_greeting(&self, route: RouteId, wishes: Wishes, reported: Reported) {
+    pub fn remember_greeting(&self, route: RouteId, wishes: &Wishes, reported: Reported) {
         self.greetings.lock().unwrap_or_else(PoisonError::into_inner).remember(route, wishes, reported);
     }
 

@@ -18,7 +18,7 @@ use crate::client::way::Way;
 use crate::client::worker::{Entry, Worker};
 use crate::cluster::Newcomers;
 use crate::net::Stream;
-use crate::pool::{OWN, PoolKey, PoolMode, Pooled, Reported};
+use crate::pool::{APPLICATION_NAME, PoolKey, PoolMode, Pooled, Reported};
 use crate::server::{Login, ParamSet};
 use crate::wire::backend;
 use std::future::poll_fn;
@@ -36,14 +36,14 @@ async fn arrive(
     let context = worker.plane.startup.load_full();
     match Box::pin(startup::accept(stream, &context, beyond)).await {
         Ok(Arrival::Session(new)) => return Some(new),
-        Ok(other) => Box::pin(attend(worker, other, control)).await,
+        Ok(other) => Box::pin(serve_other(worker, other, control)).await,
         Err(error) => tracing::info!(event = "client.login_failed", %error),
     }
     None
 }
 
 /// Who wants something else than a session of ours.
-async fn attend(worker: &Rc<Worker>, arrival: Arrival, control: &Rc<Control>) {
+async fn serve_other(worker: &Rc<Worker>, arrival: Arrival, control: &Rc<Control>) {
     match arrival {
         Arrival::Replication(new) => replication::run(worker.clone(), new, control.clone()).await,
         Arrival::Cancel { pid, key, mut stream } => {
@@ -203,8 +203,8 @@ async fn begin(
 /// The parameters that a server reports to this client at its start.
 pub(in crate::client) struct Greeting {
     reported: Reported,
-    /// The client's own name for itself, if it gave one: any is valid.
-    name: Option<String>,
+    /// Its name for itself, if it gave one, is not among what servers reported.
+    wanted: ParamSet,
 }
 
 impl Greeting {
@@ -213,7 +213,7 @@ impl Greeting {
         if let Way::Open(route) = borrower.worker.way_of(&borrower.pool.shared.key)
             && let Some(reported) = borrower.pool.shared.greeting(route.id, wanted)
         {
-            return Ok(Greeting { reported, name: wanted.get(OWN).cloned() });
+            return Ok(Greeting { reported, wanted: wanted.clone() });
         }
         let pooled = Box::pin(borrower.lease_for(client, wanted)).await?;
         let greeting = Greeting::of(borrower, wanted, &pooled);
@@ -223,21 +223,21 @@ impl Greeting {
 
     /// What a server with these parameters has reported; it is remembered.
     fn of(borrower: &Borrower, wanted: &ParamSet, pooled: &Pooled) -> Greeting {
-        let name = wanted.get(OWN).cloned();
+        let is_named = wanted.contains_key(APPLICATION_NAME);
         let mut messages = Vec::new();
-        for (parameter, value) in pooled.conn.reported.iter().filter(|(p, _)| name.is_none() || *p != OWN) {
+        for (parameter, value) in pooled.conn.reported.iter().filter(|(p, _)| !is_named || *p != APPLICATION_NAME) {
             backend::parameter_status(&mut messages, parameter, value);
         }
         let reported = Reported::from(messages);
-        borrower.pool.shared.remember_greeting(pooled.conn.route, (**wanted).clone(), reported.clone());
-        Greeting { reported, name }
+        borrower.pool.shared.remember_greeting(pooled.conn.route, wanted, reported.clone());
+        Greeting { reported, wanted: wanted.clone() }
     }
 
     /// As messages.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.reported);
-        if let Some(name) = &self.name {
-            backend::parameter_status(out, OWN, name);
+        if let Some(name) = self.wanted.get(APPLICATION_NAME) {
+            backend::parameter_status(out, APPLICATION_NAME, name);
         }
     }
 }
