@@ -81,7 +81,7 @@ fn try_run(source: Source, options: RunOptions) -> Result<(), String> {
     let inheritance = if options.takeover { takeover::ask(&config.store.directory)? } else { None };
     match inheritance {
         None => {
-            // The lock comes before the sockets: SO_REUSEPORT would let a second daemon bind without a word.
+            // The lock comes before the sockets: who may not run says so, and takes no address from anybody meanwhile.
             let store = Store::open(&config.store).map_err(text)?;
             let bound = Bound::bind(&config, &mut Inherited::default())?;
             let memory = Arc::new(StoreMemory { store: store.clone(), discard: config.store.discard_status });

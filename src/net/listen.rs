@@ -1,4 +1,4 @@
-//! Listening sockets: TCP with `SO_REUSEPORT`, Unix sockets that never take the place of a living one.
+//! Listening sockets: TCP, and Unix sockets that never take the place of a living one.
 
 use super::{NetError, Settings, StdStream};
 use rustix::net::{SocketFlags, accept_with};
@@ -158,9 +158,6 @@ pub fn bind_after(settings: &Settings, inherited: &mut Inherited) -> Result<Vec<
         tcp_options(&socket, settings.keepalive).map_err(|e| failed(address(), &e))?;
         listeners.push(Listener::Tcp(socket));
     }
-    for group in &addresses {
-        refuse_when_taken(group)?;
-    }
     listeners.extend(listen_all(&addresses, settings)?);
     for directory in &settings.unix_socket_directories {
         let path = socket_path(directory, settings.port);
@@ -177,12 +174,6 @@ pub fn bind_after(settings: &Settings, inherited: &mut Inherited) -> Result<Vec<
 
 fn socket_path(directory: &Path, port: u16) -> PathBuf {
     directory.join(format!(".s.PGSQL.{port}"))
-}
-
-/// One more set of TCP listeners on the addresses that `bind` already holds: the kernel spreads the connections over
-/// the sets (`SO_REUSEPORT`), so that each worker may have its own. Not for port 0.
-pub fn bind_tcp_again(settings: &Settings) -> Result<Vec<Listener>, NetError> {
-    listen_all(&tcp_addresses(settings)?, settings)
 }
 
 /// Accepts one connection, nonblocking from its first moment. Of TCP it has the options of its listener, as Linux hands them
@@ -238,19 +229,6 @@ fn tcp_addresses(settings: &Settings) -> Result<Vec<Group>, NetError> {
     Ok(groups)
 }
 
-/// With `SO_REUSEPORT` a second daemon of the same user would silently share the port and take half of the clients,
-/// so each address is first bound without it, which fails when anybody listens there.
-fn refuse_when_taken(group: &Group) -> Result<(), NetError> {
-    for address in &group.addresses {
-        if let Err(e) = bound_socket(address, false)
-            && !is_absent(&e)
-        {
-            return Err(failed(address.to_string(), &e));
-        }
-    }
-    Ok(())
-}
-
 fn listen_all(groups: &[Group], settings: &Settings) -> Result<Vec<Listener>, NetError> {
     let mut listeners = Vec::new();
     for group in groups {
@@ -273,21 +251,15 @@ fn listen_all(groups: &[Group], settings: &Settings) -> Result<Vec<Listener>, Ne
 }
 
 fn listen_tcp(address: &SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
-    let socket = bound_socket(address, true)?;
-    tcp_options(&socket, settings.keepalive)?;
-    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))?;
-    Ok(socket.into())
-}
-
-fn bound_socket(address: &SocketAddr, share: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(*address), Type::STREAM.nonblocking(), None)?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(share)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.bind(&SockAddr::from(*address))?;
-    Ok(socket)
+    tcp_options(&socket, settings.keepalive)?;
+    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
 }
 
 /// The address or its whole family does not exist on this host.
@@ -382,11 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_refused_though_ports_are_shared() {
+    fn a_taken_port_is_refused_and_an_address_that_is_named_twice_is_one() {
         let first = bind(&settings(&["127.0.0.1"], 0, &[])).unwrap();
         let port = first_tcp(&first).local_addr().unwrap().port();
-        assert!(bind(&settings(&["127.0.0.1"], port, &[])).is_err());
-        assert_eq!(bind_tcp_again(&settings(&["127.0.0.1", "127.0.0.1"], port, &[])).unwrap().len(), 1);
+        let refused = bind(&settings(&["127.0.0.1"], port, &[])).unwrap_err().to_string();
+        assert!(refused.contains(&format!("127.0.0.1:{port}")) && refused.contains("in use"), "{refused}");
+        drop(first);
+        assert_eq!(bind(&settings(&["127.0.0.1", "127.0.0.1"], port, &[])).unwrap().len(), 1);
     }
 
     #[test]

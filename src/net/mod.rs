@@ -13,9 +13,7 @@ use certificate::end_point_hash;
 pub use certificate::{CertificateNames, certificate_ends_at};
 pub use connect::{connect, is_unix, tls_fault, tls_words, upgrade_client};
 pub use error::NetError;
-pub use listen::{
-    Inherited, Left, Listener, Shared, SocketFile, accept, bind, bind_after, bind_tcp_again, tcp_options,
-};
+pub use listen::{Inherited, Left, Listener, Shared, SocketFile, accept, bind, bind_after, tcp_options};
 pub use settings::{CertificateSettings, ServerTlsSettings, Settings, TlsSettings};
 pub use stream::{Peer, StdStream, Stream, TlsSession};
 pub use tls_client::{ClientTls, ServerTls, TlsClientError};

@@ -1,4 +1,4 @@
-//! The lock on the folder: one daemon at a time. `SO_REUSEPORT` would let a second one bind without a word.
+//! The lock on the folder: one daemon at a time, also on other ports.
 
 use super::StoreError;
 use nix::fcntl::{Flock, FlockArg};
